@@ -1,0 +1,91 @@
+"""What every model adapter offers. The rest of dacconv knows models only through this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from dacconv.types import Affine, Array, Conv, Graph, Plan, Rewrite, ValueSpec
+
+Feeds = Mapping[str, Array]
+Runner = Callable[[Feeds], dict[str, Array]]
+"""Runs a model once: input name -> array in, output name -> array out, in the model's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What the user says about how to open a model.
+
+    ``input_shapes`` maps an input name (``""``: the only or first input) to its shape.
+    ``arch`` is ``package.module:factory`` or ``file.py:factory`` and ``arch_args`` are its
+    keyword arguments. ``key`` picks the entry of a checkpoint that holds the state dict.
+    ``trust_pickle`` allows a pickle to run code. ``named_layers`` is true when the user names
+    the layers to convert himself, and so vouches for what a weights-only file cannot tell.
+    """
+
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    arch: str | None = None
+    arch_args: Mapping[str, Any] = field(default_factory=dict)
+    key: str | None = None
+    trust_pickle: bool = False
+
+
+class Model(Protocol):
+    """An opened checkpoint. Immutable: ``rewrite`` returns a new one."""
+
+    @property
+    def format(self) -> str:
+        """``onnx``, ``pt2``, ``state_dict``, ``weights`` (no architecture) or ``module``."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """The file that it was read from."""
+        ...
+
+    @property
+    def runnable(self) -> str | None:
+        """None when ``run`` works, else the reason why this model cannot be run, in words."""
+        ...
+
+    def graph(self) -> Graph:
+        """The dataflow, in order of execution; computed once and cached."""
+        ...
+
+    def conv(self, node: str) -> Conv:
+        """The conv at a node whose op is ``conv``, its weight in the model's own dtype."""
+        ...
+
+    def affine(self, node: str) -> Affine:
+        """The per-channel affine at a node whose op is ``affine``, in float64."""
+        ...
+
+    def rewrite(self, edits: Sequence[Rewrite]) -> Self:
+        """A new model with the edits applied; weights are cast to the target's own dtype."""
+        ...
+
+    def runner(self, *, threads: int | None = None) -> Runner:
+        """A function that runs the model in its real runtime, loaded once and kept warm.
+
+        Raises:
+            UnsupportedError: the runtime rejects the model; says what the runtime said.
+        """
+        ...
+
+    def inputs(self) -> tuple[ValueSpec, ...]:
+        """What the runner takes, with the user's ``input_shapes`` applied."""
+        ...
+
+    def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
+        """Write in the format that the model came in; return every file that was written.
+
+        ``path`` and its side files (external data, plan) are complete or absent. The same
+        model, provenance and plan give the same bytes.
+        """
+        ...
+
+    def side_files(self, path: Path) -> tuple[Path, ...]:
+        """The files that ``save(path)`` would write beside ``path`` (not ``path`` itself)."""
+        ...

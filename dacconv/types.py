@@ -1,0 +1,221 @@
+"""The values that flow through dacconv: plain data, no framework object in sight.
+
+Shapes follow PyTorch and ONNX: activations are ``(batch, channels, *spatial)``, kernels are
+``(out, in / groups, *kernel)``. One multiply-add is one MAC; FLOPs are 2 x MACs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+FloatArray = NDArray[np.floating[Any]]
+Shape = tuple[int | None, ...]
+"""A shape; ``None`` is an axis whose size the model does not fix."""
+
+Op = Literal["conv", "conv_transpose", "linear", "affine", "add", "concat", "pool", "other"]
+AutoPad = Literal["SAME_UPPER", "SAME_LOWER"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conv:
+    """One convolution as a value, with 1, 2 or 3 spatial axes.
+
+    ``padding`` holds ``(begin, end)`` per spatial axis, because ONNX pads can be lopsided.
+    With ``auto_pad`` the runtime computes the padding from the input size and ``padding``
+    is what that comes to where the size is known, zeros otherwise. ``pad_mode`` is how the
+    border is filled: ``zeros``, or torch's ``reflect``, ``replicate``, ``circular``.
+    """
+
+    weight: FloatArray
+    bias: FloatArray | None
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+    auto_pad: AutoPad | None = None
+    pad_mode: str = "zeros"
+
+    @property
+    def out_channels(self) -> int:
+        return int(self.weight.shape[0])
+
+    @property
+    def in_channels(self) -> int:
+        return int(self.weight.shape[1]) * self.groups
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        return tuple(int(k) for k in self.weight.shape[2:])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Affine:
+    """``y = scale * x + shift`` per channel: what a BatchNorm is at inference.
+
+    ``scale`` and ``shift`` are float64 arrays of shape ``(channels,)``, or of shape ``()``
+    for a scalar.
+    """
+
+    scale: FloatArray
+    shift: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What a conv-like layer computes, without its weights.
+
+    ``output_size`` is the spatial size of the output, ``()`` for a linear layer and None
+    where the model does not fix it. ``batch`` multiplies the counts.
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    bias: bool
+    input_size: tuple[int, ...] | None
+    output_size: tuple[int, ...] | None
+    batch: int = 1
+    itemsize: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation of a graph, in order of execution.
+
+    ``name`` is unique in the graph. ``output`` is the first value that it makes; ``shape``
+    the shape of that value. ``kind`` is the format's own operator name, for messages.
+    ``weight`` identifies the constant that a conv or linear layer multiplies with: nodes
+    with the same ``weight`` share it (for a torch module that is called twice, both calls).
+    ``geometry`` is set for conv, conv_transpose and linear. ``skip`` says, in words, why this
+    node must not be rewritten; None where it may be.
+    """
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+    output: str
+    shape: Shape | None = None
+    kind: str = ""
+    weight: str | None = None
+    geometry: Geometry | None = None
+    skip: str | None = None
+    params: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ValueSpec:
+    """An input or output of a model: its name, shape and numpy dtype name."""
+
+    name: str
+    shape: Shape | None
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The nodes of a model in order of execution, and what goes in and comes out.
+
+    ``order`` says what the order of the nodes is. ``notes`` are facts that a reader of the
+    report must know, such as what could not be read from the file.
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[ValueSpec, ...]
+    outputs: tuple[str, ...]
+    order: Literal["execution", "registration", "file"] = "execution"
+    notes: tuple[str, ...] = ()
+
+    def node(self, name: str) -> Node:
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One weight and the places where it is used: a row of every table.
+
+    ``sites`` are the names of the nodes that share the weight, in order of execution;
+    ``geometries`` has one entry per site. ``skip`` is None for an eligible layer, or the
+    reason, in words, why it is left alone.
+    """
+
+    name: str
+    op: Op
+    sites: tuple[str, ...]
+    geometries: tuple[Geometry, ...]
+    skip: str | None = None
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.geometries[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A layer that is to be split, how, and to which rank."""
+
+    layer: str
+    method: str
+    rank: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A layer that is left alone, and why."""
+
+    layer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is done to each layer: a value that can be printed, edited and fed back."""
+
+    choices: tuple[Choice, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rewrite:
+    """The only edit: node ``target`` becomes the sum of chains of convs fed by ``source``.
+
+    The value that ``target`` made keeps its name; the nodes in ``drop`` (``target`` is among
+    them, or implied) go. Arrays that occur in several rewrites, being the same object, are
+    stored once, so a shared weight stays shared.
+    """
+
+    target: str
+    source: str
+    branches: tuple[tuple[Conv, ...], ...]
+    drop: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Something that was left as it was, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a converted model comes from; written into it and into the report."""
+
+    version: str
+    sha256: str
+    source: str
+    options: Mapping[str, Any] = field(default_factory=dict)
