@@ -1,0 +1,17 @@
+"""The ways to choose ranks. A new one is one file and one line here."""
+
+from __future__ import annotations
+
+from dacconv.policies.base import Policy, RankOptions, Spectra
+from dacconv.policies.energy import energy
+from dacconv.policies.per_layer import per_layer
+from dacconv.policies.select import Selection, select
+from dacconv.policies.uniform import uniform
+
+POLICIES: dict[str, Policy] = {
+    "rank": uniform,
+    "ranks": per_layer,
+    "energy": energy,
+}
+
+__all__ = ["POLICIES", "Policy", "RankOptions", "Selection", "Spectra", "select"]

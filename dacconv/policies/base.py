@@ -1,0 +1,31 @@
+"""What a policy is given and what it answers: it never sees a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from dacconv.decompositions import Method
+from dacconv.numerics.svd import ChannelSVD
+from dacconv.types import Choice, Layer
+
+Spectra = Callable[[str], ChannelSVD]
+"""The singular values of a layer by its name; computed when asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankOptions:
+    """How ranks are chosen: exactly one of ``rank``, ``ranks`` and ``energy`` is given.
+
+    ``ranks`` maps a layer's name or glob to its rank. ``energy`` is the share of squared
+    singular values to keep; ``energy_over`` says over which channels: ``mean`` or ``max``.
+    """
+
+    rank: int | None = None
+    ranks: dict[str, int] = field(default_factory=dict)
+    energy: float | None = None
+    energy_over: str = "mean"
+
+
+Policy = Callable[[Sequence[Layer], Method, RankOptions, Spectra], list[Choice]]
+"""Ranks for the selected, eligible layers, in their order; a layer without one is left."""
