@@ -18,18 +18,40 @@ FloatArray = NDArray[np.floating[Any]]
 Shape = tuple[int | None, ...]
 """A shape; ``None`` is an axis whose size the model does not fix."""
 
-Op = Literal["conv", "conv_transpose", "linear", "affine", "add", "concat", "pool", "other"]
+Op = Literal[
+    "conv",
+    "conv_transpose",
+    "linear",
+    "affine",
+    "add",
+    "concat",
+    "pool",
+    "pad",
+    "transpose",
+    "identity",
+    "other",
+]
+"""What a node does, as far as it matters here; ``Node`` says what each promises."""
+
 AutoPad = Literal["SAME_UPPER", "SAME_LOWER"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conv:
-    """One convolution as a value, with 1, 2 or 3 spatial axes.
+    """One convolution as a value, with 1, 2 or 3 spatial axes (0 for a linear layer).
+
+    ``weight`` is ``(out, in / groups, *kernel)`` always: for a transposed convolution too
+    (frameworks store ``(in, out / groups, *kernel)``; ``numerics.kernels.swap_channels``
+    converts either way), and ``(out, in)`` for a linear layer, which acts on the last axis of
+    its input and has empty ``stride``, ``padding`` and ``dilation``.
 
     ``padding`` holds ``(begin, end)`` per spatial axis, because ONNX pads can be lopsided.
     With ``auto_pad`` the runtime computes the padding from the input size and ``padding``
     is what that comes to where the size is known, zeros otherwise. ``pad_mode`` is how the
     border is filled: ``zeros``, or torch's ``reflect``, ``replicate``, ``circular``.
+
+    With ``transposed`` it is a transposed convolution: ``padding`` is what is cropped from
+    the full output, and ``output_padding`` what is added to its end, per spatial axis.
     """
 
     weight: FloatArray
@@ -40,17 +62,22 @@ class Conv:
     groups: int = 1
     auto_pad: AutoPad | None = None
     pad_mode: str = "zeros"
+    transposed: bool = False
+    output_padding: tuple[int, ...] = ()
 
     @property
     def out_channels(self) -> int:
+        """Output channels."""
         return int(self.weight.shape[0])
 
     @property
     def in_channels(self) -> int:
+        """Input channels, over all groups."""
         return int(self.weight.shape[1]) * self.groups
 
     @property
     def kernel(self) -> tuple[int, ...]:
+        """The spatial size of the kernel."""
         return tuple(int(k) for k in self.weight.shape[2:])
 
 
@@ -97,6 +124,29 @@ class Node:
     with the same ``weight`` share it (for a torch module that is called twice, both calls).
     ``geometry`` is set for conv, conv_transpose and linear. ``skip`` says, in words, why this
     node must not be rewritten; None where it may be.
+
+    ``inputs`` are the values that come from other nodes or from outside, without the constants
+    (weights, paddings, axes); a node with subgraphs also lists what those read from around it.
+
+    What an op promises, and what its ``attrs`` hold:
+
+    - ``affine``: ``inputs[0]`` scaled and shifted by constants, per channel of the axis
+      ``attrs["axis"]`` (default 1; negative counts from the end; of no meaning for scalars):
+      BatchNorm at inference, and Add, Sub, Mul, Div, Neg with a constant. It does not widen
+      its input by broadcasting. A BatchNorm in training mode has ``skip`` set.
+    - ``add``: the sum of its ``inputs`` (Add, Sub, Sum, and torch's ``alpha``), each times
+      its entry of ``attrs["coefficients"]`` (default all 1).
+    - ``concat``: its ``inputs`` joined along ``attrs["axis"]`` (default 1).
+    - ``pool``: any pooling. ``attrs["kind"]`` is ``"average"`` or something else; an average
+      pool has ``kernel``, ``stride``, ``padding`` (begin and end per axis), ``dilation``,
+      ``ceil_mode``, ``count_include_pad``, and ``auto_pad`` where the format has it.
+      Global pooling is of another kind.
+    - ``pad``: ``attrs["pads"]`` is (begin, end) per axis of the value, ``attrs["mode"]`` is
+      ``"constant"`` or something else, ``attrs["value"]`` the constant: a float, or one per
+      channel as an array (the border that a padded BatchNorm has).
+    - ``transpose``: ``attrs["perm"]`` as numpy has it.
+    - ``identity``: ``inputs[0]`` unchanged at inference (Identity, Dropout, a Cast to the
+      type that the value has already).
     """
 
     name: str
@@ -109,6 +159,7 @@ class Node:
     geometry: Geometry | None = None
     skip: str | None = None
     params: int = 0
+    attrs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +186,7 @@ class Graph:
     notes: tuple[str, ...] = ()
 
     def node(self, name: str) -> Node:
+        """The node of that name; KeyError where there is none."""
         for node in self.nodes:
             if node.name == name:
                 return node
@@ -158,6 +210,7 @@ class Layer:
 
     @property
     def geometry(self) -> Geometry:
+        """The geometry of the first site."""
         return self.geometries[0]
 
 
@@ -194,6 +247,11 @@ class Rewrite:
     The value that ``target`` made keeps its name; the nodes in ``drop`` (``target`` is among
     them, or implied) go. Arrays that occur in several rewrites, being the same object, are
     stored once, so a shared weight stays shared.
+
+    ``alias`` maps the value of a dropped node to the value that its readers get instead:
+    where a conv -> Transpose -> BatchNorm loses its BatchNorm, whoever read the BatchNorm reads
+    the Transpose. A fusion emits one conv of the op of ``target`` or of the conv in ``drop``
+    (a linear layer stays linear, see ``Conv.weight``; ``Conv.transposed`` a transposed conv).
     """
 
     target: str
@@ -201,6 +259,7 @@ class Rewrite:
     branches: tuple[tuple[Conv, ...], ...]
     drop: tuple[str, ...] = ()
     reason: str = ""
+    alias: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,10 @@ class Model(Protocol):
         ...
 
     def conv(self, node: str) -> Conv:
-        """The conv at a node whose op is ``conv``, its weight in the model's own dtype."""
+        """The conv at a node whose op is conv, conv_transpose or linear; own dtype, not copied.
+
+        A linear layer is a conv without spatial axes; see :class:`~dacconv.types.Conv`.
+        """
         ...
 
     def affine(self, node: str) -> Affine:
