@@ -50,6 +50,11 @@ class Model(Protocol):
         """None when ``run`` works, else the reason why this model cannot be run, in words."""
         ...
 
+    @property
+    def runtime(self) -> str:
+        """What ``runner`` runs it with, and its version: ``onnxruntime 1.23.0``."""
+        ...
+
     def graph(self) -> Graph:
         """The dataflow, in order of execution; computed once and cached."""
         ...

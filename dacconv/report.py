@@ -1,0 +1,256 @@
+"""The report: a row per layer, totals that are the sum of the rows, and what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dacconv.decompositions import METHODS
+from dacconv.numerics.cost import Cost, shared_cost, total
+from dacconv.plans import NOT_SELECTED, plan_to_dict
+from dacconv.survey import survey, uncounted
+from dacconv.types import Choice, Geometry, Graph, Layer, Plan, Provenance, Refusal
+
+SCHEMA_VERSION = 1
+CONVENTION = "1 MAC = one multiply-add; FLOPs = 2 x MACs; bias additions are not counted"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerError:
+    """What splitting one kernel lost: ``|T - T_r| / |T|``, Frobenius norm."""
+
+    kernel_error: float
+
+    @property
+    def energy_kept(self) -> float:
+        """The share of squared singular values that is kept."""
+        return 1 - self.kernel_error**2
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One layer before and after. ``rank`` is None where the layer was left alone."""
+
+    name: str
+    op: str
+    geometry: Geometry
+    sites: int
+    eligible: bool
+    reason: str | None
+    method: str | None
+    rank: int | None
+    full_rank: int | None
+    kernel_error: float | None
+    energy_kept: float | None
+    before: Cost
+    after: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Uncounted:
+    """Operators that no row stands for: how many, and the parameters that they hold."""
+
+    kind: str
+    count: int
+    params: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputCheck:
+    """One output of both models on the same inputs; None where it cannot be computed."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    matches: bool
+    relative_error: float | None
+    max_abs_error: float | None
+    agreement: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Milliseconds of one run, both models alternating on the same input.
+
+    ``speedup`` is the median over the rounds of original over converted; ``low`` and
+    ``high`` are its quartiles.
+    """
+
+    original_ms: float
+    converted_ms: float
+    speedup: float
+    low: float
+    high: float
+    rounds: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Original and converted on the same seeded inputs, in the real runtime.
+
+    ``relative_error`` is the largest over the outputs of ``|y - y'| / |y|``, Frobenius norm
+    over all samples; None where it could not be computed. ``agreement`` is the share of
+    samples with the same top class, None where no output looks like class scores.
+    """
+
+    relative_error: float | None
+    agreement: float | None
+    outputs: tuple[OutputCheck, ...]
+    latency: Latency
+    samples: int
+    seed: int
+    runtime: str
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was done to a model, what it saves, what it costs and what was left alone.
+
+    ``verification`` is None where it was not done, and then ``unverified`` says why.
+    """
+
+    format: str
+    rows: tuple[Row, ...]
+    uncounted: tuple[Uncounted, ...]
+    refusals: tuple[Refusal, ...]
+    notes: tuple[str, ...]
+    order: str
+    plan: Plan | None = None
+    provenance: Provenance | None = None
+    verification: Verification | None = None
+    unverified: str | None = None
+
+    @property
+    def before(self) -> Cost:
+        """The sum of the rows, before."""
+        return total(row.before for row in self.rows)
+
+    @property
+    def after(self) -> Cost:
+        """The sum of the rows, after."""
+        return total(row.after for row in self.rows)
+
+    @property
+    def converted(self) -> tuple[Row, ...]:
+        """The rows of the layers that were split."""
+        return tuple(row for row in self.rows if row.rank is not None)
+
+    def saving(self) -> float | None:
+        """The share of MACs that is saved over the whole network; None where unknown."""
+        before, after = self.before.macs, self.after.macs
+        return None if before is None or after is None or not before else 1 - after / before
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready data; ``docs/report.md`` documents the schema."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "convention": CONVENTION,
+            "format": self.format,
+            "order": self.order,
+            "layers": [_row_dict(row) for row in self.rows],
+            "totals": _pair(self.before, self.after),
+            "uncounted": [asdict(entry) for entry in self.uncounted],
+            "refusals": [{"name": r.node, "reason": r.reason} for r in self.refusals],
+            "notes": list(self.notes),
+            "plan": plan_to_dict(self.plan) if self.plan else None,
+            "verification": asdict(self.verification) if self.verification else None,
+            "unverified": self.unverified,
+            "provenance": asdict(self.provenance) if self.provenance else None,
+        }
+
+
+def build(
+    format: str,
+    graph: Graph,
+    *,
+    plan: Plan | None = None,
+    errors: Mapping[str, LayerError] | None = None,
+) -> Report:
+    """The report of a plan carried out on ``graph``, or of the model as it is.
+
+    ``errors`` holds the kernel error of each layer that was split.
+    """
+    layers = survey(graph)
+    choices = {choice.layer: choice for choice in plan.choices} if plan else {}
+    reasons = {skip.layer: skip.reason for skip in plan.skipped} if plan else {}
+    losses = errors or {}
+    rows = tuple(
+        _row(layer, choices.get(layer.name), reasons.get(layer.name), losses.get(layer.name))
+        for layer in layers
+    )
+    return Report(
+        format=format,
+        rows=rows,
+        uncounted=tuple(Uncounted(*entry) for entry in uncounted(graph)),
+        refusals=_refusals(layers, reasons),
+        notes=graph.notes,
+        order=graph.order,
+        plan=plan,
+    )
+
+
+def _row(layer: Layer, choice: Choice | None, reason: str | None, loss: LayerError | None) -> Row:
+    before = shared_cost(layer.geometries, layer.op)
+    method = METHODS[choice.method if choice else "dac"]
+    return Row(
+        name=layer.name,
+        op=layer.op,
+        geometry=layer.geometry,
+        sites=len(layer.sites),
+        eligible=layer.skip is None,
+        reason=layer.skip or (choice.note or None if choice else reason),
+        method=choice.method if choice else None,
+        rank=choice.rank if choice else None,
+        full_rank=None if layer.skip else method.full_rank(layer.geometry),
+        kernel_error=loss.kernel_error if loss else None,
+        energy_kept=loss.energy_kept if loss else None,
+        before=before,
+        after=_after(layer, choice) if choice else before,
+    )
+
+
+def _after(layer: Layer, choice: Choice) -> Cost:
+    parts = [METHODS[choice.method].parts(g, choice.rank) for g in layer.geometries]
+    return total(shared_cost(sites) for sites in zip(*parts, strict=True))
+
+
+def _refusals(layers: Sequence[Layer], reasons: Mapping[str, str]) -> tuple[Refusal, ...]:
+    return tuple(
+        Refusal(layer.name, reason)
+        for layer in layers
+        if (reason := layer.skip or reasons.get(layer.name)) and reason != NOT_SELECTED
+    )
+
+
+def _pair(before: Cost, after: Cost) -> dict[str, Any]:
+    return {
+        "macs": {"before": before.macs, "after": after.macs},
+        "params": {"before": before.params, "after": after.params},
+        "bytes": {"before": before.traffic, "after": after.traffic},
+    }
+
+
+def _row_dict(row: Row) -> dict[str, Any]:
+    g = row.geometry
+    return {
+        "name": row.name,
+        "op": row.op,
+        "eligible": row.eligible,
+        "reason": row.reason,
+        "method": row.method,
+        "rank": row.rank,
+        "full_rank": row.full_rank,
+        "kernel": list(g.kernel),
+        "in_channels": g.in_channels,
+        "out_channels": g.out_channels,
+        "stride": list(g.stride),
+        "dilation": list(g.dilation),
+        "groups": g.groups,
+        "sites": row.sites,
+        "output_size": None if g.output_size is None else list(g.output_size),
+        "kernel_error": row.kernel_error,
+        "energy_kept": row.energy_kept,
+    } | _pair(row.before, row.after)
