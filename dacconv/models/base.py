@@ -21,8 +21,8 @@ class LoadOptions:
     ``input_shapes`` maps an input name (``""``: the only or first input) to its shape.
     ``arch`` is ``package.module:factory`` or ``file.py:factory`` and ``arch_args`` are its
     keyword arguments. ``key`` picks the entry of a checkpoint that holds the state dict.
-    ``trust_pickle`` allows a pickle to run code. ``named_layers`` is true when the user names
-    the layers to convert himself, and so vouches for what a weights-only file cannot tell.
+    ``trust_pickle`` allows a pickle to run code. ``vouched`` are globs of layer names for which
+    the user vouches that they are plain convs, where a weights-only file cannot tell.
     """
 
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -30,6 +30,7 @@ class LoadOptions:
     arch_args: Mapping[str, Any] = field(default_factory=dict)
     key: str | None = None
     trust_pickle: bool = False
+    vouched: tuple[str, ...] = ()
 
 
 class Model(Protocol):
@@ -43,6 +44,11 @@ class Model(Protocol):
     @property
     def path(self) -> Path:
         """The file that it was read from."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """``path`` and the files that belong to it, such as external data."""
         ...
 
     @property
