@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  "$$found" -m venv $(VENV); \
 	fi; \
 	echo "installing dacconv and its tools into $(VENV)"; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
 	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
 	  --constraint constraints.txt --editable '.[dev]'; \
 	touch $(STAMP)
