@@ -1,3 +1,57 @@
-"""dacconv: smaller, faster convolutional networks from trained checkpoints, without data."""
+"""dacconv: smaller, faster convolutional networks from trained checkpoints, without data.
+
+>>> import dacconv
+>>> model = dacconv.load("resnet.onnx")
+>>> plan = dacconv.plan(model, rank=2, last_k=5)
+>>> done = dacconv.convert(model, plan)
+>>> done.save("resnet.dac.onnx")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dacconv.apply import apply as apply
+    from dacconv.errors import DacconvError as DacconvError
+    from dacconv.models.base import LoadOptions as LoadOptions
+    from dacconv.pipeline import Conversion as Conversion
+    from dacconv.pipeline import convert as convert
+    from dacconv.pipeline import inspect as inspect
+    from dacconv.pipeline import load as load
+    from dacconv.pipeline import plan as plan
+    from dacconv.pipeline import survey as survey
+    from dacconv.report import Report as Report
+    from dacconv.types import Choice as Choice
+    from dacconv.types import Plan as Plan
+    from dacconv.verification import verify as verify
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "Choice": "types",
+    "Conversion": "pipeline",
+    "DacconvError": "errors",
+    "LoadOptions": "models.base",
+    "Plan": "types",
+    "Report": "report",
+    "apply": "apply",
+    "convert": "pipeline",
+    "inspect": "pipeline",
+    "load": "pipeline",
+    "plan": "pipeline",
+    "survey": "pipeline",
+    "verify": "verification",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    """Resolve the public names on use, so that importing dacconv costs nothing."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'dacconv' has no attribute {name!r}")
+    value = getattr(import_module(f"dacconv.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

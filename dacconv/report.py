@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dacconv.decompositions import METHODS
+from dacconv.layers import survey, uncounted
 from dacconv.numerics.cost import Cost, shared_cost, total
 from dacconv.plans import NOT_SELECTED, plan_to_dict
-from dacconv.survey import survey, uncounted
 from dacconv.types import Choice, Geometry, Graph, Layer, Plan, Provenance, Refusal
 
 SCHEMA_VERSION = 1

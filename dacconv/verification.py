@@ -75,7 +75,9 @@ def verify(
 def check_same_inputs(expected: Sequence[ValueSpec], actual: Sequence[ValueSpec]) -> None:
     """Raise UnsupportedError where two models do not take the same inputs."""
     for mine, theirs in zip(expected, actual, strict=False):
-        same_rank = mine.shape is None or theirs.shape is None or len(mine.shape) == len(theirs.shape)
+        same_rank = (
+            mine.shape is None or theirs.shape is None or len(mine.shape) == len(theirs.shape)
+        )
         if mine.name != theirs.name or mine.dtype != theirs.dtype or not same_rank:
             raise UnsupportedError(
                 f"the models take different inputs: {_spec(mine)} and {_spec(theirs)}",
@@ -174,7 +176,9 @@ def _compare(
             hint="both must come from the same network",
         )
     return tuple(
-        _compare_output(name, [list(a.values())[i] for a, _ in pairs], [list(b.values())[i] for _, b in pairs])
+        _compare_output(
+            name, [list(a.values())[i] for a, _ in pairs], [list(b.values())[i] for _, b in pairs]
+        )
         for i, name in enumerate(expected)
     )
 
@@ -240,5 +244,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _spec(spec: ValueSpec) -> str:
-    sizes = "?" if spec.shape is None else ",".join("?" if s is None else str(s) for s in spec.shape)
+    sizes = (
+        "?" if spec.shape is None else ",".join("?" if s is None else str(s) for s in spec.shape)
+    )
     return f"{spec.name} ({sizes}) {spec.dtype}"

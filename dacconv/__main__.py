@@ -1,0 +1,5 @@
+"""``python -m dacconv``."""
+
+from dacconv.cli import main
+
+main()

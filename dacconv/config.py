@@ -1,0 +1,203 @@
+"""Settings of a conversion, from a TOML file and from the command line."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from dacconv.errors import UsageError
+from dacconv.gates import Gates, parse_share
+
+RANK_KEYS = ("rank", "ranks", "energy", "plan")
+RANGE_KEYS = ("first_k", "last_k")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that decides what a conversion does, and nothing about where it writes.
+
+    The names are those of the command line's options, with underscores.
+    """
+
+    rank: int | None = None
+    ranks: dict[str, int] = field(default_factory=dict)
+    energy: float | None = None
+    energy_over: str = "mean"
+    plan: str | None = None
+    first_k: int | None = None
+    last_k: int | None = None
+    layers: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    allow_costlier: bool = False
+    arch: str | None = None
+    arch_arg: tuple[str, ...] = ()
+    key: str | None = None
+    input_shape: tuple[str, ...] = ()
+    trust_pickle: bool = False
+    verify: bool = True
+    samples: int = 8
+    seed: int = 0
+    threads: int | None = None
+    max_error: float | None = None
+    min_saving: str | None = None
+    min_agreement: str | None = None
+
+    def gates(self) -> Gates:
+        """The gates as numbers; UsageError for one that is none."""
+        saving, agreement = self.min_saving, self.min_agreement
+        if self.max_error is not None and not self.max_error >= 0:
+            raise UsageError(f"{self.max_error} is not an error above 0", where="--max-error")
+        return Gates(
+            max_error=self.max_error,
+            min_saving=None if saving is None else parse_share(saving, "--min-saving"),
+            min_agreement=None if agreement is None else parse_share(agreement, "--min-agreement"),
+        )
+
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from the defaults, for the provenance."""
+        default = Settings()
+        return {
+            f.name: _plain(getattr(self, f.name))
+            for f in fields(self)
+            if getattr(self, f.name) != getattr(default, f.name)
+        }
+
+
+def settings(config: Path | None, given: Mapping[str, Any]) -> Settings:
+    """The settings of a TOML file, with those that the command line gives put over them.
+
+    ``given`` holds None for what was not given. A way to choose ranks on the command line
+    replaces the one of the file, and so do --first-k and --last-k.
+    """
+    values = read_toml(config) if config else {}
+    mine = {key: value for key, value in given.items() if value not in (None, (), {}, [])}
+    for group in (RANK_KEYS, RANGE_KEYS):
+        if any(key in mine for key in group):
+            values = {key: value for key, value in values.items() if key not in group}
+    return Settings(**(values | mine))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read settings from TOML; keys are the names of the options, ``last-k`` or ``last_k``.
+
+    Raises:
+        UsageError: not TOML, an unknown key (names the nearest), a value of a wrong type.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError("no such file", where=str(path)) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"not readable as TOML: {error}", where=str(path)) from error
+    return {
+        name: value for key, value in data.items() for name, value in [_entry(key, value, path)]
+    }
+
+
+def parse_ranks(text: str) -> dict[str, int]:
+    """``NAME=R,NAME=R`` as a mapping; UsageError where it is not that."""
+    ranks: dict[str, int] = {}
+    for part in text.split(","):
+        name, equals, rank = part.rpartition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"'{part}' is not NAME=RANK", where="--ranks")
+        try:
+            ranks[name.strip()] = int(rank)
+        except ValueError as error:
+            raise UsageError(f"'{rank}' is not a whole number", where=f"--ranks {name}") from error
+    return ranks
+
+
+def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """``[name:]1,3,224,224`` as input name -> shape; the name ``""`` is the first input."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, sizes = text.rpartition(":")
+        try:
+            shape = tuple(int(size) for size in sizes.replace("x", ",").split(","))
+        except ValueError:
+            shape = ()
+        if not shape or min(shape) < 1:
+            raise UsageError(
+                f"'{text}' is not a shape",
+                where="--input-shape",
+                hint="write sizes above 0, as in 1,3,224,224 or image:1,3,224,224",
+            )
+        shapes[name] = shape
+    return shapes
+
+
+def parse_arguments(texts: tuple[str, ...]) -> dict[str, Any]:
+    """``k=v`` as keyword arguments; v is read as TOML (number, true, "text", list) or text."""
+    arguments: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise UsageError(f"'{text}' is not NAME=VALUE", where="--arch-arg")
+        try:
+            arguments[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            arguments[name.strip()] = {"True": True, "False": False, "None": None}.get(value, value)
+    return arguments
+
+
+def _entry(key: str, value: object, path: Path) -> tuple[str, Any]:
+    known = [f.name for f in fields(Settings)]
+    name = key.replace("-", "_")
+    if name not in known:
+        near = get_close_matches(name, known, n=1, cutoff=0.0)[0].replace("_", "-")
+        raise UsageError(f"unknown key '{key}'", where=str(path), hint=f"the nearest is '{near}'")
+    return name, _checked(name, value, f"{path}, {key}")
+
+
+def _checked(name: str, value: object, where: str) -> Any:
+    """A TOML value as the type that the setting has."""
+    if name in ("layers", "skip", "arch_arg", "input_shape"):
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+            raise UsageError("is not text or a list of texts", where=where)
+        return tuple(items)
+    if name == "ranks":
+        if isinstance(value, str):
+            return parse_ranks(value)
+        if not isinstance(value, dict):
+            raise UsageError("is not a table of layer = rank", where=where)
+        return value
+    if name in ("min_saving", "min_agreement") and isinstance(value, (int, float)):
+        return str(value)
+    kinds = _KINDS[name]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise UsageError(f"{value!r} is not {' or '.join(k.__name__ for k in kinds)}", where=where)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{value} is not a finite number", where=where)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "rank": (int,),
+    "energy": (float, int),
+    "energy_over": (str,),
+    "plan": (str,),
+    "first_k": (int,),
+    "last_k": (int,),
+    "allow_costlier": (bool,),
+    "arch": (str,),
+    "key": (str,),
+    "trust_pickle": (bool,),
+    "verify": (bool,),
+    "samples": (int,),
+    "seed": (int,),
+    "threads": (int,),
+    "max_error": (float, int),
+    "min_saving": (str,),
+    "min_agreement": (str,),
+}

@@ -1,0 +1,180 @@
+"""Numbers and tables as words: shared by the terminal and the Markdown report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from dacconv.numerics.cost import Cost
+from dacconv.report import Report, Row, Verification
+
+UNKNOWN = "?"
+COLUMNS = (
+    "layer",
+    "kernel",
+    "in",
+    "out",
+    "stride",
+    "dil.",
+    "output",
+    "rank",
+    "error",
+    "energy",
+    "MACs",
+    "parameters",
+    "bytes moved",
+)
+TEXT_COLUMNS = 1
+"""How many columns, from the left, hold text; the others are numbers."""
+
+
+def number(value: float | None) -> str:
+    """Three digits and a unit prefix: ``1.85 G``; ``?`` for None."""
+    if value is None:
+        return UNKNOWN
+    for limit, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= limit * 0.9995:
+            return f"{_digits(value / limit)}{unit}"
+    return f"{value:g}"
+
+
+def share(value: float | None) -> str:
+    """A share as a percentage with one decimal: ``42.7 %``."""
+    return UNKNOWN if value is None else f"{100 * value:.1f} %"
+
+
+def error(value: float | None) -> str:
+    """A relative error with three significant digits."""
+    return UNKNOWN if value is None else f"{value:.3g}"
+
+
+def change(before: float | None, after: float | None) -> str:
+    """``before > after`` with units, or the one number where nothing changed."""
+    return number(before) if before == after else f"{number(before)} > {number(after)}"
+
+
+def saved(before: float | None, after: float | None) -> str:
+    """The share saved, ``?`` where a side is unknown."""
+    return UNKNOWN if before is None or after is None or not before else share(1 - after / before)
+
+
+def axes(values: Iterable[int]) -> str:
+    """``3x3``; one number where all axes are the same and it is no kernel."""
+    return "x".join(map(str, values))
+
+
+def row_cells(row: Row) -> tuple[str, ...]:
+    """The cells of one row under ``COLUMNS``."""
+    g = row.geometry
+    label = row.name if row.sites == 1 else f"{row.name} (x{row.sites})"
+    return (
+        label,
+        axes(g.kernel) or row.op,
+        str(g.in_channels),
+        str(g.out_channels),
+        _same(g.stride),
+        _same(g.dilation),
+        UNKNOWN if g.output_size is None else axes(g.output_size) or "-",
+        "-" if row.rank is None else str(row.rank),
+        "-" if row.kernel_error is None else error(row.kernel_error),
+        "-" if row.energy_kept is None else share(row.energy_kept),
+        *_costs(row.before, row.after),
+    )
+
+
+def total_cells(report: Report) -> tuple[str, ...]:
+    """The cells of the totals under ``COLUMNS``."""
+    return ("total", *[""] * 9, *_costs(report.before, report.after))
+
+
+def saved_cells(report: Report) -> tuple[str, ...]:
+    """The cells of the savings under ``COLUMNS``."""
+    before, after = report.before, report.after
+    return (
+        "saved",
+        *[""] * 9,
+        saved(before.macs, after.macs),
+        saved(before.params, after.params),
+        saved(before.traffic, after.traffic),
+    )
+
+
+def facts(report: Report) -> list[str]:
+    """What a reader must know besides the table, a sentence each."""
+    lines = [f"{len(report.converted)} of {len(report.rows)} layers split"]
+    if report.order != "execution":
+        lines[0] += f"; layers in order of {report.order}"
+    if report.before.macs is None:
+        lines.append("MACs and bytes moved are unknown without the sizes: give --input-shape")
+    lines += [
+        f"left alone: {_listed(names)}: {reason}" for reason, names in left_alone(report).items()
+    ]
+    counted = [
+        f"{entry.count} {entry.kind}"
+        + (f" ({number(entry.params)} parameters)" if entry.params else "")
+        for entry in report.uncounted
+    ]
+    if counted:
+        lines.append(f"not counted: {', '.join(counted)}")
+    return lines + list(report.notes)
+
+
+def left_alone(report: Report) -> dict[str, list[str]]:
+    """The layers that were refused, by reason, in the order of the model."""
+    reasons: dict[str, list[str]] = {}
+    for refusal in report.refusals:
+        reasons.setdefault(refusal.reason, []).append(refusal.node)
+    return reasons
+
+
+def verification(check: Verification) -> list[str]:
+    """The verification in sentences."""
+    lines = [
+        f"{check.samples} seeded inputs ({'; '.join(check.inputs)}) through {check.runtime}: "
+        f"relative error {error(check.relative_error)}"
+        + ("" if check.agreement is None else f", same top class {share(check.agreement)}")
+    ]
+    if len(check.outputs) > 1 or not all(output.matches for output in check.outputs):
+        lines += [
+            f"output {output.name} {axes(output.shape)} {output.dtype}: "
+            + (
+                f"relative error {error(output.relative_error)}"
+                if output.matches
+                else "shape or type differs"
+            )
+            for output in check.outputs
+        ]
+    time = check.latency
+    lines.append(
+        f"latency {time.original_ms:.3g} ms > {time.converted_ms:.3g} ms: "
+        f"{_speed(time.speedup)} (quartiles {time.low:.2f} to {time.high:.2f}, "
+        f"{time.rounds} alternating rounds, batch {time.batch})"
+    )
+    return lines
+
+
+def _speed(ratio: float) -> str:
+    return f"{ratio:.2f} x as fast" if ratio >= 1 else f"{1 / ratio:.2f} x slower"
+
+
+def _costs(before: Cost, after: Cost) -> tuple[str, ...]:
+    return (
+        change(before.macs, after.macs),
+        change(before.params, after.params),
+        change(before.traffic, after.traffic),
+    )
+
+
+def _same(values: tuple[int, ...]) -> str:
+    return "-" if not values else str(values[0]) if len(set(values)) == 1 else axes(values)
+
+
+def _listed(names: list[str], limit: int = 4) -> str:
+    if len(names) <= limit:
+        return ", ".join(names)
+    return f"{', '.join(names[:limit])} and {len(names) - limit} more"
+
+
+def _digits(value: float) -> str:
+    decimals = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:.{decimals}f}"

@@ -1,0 +1,156 @@
+"""Whole jobs as the command line and scripts ask for them: a file in, a file out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dacconv import pipeline, plans
+from dacconv.config import Settings, parse_arguments, parse_shapes
+from dacconv.errors import UsageError
+from dacconv.files import write_text
+from dacconv.gates import missed
+from dacconv.models.base import LoadOptions, Model
+from dacconv.pipeline import Conversion, check_target, default_target
+from dacconv.progress import Progress, silent
+from dacconv.report import Report, Verification
+from dacconv.types import Plan
+from dacconv.verification import verify
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What a job did: its report, the gates that it missed and the files that it wrote."""
+
+    report: Report
+    missed: tuple[str, ...]
+    written: tuple[Path, ...]
+
+
+def open_with(path: Path, settings: Settings) -> Model:
+    """Open a checkpoint as the settings say."""
+    return pipeline.load(
+        path,
+        LoadOptions(
+            input_shapes=parse_shapes(settings.input_shape),
+            arch=settings.arch,
+            arch_args=parse_arguments(settings.arch_arg),
+            key=settings.key,
+            trust_pickle=settings.trust_pickle,
+            vouched=settings.layers,
+        ),
+    )
+
+
+def plan_for(model: Model, settings: Settings, progress: Progress = silent) -> Plan:
+    """The plan that the settings ask for: from a file, or made by a policy."""
+    if settings.plan is None:
+        return pipeline.plan(
+            model,
+            rank=settings.rank,
+            ranks=settings.ranks,
+            energy=settings.energy,
+            energy_over=settings.energy_over,
+            first_k=settings.first_k,
+            last_k=settings.last_k,
+            layers=settings.layers,
+            skip=settings.skip,
+            allow_costlier=settings.allow_costlier,
+            progress=progress,
+        )
+    other = [
+        name
+        for name in ("rank", "ranks", "energy", "first_k", "last_k", "layers", "skip")
+        if getattr(settings, name) not in (None, {}, ())
+    ]
+    if other:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in other)
+        raise UsageError(f"--plan says it all; it excludes {options}")
+    try:
+        text = Path(settings.plan).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"not readable: {error}", where=settings.plan) from error
+    return pipeline.bind_plan(
+        model,
+        plans.plan_from_json(text, settings.plan),
+        where=settings.plan,
+        allow_costlier=settings.allow_costlier,
+    )
+
+
+def convert_file(
+    path: Path,
+    settings: Settings,
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    keep: bool = False,
+    progress: Progress = silent,
+) -> Outcome:
+    """Convert a checkpoint and write the result, unless a gate was missed and not ``keep``.
+
+    Raises:
+        DacconvError: whatever is wrong with the input, the options or the target.
+    """
+    gates = settings.gates()
+    if gates.need_verification and not settings.verify:
+        raise UsageError("--max-error and --min-agreement need the verification")
+    target = output or default_target(path)
+    model = open_with(path, settings)
+    check_target(model, target, force=force)
+    plan = plan_for(model, settings, progress)
+    done = pipeline.convert(model, plan, options=settings.changed(), progress=progress)
+    done = _verified(model, done, settings, progress)
+    failed = tuple(missed(done.report, gates))
+    written = () if failed and not keep else done.save(target, force=force)
+    return Outcome(done.report, failed, written)
+
+
+def dry_run(
+    path: Path, settings: Settings, target: Path, *, force: bool, progress: Progress = silent
+) -> Outcome:
+    """The report of what a conversion would do, and the plan written to ``target``."""
+    if target.exists() and not force:
+        raise UsageError("exists already", where=str(target), hint="--force overwrites it")
+    model = open_with(path, settings)
+    plan = plan_for(model, settings, progress)
+    report = pipeline.preview(model, plan)
+    write_text(target, plans.plan_to_json(plan))
+    return Outcome(report, (), (target,))
+
+
+def compare_files(
+    original: Path, converted: Path, settings: Settings, progress: Progress = silent
+) -> tuple[Verification, tuple[str, ...]]:
+    """Run two models side by side: the verification and the gates that it misses."""
+    first = open_with(original, settings)
+    second = open_with(converted, settings)
+    check = verify(
+        first,
+        second,
+        samples=settings.samples,
+        seed=settings.seed,
+        threads=settings.threads,
+        progress=progress,
+    )
+    report = replace(pipeline.inspect(first), verification=check)
+    return check, tuple(missed(report, replace(settings.gates(), min_saving=None)))
+
+
+def _verified(model: Model, done: Conversion, settings: Settings, progress: Progress) -> Conversion:
+    """The conversion with its verification, or with the reason why there is none."""
+    if not settings.verify:
+        return replace(done, report=replace(done.report, unverified="--no-verify was given"))
+    if model.runnable:
+        if settings.gates().need_verification:
+            raise UsageError(f"the gates need the model to run, and {model.runnable}")
+        return replace(done, report=replace(done.report, unverified=model.runnable))
+    check = verify(
+        model,
+        done.model,
+        samples=settings.samples,
+        seed=settings.seed,
+        threads=settings.threads,
+        progress=progress,
+    )
+    return replace(done, report=replace(done.report, verification=check))
