@@ -1,8 +1,8 @@
 """The network whose trained weights lie beside this file: a small VGG for Fashion-MNIST.
 
 Six dense 3x3 convs without bias, each followed by its own BatchNorm and ReLU, in three blocks
-with 2x2 max pooling between, then the spatial mean and a linear layer: 287,146 parameters and
-29,065,472 MACs at 28x28. ``--arch tests/assets/fashion_net.py:FashionNet`` names it.
+with 2x2 max pooling between, then the spatial mean and a linear layer: 288,170 parameters and
+29,128,448 MACs at 28x28. ``--arch tests/assets/fashion_net.py:FashionNet`` names it.
 
 The input is ``(batch, 1, 28, 28)``, ``(pixel / 255 - MEAN) / STD``; the output is
 ``(batch, 10)`` logits.
