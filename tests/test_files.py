@@ -18,12 +18,16 @@ def test_a_file_is_complete_or_absent(tmp_path):
     assert target.stat().st_mode & 0o777 == 0o666 & ~_umask()
 
 
+def _fail(temporary: Path) -> None:
+    temporary.write_bytes(b"new")
+    raise KeyError
+
+
 def test_an_error_leaves_everything_as_it_was(tmp_path):
     target = tmp_path / "a.bin"
     target.write_bytes(b"old")
     with pytest.raises(KeyError), replacing(target) as (temporary,):
-        temporary.write_bytes(b"new")
-        raise KeyError
+        _fail(temporary)
     assert target.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.bin"]
 
