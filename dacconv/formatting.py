@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 from dacconv.numerics.cost import Cost
@@ -176,5 +175,4 @@ def _listed(names: list[str], limit: int = 4) -> str:
 
 
 def _digits(value: float) -> str:
-    decimals = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-    return f"{value:.{decimals}f}"
+    return f"{value:#.3g}".rstrip(".")
