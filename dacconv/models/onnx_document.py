@@ -1,0 +1,155 @@
+"""An ONNX model taken apart: the graph without its weights, and the weights by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+
+from dacconv.models import onnx_wire as wire
+from dacconv.models.onnx_tensors import Buffer, Tensor
+
+DEFAULT_DOMAINS = frozenset({"", "ai.onnx"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """A node of the main graph: the name that users see, and every value that it reads.
+
+    ``reads`` are its inputs and what its subgraphs take from the graph around them.
+    """
+
+    name: str
+    proto: NodeProto
+    reads: tuple[str, ...]
+
+    @property
+    def op(self) -> str:
+        """The operator, with its domain unless that is ONNX's own."""
+        domain = self.proto.domain
+        return str(
+            self.proto.op_type if domain in DEFAULT_DOMAINS else f"{domain}::{self.proto.op_type}"
+        )
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Every value that the node makes."""
+        return tuple(name for name in self.proto.output if name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Document:
+    """A model. Its protobuf messages are shared between documents: never change one in place.
+
+    ``header`` is the ModelProto without its graph; ``rest`` the GraphProto without nodes and
+    initializers; ``tensors`` the initializers of the main graph in order. ``external`` is
+    true when some of them came from a file of their own.
+    """
+
+    header: ModelProto
+    entries: tuple[Entry, ...]
+    tensors: Mapping[str, Tensor]
+    rest: GraphProto
+    external: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operators; 0 where the model does not say."""
+        versions = [o.version for o in self.header.opset_import if o.domain in DEFAULT_DOMAINS]
+        return int(max(versions, default=0))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the model's outputs."""
+        return tuple(value.name for value in self.rest.output)
+
+    @property
+    def sparse(self) -> frozenset[str]:
+        """The names of the initializers that are stored sparse."""
+        return frozenset(tensor.values.name for tensor in self.rest.sparse_initializer)
+
+    def noted(self, *notes: str) -> Document:
+        """The document with more notes for the reader of a report."""
+        return replace(self, notes=self.notes + notes)
+
+
+def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
+    """The graphs in a node's attributes, each with a name that tells them apart."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.name, attribute.g
+        elif attribute.type == AttributeProto.GRAPHS:
+            for index, graph in enumerate(attribute.graphs):
+                yield f"{attribute.name}_{index}", graph
+
+
+def reads(node: NodeProto) -> tuple[str, ...]:
+    """Every value that the node reads, once, in order: inputs, then what subgraphs capture."""
+    names = dict.fromkeys(name for name in node.input if name)
+    for _, graph in subgraphs(node):
+        names.update(dict.fromkeys(captured(graph)))
+    return tuple(names)
+
+
+def captured(graph: GraphProto) -> list[str]:
+    """The values that a subgraph takes from the graphs around it."""
+    own = {value.name for value in graph.input}
+    own |= {tensor.name for tensor in graph.initializer}
+    own |= {tensor.values.name for tensor in graph.sparse_initializer}
+    outer: dict[str, None] = {}
+    for node in graph.node:
+        outer.update(dict.fromkeys(name for name in reads(node) if name not in own))
+        own.update(node.output)
+    outer.update(dict.fromkeys(value.name for value in graph.output if value.name not in own))
+    return list(outer)
+
+
+def first_unsorted(entries: Iterable[Entry], known: Iterable[str]) -> tuple[Entry, str] | None:
+    """The first node that reads a value which nothing before it makes, with that value."""
+    defined = set(known)
+    for entry in entries:
+        for name in entry.reads:
+            if name not in defined:
+                return entry, name
+        defined.update(entry.writes)
+    return None
+
+
+def givens(document: Document) -> set[str]:
+    """The values that are there before the first node runs."""
+    names = {value.name for value in document.rest.input}
+    return names | set(document.tensors) | document.sparse
+
+
+def pieces(
+    document: Document, tensors: Iterable[Iterable[Buffer]] | None = None
+) -> Iterator[Buffer]:
+    """The serialised model, in pieces, with the fields in protobuf's own order.
+
+    ``tensors`` are the serialised initializers; by default all of them with their data inline.
+    """
+    if tensors is None:
+        tensors = (tensor.pieces() for tensor in document.tensors.values())
+    graph: list[Buffer] = []
+    for entry in document.entries:
+        node = entry.proto.SerializeToString(deterministic=True)
+        graph += [wire.header(1, len(node)), node]
+    before, after = _around(document.rest.SerializeToString(deterministic=True), 5)
+    graph.append(before)
+    for tensor in tensors:
+        parts = list(tensor)
+        graph += [wire.header(5, wire.total(parts)), *parts]
+    graph.append(after)
+    before, after = _around(document.header.SerializeToString(deterministic=True), 7)
+    yield before
+    yield wire.header(7, wire.total(graph))
+    yield from graph
+    yield after
+
+
+def _around(message: bytes, number: int) -> tuple[bytes, bytes]:
+    """The fields of a message numbered below ``number``, and those above."""
+    view = memoryview(message)
+    return wire.only(view, range(1, number)), wire.only(view, range(number + 1, 1 << 29))

@@ -1,0 +1,145 @@
+"""What a model takes: its real inputs, with the sizes that the user gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnx import TensorProto, ValueInfoProto
+
+from dacconv.errors import UsageError
+from dacconv.models.onnx_document import Document
+from dacconv.models.onnx_tensors import type_name
+from dacconv.types import Shape, ValueSpec
+
+
+def real_inputs(document: Document) -> tuple[ValueInfoProto, ...]:
+    """The inputs that a caller must feed: those without an initializer."""
+    fixed = set(document.tensors) | document.sparse
+    return tuple(value for value in document.rest.input if value.name not in fixed)
+
+
+def declared_shape(value: ValueInfoProto) -> Shape | None:
+    """The shape that the file gives; None where it gives not even a rank."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return None
+    return tuple(
+        int(d.dim_value) if d.HasField("dim_value") and d.dim_value >= 0 else None
+        for d in tensor.shape.dim
+    )
+
+
+def input_specs(document: Document, shapes: Mapping[str, tuple[int, ...]]) -> tuple[ValueSpec, ...]:
+    """The real inputs with the user's ``shapes`` applied, symbols bound, and a lone batch as 1.
+
+    ``shapes`` maps an input's name, or ``""`` for the first one, to its shape. A symbol that
+    is bound by one input's shape is bound in all of them. An input whose first axis alone is
+    free gets batch 1.
+
+    Raises:
+        UsageError: a name is unknown, or a shape contradicts the model.
+    """
+    values = real_inputs(document)
+    wanted = _by_name(values, shapes)
+    symbols: dict[str, int] = {}
+    for value in values:
+        if value.name in wanted:
+            _check(value, wanted[value.name])
+            for symbol, size in zip(_symbols(value), wanted[value.name], strict=False):
+                if symbol:
+                    symbols.setdefault(symbol, size)
+    resolved: dict[str, Shape | None] = {}
+    for value in values:
+        resolved[value.name] = wanted.get(value.name) or _bound(value, symbols)
+        batch = _lone_batch(value, resolved[value.name])
+        if batch is not None:
+            symbols.setdefault(batch, 1)
+    for value in values:  # a batch symbol that a later input has bound to 1
+        shape = resolved[value.name]
+        if value.name not in wanted and shape is not None:
+            bound = _bound(value, symbols) or ()
+            resolved[value.name] = (1, *bound[1:]) if _batch_only(bound) else bound
+    return tuple(
+        ValueSpec(value.name, resolved[value.name], type_name(value.type.tensor_type.elem_type))
+        if value.type.HasField("tensor_type")
+        else ValueSpec(value.name, None, str(value.type.WhichOneof("value") or "unknown"))
+        for value in values
+    )
+
+
+def _by_name(
+    values: tuple[ValueInfoProto, ...], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    names = [value.name for value in values]
+    known = ", ".join(_told(value) for value in values) or "none"
+    wanted: dict[str, tuple[int, ...]] = {}
+    for name, shape in shapes.items():
+        if (name and name not in names) or not names:
+            raise UsageError(
+                f"the model has no input {name!r}" if name else "the model has no inputs",
+                where="--input-shape",
+                hint=f"its inputs are: {known}",
+            )
+        wanted[name or names[0]] = tuple(int(size) for size in shape)
+    return wanted
+
+
+def _told(value: ValueInfoProto) -> str:
+    shape = declared_shape(value)
+    if shape is None:
+        return str(value.name)
+    sizes = [
+        str(size) if size is not None else (symbol or "?")
+        for size, symbol in zip(shape, _symbols(value), strict=True)
+    ]
+    return f"{value.name} ({', '.join(sizes)})"
+
+
+def _check(value: ValueInfoProto, shape: tuple[int, ...]) -> None:
+    declared = declared_shape(value)
+    if any(size < 1 for size in shape):
+        raise UsageError(
+            f"input {value.name!r} cannot have the shape {list(shape)}: sizes are 1 or more",
+            where="--input-shape",
+        )
+    if declared is None:
+        return
+    fits = len(declared) == len(shape) and all(
+        have is None or have == want for have, want in zip(declared, shape, strict=True)
+    )
+    if not fits:
+        raise UsageError(
+            f"input {value.name!r} cannot have the shape {list(shape)}: the model fixes it as "
+            f"{_told(value)}",
+            where="--input-shape",
+        )
+
+
+def _symbols(value: ValueInfoProto) -> tuple[str, ...]:
+    return tuple(str(d.dim_param) for d in value.type.tensor_type.shape.dim)
+
+
+def _bound(value: ValueInfoProto, symbols: Mapping[str, int]) -> Shape | None:
+    shape = declared_shape(value)
+    if shape is None:
+        return None
+    return tuple(
+        size if size is not None else symbols.get(symbol)
+        for size, symbol in zip(shape, _symbols(value), strict=True)
+    )
+
+
+def _batch_only(shape: Shape) -> bool:
+    return bool(shape) and shape[0] is None and None not in shape[1:]
+
+
+def _lone_batch(value: ValueInfoProto, shape: Shape | None) -> str | None:
+    """The symbol of the batch axis, when that is the only free one."""
+    if shape is None or not _batch_only(shape):
+        return None
+    return _symbols(value)[0] or None
+
+
+def element_type(value: ValueInfoProto) -> int:
+    """The ONNX element type of a graph input; float where it is not a tensor."""
+    return int(value.type.tensor_type.elem_type) or int(TensorProto.FLOAT)

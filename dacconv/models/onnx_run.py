@@ -1,0 +1,98 @@
+"""ONNX Runtime, imported only when a model is run."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dacconv.errors import FormatError, UnsupportedError
+from dacconv.models.base import Feeds, Runner
+from dacconv.models.onnx_document import Document, pieces
+from dacconv.models.onnx_save import INLINE_LIMIT, inline_size, write
+from dacconv.types import Array
+
+log = logging.getLogger(__name__)
+
+
+def session(model: bytes | str | Path, *, threads: int | None = None, optimise: bool = True) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the CPU.
+
+    Threads do not spin while they wait, so that two live sessions do not starve each other.
+    ``optimise=False`` runs the graph as it is written; without that, ONNX Runtime fuses
+    conv and BatchNormalization by itself.
+
+    Raises:
+        UnsupportedError: ONNX Runtime rejects the model; says what it said.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise UnsupportedError(
+            "onnxruntime is not installed, so the model cannot be run",
+            hint="pip install onnxruntime, or leave the check out with --no-verify",
+        ) from error
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.inter_op_num_threads = 1
+    if threads:
+        options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    given = model if isinstance(model, bytes) else str(model)
+    try:
+        return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common type of their own
+        raise _refusal("does not take the model", error) from error
+
+
+def _refusal(what: str, error: Exception) -> UnsupportedError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return UnsupportedError(
+        f"ONNX Runtime {what}: {said}",
+        hint="if it runs elsewhere, leave the check out with --no-verify",
+    )
+
+
+def document_session(
+    document: Document, *, threads: int | None = None, optimise: bool = True
+) -> Any:
+    """A session on a document, from memory, or from a temporary file when it is too large."""
+    if inline_size(document) <= INLINE_LIMIT:
+        return session(b"".join(pieces(document)), threads=threads, optimise=optimise)
+    with tempfile.TemporaryDirectory(prefix="dacconv-") as folder:
+        path = Path(folder) / "model.onnx"
+        with path.open("wb") as stream, path.with_name("model.onnx.data").open("wb") as side:
+            write(document, stream, side, "model.onnx.data")
+        return session(path, threads=threads, optimise=optimise)
+
+
+def runner(session_: Any) -> Runner:
+    """A function that feeds a session and names its outputs."""
+    wanted = [value.name for value in session_.get_inputs()]
+    outputs = [value.name for value in session_.get_outputs()]
+
+    def run(feeds: Feeds) -> dict[str, Array]:
+        missing = [name for name in wanted if name not in feeds]
+        if missing:
+            raise UnsupportedError(f"the model's input {missing[0]!r} was not given")
+        try:
+            results = session_.run(None, {name: np.asarray(feeds[name]) for name in wanted})
+        except Exception as error:
+            raise _refusal("cannot run the model", error) from error
+        return _named(outputs, results)
+
+    return run
+
+
+def _named(names: Sequence[str], results: Sequence[Any]) -> dict[str, Array]:
+    outputs: Mapping[str, Any] = dict(zip(names, results, strict=True))
+    for name, value in outputs.items():
+        if not isinstance(value, np.ndarray):
+            raise FormatError(f"output {name!r} is a {type(value).__name__}, not a tensor")
+    return dict(outputs)
