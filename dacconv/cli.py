@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -325,6 +326,15 @@ def main() -> NoReturn:
         sys.exit(130)
     except MemoryError:
         typer.echo("dacconv: out of memory", err=True)
+        sys.exit(3)
+    except Exception as error:
+        if os.environ.get("DACCONV_DEBUG"):
+            raise
+        typer.echo(
+            f"dacconv: this is a bug in dacconv, not in your input: {type(error).__name__}: {error}"
+            "\n  please report it; DACCONV_DEBUG=1 shows where it happened. Nothing was written.",
+            err=True,
+        )
         sys.exit(3)
     sys.exit(0)
 
