@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
@@ -44,7 +45,7 @@ class Document:
 
     ``header`` is the ModelProto without its graph; ``rest`` the GraphProto without nodes and
     initializers; ``tensors`` the initializers of the main graph in order. ``external`` is
-    true when some of them came from a file of their own.
+    true when some of them came from files of their own, which are ``beside``.
     """
 
     header: ModelProto
@@ -53,6 +54,7 @@ class Document:
     rest: GraphProto
     external: bool = False
     notes: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()
 
     @property
     def opset(self) -> int:

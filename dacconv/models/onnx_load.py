@@ -82,7 +82,8 @@ def _document(data: memoryview, path: Path) -> Document:
     names = display_names(nodes, tensors)
     entries = tuple(Entry(name, node, reads(node)) for name, node in zip(names, nodes, strict=True))
     external = any(tensor.external for tensor in tensors.values())
-    document = Document(header, entries, tensors, rest, external, tuple(notes))
+    beside = tuple(files.mapped)
+    document = Document(header, entries, tensors, rest, external, tuple(notes), beside)
     return _sorted(_checked_values(document))
 
 
@@ -163,7 +164,13 @@ def _sorted(document: Document) -> Document:
         return document
     entries = _topological(document.entries)
     ordered = Document(
-        document.header, entries, document.tensors, document.rest, document.external, document.notes
+        document.header,
+        entries,
+        document.tensors,
+        document.rest,
+        document.external,
+        document.notes,
+        document.beside,
     )
     return ordered.noted("the nodes were not in an order in which they can run; they were sorted")
 

@@ -54,6 +54,18 @@ class OnnxModel:
         return "onnx"
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The ONNX file and its external data."""
+        return (self.path, *self.document.beside)
+
+    @property
+    def runtime(self) -> str:
+        """The onnxruntime that runs it."""
+        import onnxruntime
+
+        return f"onnxruntime {onnxruntime.__version__}"
+
+    @property
     def runnable(self) -> str | None:
         """None: only the runtime itself can tell, when it is asked."""
         return None
