@@ -284,7 +284,7 @@ def check(
     json: JsonOut = None,
 ) -> None:
     """Run two models on the same seeded inputs: do they agree, and which is faster."""
-    from dacconv import console, jobs
+    from dacconv import console, formatting, jobs
     from dacconv.config import settings as merged
     from dacconv.exporters import json_report
 
@@ -308,7 +308,7 @@ def check(
     if json is not None:
         _write(json, json_report.render_verification(verification))
     if not _on_stdout(json):
-        console.print_verification(verification, console.stdout())
+        console.print_lines(formatting.verification(verification))
     console.print_missed(missed)
     if missed:
         raise typer.Exit(1)
@@ -359,7 +359,7 @@ def _show(report: Report, json: Path | None, markdown: Path | None) -> None:
         if target is not None:
             _write(target, EXPORTERS[name](report))
     if not _on_stdout(json, markdown):
-        console.print_report(report, console.stdout())
+        console.print_report(report)
 
 
 def _on_stdout(*targets: Path | None) -> bool:

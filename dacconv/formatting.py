@@ -98,9 +98,33 @@ def saved_cells(report: Report) -> tuple[str, ...]:
     )
 
 
+def summary_rows(report: Report) -> list[tuple[str, ...]]:
+    """The totals and, where there is a plan, what it saves."""
+    rows = [total_cells(report)]
+    return rows if report.plan is None else [*rows, saved_cells(report)]
+
+
+def plain_table(report: Report) -> list[str]:
+    """The table as lines of aligned text, however long."""
+    rows = [COLUMNS, *map(row_cells, report.rows), *summary_rows(report)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index < TEXT_COLUMNS else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
 def facts(report: Report) -> list[str]:
     """What a reader must know besides the table, a sentence each."""
-    lines = [f"{len(report.converted)} of {len(report.rows)} layers split"]
+    eligible = sum(row.eligible for row in report.rows)
+    lines = [
+        f"{eligible} of {len(report.rows)} layers can be split"
+        if report.plan is None
+        else f"{len(report.converted)} of {len(report.rows)} layers split"
+    ]
     if report.order != "execution":
         lines[0] += f"; layers in order of {report.order}"
     if report.before.macs is None:

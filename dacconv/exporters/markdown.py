@@ -50,8 +50,10 @@ def _table(report: Report) -> str:
         _line(formatting.COLUMNS),
         _line([*["---"] * left, *["---:"] * right]),
         *(_line(formatting.row_cells(row)) for row in report.rows),
-        _line([f"**{cell}**" if cell else "" for cell in formatting.total_cells(report)]),
-        _line([f"**{cell}**" if cell else "" for cell in formatting.saved_cells(report)]),
+        *(
+            _line([f"**{cell}**" if cell else "" for cell in cells])
+            for cells in formatting.summary_rows(report)
+        ),
     ]
     return "\n".join(lines)
 
