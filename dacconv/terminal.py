@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -11,19 +13,41 @@ from dacconv import formatting
 from dacconv.report import Report
 
 
+DISPENSABLE = ("dil.", "stride", "energy", "bytes moved", "kernel", "in", "out", "parameters")
+"""Columns that a narrow terminal goes without, the first to go first."""
+
+
 def print_table(report: Report) -> None:
     """A row per layer, the totals and, where something was split, what it saves."""
+    console = Console(highlight=False)
+    rows = [formatting.row_cells(row) for row in report.rows]
+    kept = fitting([formatting.COLUMNS, *rows, *formatting.summary_rows(report)], console.width)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(formatting.COLUMNS):
+    for index in kept:
         text = index < formatting.TEXT_COLUMNS
-        table.add_column(name, justify="left" if text else "right", overflow="fold")
-    for row in report.rows:
+        table.add_column(
+            formatting.COLUMNS[index], justify="left" if text else "right", overflow="fold"
+        )
+    for row, cells in zip(report.rows, rows, strict=True):
         style = "green" if row.rank is not None else None if row.eligible else "dim"
-        table.add_row(*map(escape, formatting.row_cells(row)), style=style)
-    table.add_section()
+        table.add_row(*(escape(cells[index]) for index in kept), style=style)
     for cells in formatting.summary_rows(report):
-        table.add_row(*cells, style="bold")
-    Console(highlight=False).print(table)
+        table.add_row(*(cells[index] for index in kept), style="bold")
+    console.print(table)
+    hidden = [name for i, name in enumerate(formatting.COLUMNS) if i not in kept]
+    if hidden:
+        console.print(f"(hidden for lack of width: {', '.join(hidden)})", style="dim")
+
+
+def fitting(rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """The indices of the columns that fit side by side into ``width`` characters."""
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    kept = list(range(len(widths)))
+    for name in DISPENSABLE:
+        if sum(widths[index] for index in kept) <= width:
+            break
+        kept.remove(formatting.COLUMNS.index(name))
+    return kept
 
 
 class TerminalBars:
