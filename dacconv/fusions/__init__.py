@@ -1,0 +1,72 @@
+"""Lossless re-parameterisation: what can be merged into one conv, is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, Self, TypeVar
+
+from dacconv.fusions import (
+    affine_after,
+    affine_before,
+    affine_chain,
+    branches,
+    chain,
+    concat,
+    pad_after,
+    pad_before,
+)
+from dacconv.fusions.engine import Fused, Fusing, Fusion, plan_fusions
+from dacconv.fusions.view import Weights
+from dacconv.types import Graph, Refusal, Rewrite
+
+FUSIONS: tuple[Fusion, ...] = (
+    Fusion("conv -> affine", ("affine",), affine_after.find),
+    Fusion("affine -> affine", ("affine",), affine_chain.find),
+    Fusion("zero padding -> conv", ("conv",), pad_before.find),
+    Fusion("affine -> conv", ("conv", "conv_transpose", "linear"), affine_before.find),
+    Fusion("conv -> padding with its bias", ("pad",), pad_after.find),
+    Fusion("conv -> conv", ("conv", "conv_transpose", "linear", "pool"), chain.find),
+    Fusion("added branches", ("add",), branches.find),
+    Fusion("joined convs", ("concat",), concat.find),
+)
+"""The transforms, in the order in which they are tried at a node."""
+
+
+M = TypeVar("M", bound="Fusable")
+
+
+class Fusable(Weights, Protocol):
+    """What the fusions need of a model."""
+
+    def graph(self) -> Graph:
+        """The dataflow."""
+        ...
+
+    def rewrite(self, edits: Sequence[Rewrite]) -> Self:
+        """A new model with the edits applied."""
+        ...
+
+
+def find_fusions(model: Fusable) -> Fusing:
+    """What :func:`fuse` would do to the model."""
+    allowed = getattr(model, "can_rewrite", None)
+    if allowed is None:
+        return plan_fusions(model.graph(), model, FUSIONS)
+    return plan_fusions(model.graph(), model, FUSIONS, allowed)
+
+
+def fuse(model: M) -> tuple[M, tuple[Fused, ...], tuple[Refusal, ...]]:
+    """The model with everything merged that can be without changing its outputs.
+
+    Arithmetic is float64; each merged weight is cast once to the type that the model stores.
+
+    Returns:
+        The new model (the same where nothing was merged), what was merged, and what was left
+        as it was with the reason.
+    """
+    found = find_fusions(model)
+    merged = model.rewrite(found.rewrites) if found.rewrites else model
+    return merged, found.fused, found.refusals
+
+
+__all__ = ["FUSIONS", "Fusable", "Fused", "Fusing", "Fusion", "find_fusions", "fuse"]

@@ -109,6 +109,16 @@ def compose(first: Conv, second: Conv) -> Conv:
     return Conv(weight, bias, stride, padding, dilation, groups, pad_mode=mode)
 
 
+def composed_weights(first: Conv, second: Conv) -> int:
+    """The number of weights that :func:`compose` makes, without making them."""
+    if first.transposed or second.transposed:
+        kernel = first.kernel if first.transposed else second.kernel
+    else:
+        kernel = _chain_taps(first, second)[2]
+    groups = math.gcd(first.groups, second.groups)
+    return second.out_channels * (first.in_channels // groups) * math.prod(kernel)
+
+
 def align(convs: Sequence[Conv], input_size: Sizes = None) -> list[Conv]:
     """The same convs with one kernel size, padding and dilation: zeros around the smaller.
 
@@ -225,6 +235,25 @@ def _chain_padding(first: Conv, second: Conv) -> tuple[Pads, str]:
         before, after = first.padding[axis]
         pads.append((before + stride * pad[0], after + stride * pad[1]))
     return tuple(pads), "zeros"
+
+
+def _chain_taps(
+    first: Conv, second: Conv
+) -> tuple[list[tuple[int, int]], tuple[int, ...], tuple[int, ...]]:
+    """Per axis: how far a tap of each is from the next, the common dilation and kernel."""
+    steps = [
+        (d if k > 1 else 0, e * s if m > 1 else 0)
+        for k, d, m, e, s in zip(
+            first.kernel, first.dilation, second.kernel, second.dilation, first.stride,
+            strict=True,
+        )
+    ]  # fmt: skip
+    dilation = tuple(math.gcd(*pair) or 1 for pair in steps)
+    kernel = tuple(
+        (u * (k - 1) + v * (m - 1)) // d + 1
+        for (u, v), k, m, d in zip(steps, first.kernel, second.kernel, dilation, strict=True)
+    )
+    return steps, dilation, kernel
 
 
 def _chain_bias(first: Conv, second: Conv) -> F64 | None:

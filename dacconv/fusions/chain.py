@@ -1,0 +1,51 @@
+"""conv -> conv with nothing between: one conv, where the border allows it and it costs no more.
+
+1x1 -> kxk and kxk -> 1x1 (Diverse Branch Block, arXiv 2103.13425, transform III), average
+pooling as one of the two (transform V), linear layers, and 1x1 beside a transposed conv.
+"""
+
+from __future__ import annotations
+
+from dacconv.fusions.routes import (
+    Route,
+    as_conv,
+    first_conv,
+    is_linear,
+    price,
+    price_of,
+    require_no_costlier,
+)
+from dacconv.fusions.view import CONV_LIKE, Merge, Obstacle, Site, View
+from dacconv.fusions.walk import walk_back
+from dacconv.numerics.kernels import Inexact
+
+
+def find(view: View, site: Site) -> Merge | Obstacle | None:
+    """Merge the conv or pool ``site`` with the conv or pool before it."""
+    if not _is_kernel(site):
+        return None
+    found = walk_back(view, site.inputs[0], site)
+    if found is None or not _is_kernel(found.site) or found.transposed:
+        return None
+    before = found.site
+    route = Route(before.inputs[0], (before, *found.between, site))
+    first = first_conv(view, [route])
+    if first is None:
+        return None
+    reason = view.blocked(site) or found.obstacle
+    if reason is None and (blocked := view.blocked(before)):
+        reason = f"{before.name}: {blocked}"
+    if reason is None:
+        try:
+            cost = price(view, [route])
+            merged = as_conv(view, route, first.in_channels, len(first.kernel), cost)
+            require_no_costlier(price_of(merged), cost)
+        except Inexact as refusal:
+            reason = str(refusal)
+        else:
+            return Merge(site, route.source, route.sites, merged)
+    return Obstacle(site.name, f"not merged with {before.name} before it: {reason}")
+
+
+def _is_kernel(site: Site) -> bool:
+    return site.op in CONV_LIKE or (site.op == "pool" and is_linear(site))

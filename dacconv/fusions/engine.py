@@ -1,0 +1,166 @@
+"""Runs the fusions on a view of the graph until nothing changes; yields edits and refusals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from dacconv.fusions.view import CONV_LIKE, Merge, Obstacle, Site, View, Weights
+from dacconv.fusions.walk import is_vector
+from dacconv.types import Conv, Graph, Node, Op, Refusal, Rewrite
+
+Find = Callable[[View, Site], Merge | Obstacle | None]
+Allowed = Callable[[Rewrite], str | None]
+"""Why a model's format cannot take an edit, or None where it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """A transform: it is tried at every site whose op is one of ``anchors``."""
+
+    name: str
+    anchors: tuple[Op, ...]
+    find: Find
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """What has become one conv at ``node``: the nodes that it stands for, and in short."""
+
+    node: str
+    absorbed: tuple[str, ...]
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fusing:
+    """The outcome: the edits to make, what each merges, and what was left as it was."""
+
+    rewrites: tuple[Rewrite, ...]
+    fused: tuple[Fused, ...]
+    refusals: tuple[Refusal, ...]
+
+
+def plan_fusions(
+    graph: Graph,
+    weights: Weights,
+    fusions: Sequence[Fusion],
+    allowed: Allowed = lambda _: None,
+) -> Fusing:
+    """Everything that can be merged without changing what the graph computes.
+
+    An edit that ``allowed`` turns down is taken apart again: its last step is left out and
+    the smaller merges that led to it are kept.
+    """
+    denied: dict[frozenset[str], Refusal] = {}
+    while True:
+        view = View(graph, weights)
+        obstacles = _run(view, fusions, denied)
+        edits = _edits(view)
+        turned_down = {
+            frozenset(edit.drop): Refusal(edit.target, reason)
+            for edit in edits
+            if (reason := allowed(edit)) is not None
+        }
+        if not turned_down.keys() - denied.keys():
+            fused = tuple(
+                Fused(edit.target, edit.drop, edit.reason)
+                for edit in edits
+                if frozenset(edit.drop) not in turned_down
+            )
+            kept = tuple(edit for edit in edits if frozenset(edit.drop) not in turned_down)
+            refusals = _refusals(view, obstacles, denied.values())
+            return Fusing(kept, fused, refusals)
+        denied.update(turned_down)
+
+
+def _run(
+    view: View, fusions: Sequence[Fusion], denied: dict[frozenset[str], Refusal]
+) -> list[Obstacle]:
+    """Merge to the fixed point; return what stood in the way at the last."""
+    while True:  # every merge leaves fewer sites
+        obstacles: list[Obstacle] = []
+        changed = False
+        for name in view.names():
+            for fusion in fusions:
+                site = view.get(name)
+                if site is None or not site.inputs or site.op not in fusion.anchors:
+                    continue
+                step = fusion.find(view, site)
+                if isinstance(step, Obstacle):
+                    obstacles.append(step)
+                elif step is not None and _originals(step.parts) not in denied:
+                    view.apply(step)
+                    changed = True
+        if not changed:
+            return obstacles
+
+
+def _originals(parts: Iterable[Site]) -> frozenset[str]:
+    return frozenset(node.name for part in parts for node in part.absorbed)
+
+
+def _edits(view: View) -> list[Rewrite]:
+    sites = [site for name in view.names() if (site := view.get(name)) is not None]
+    merged = [(site, site.becomes) for site in sites if isinstance(site.becomes, Conv)]
+    return [_rewrite(view, site, conv) for site, conv in merged]
+
+
+def _rewrite(view: View, site: Site, conv: Conv) -> Rewrite:
+    alias = {
+        value: other
+        for value, (other, owner) in view.aliases.items()
+        if owner == site.name and (view.readers(other) or view.is_output(other))
+    }
+    drop = tuple(node.name for node in site.absorbed)
+    return Rewrite(site.name, site.inputs[0], ((conv,),), drop, _summary(site.absorbed), alias)
+
+
+def _summary(nodes: Sequence[Node]) -> str:
+    """Such as ``2 Conv, 3 BatchNormalization, 1 Add``."""
+    kinds = Counter(node.kind or node.op for node in nodes)
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+
+def _refusals(
+    view: View, obstacles: Iterable[Obstacle], denied: Iterable[Refusal]
+) -> tuple[Refusal, ...]:
+    """One per node, in order of execution; every affine that is left has one."""
+    reasons: dict[str, list[str]] = {}
+    for refusal in denied:
+        reasons.setdefault(refusal.node, []).append(refusal.reason)
+    for obstacle in obstacles:
+        reasons.setdefault(obstacle.node, []).append(obstacle.reason)
+    result: list[Refusal] = []
+    for name in view.names():
+        site = view.get(name)
+        if site is None:
+            continue
+        told = list(dict.fromkeys(reasons.get(name, ())))
+        if site.op == "affine":
+            told = told or _why_alone(view, site)
+            names = [node.name for node in site.absorbed if node.op == "affine"]
+        else:
+            names = [name]
+        result += [Refusal(each, "; ".join(told)) for each in names if told]
+    return tuple(result)
+
+
+def _why_alone(view: View, site: Site) -> list[str]:
+    """Why an affine that no transform looked at stays; nothing for a scalar constant."""
+    blocked = view.blocked(site)
+    if blocked is not None:
+        return [blocked]
+    if not is_vector(view.affine(site)):
+        return []
+    maker = view.maker(site.inputs[0])
+    before = "an input of the model" if maker is None else _kind(maker)
+    readers = [each for name in view.readers(site.output) if (each := view.get(name))]
+    after = ", ".join(dict.fromkeys(_kind(each) for each in readers)) or "an output"
+    return [f"no conv beside it: it stands between {before} and {after}"]
+
+
+def _kind(site: Site) -> str:
+    kind = site.node.kind or site.op
+    return f"{site.name} ({kind})" if site.op not in CONV_LIKE else site.name

@@ -1,0 +1,177 @@
+"""Linear routes through the graph: which sites lead from one value to another, and as one conv."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dacconv.fusions.view import CONV_LIKE, Site, View
+from dacconv.fusions.walk import is_channel_axis, is_vector
+from dacconv.numerics.kernels import (
+    Inexact,
+    average_pool,
+    density,
+    fold_affine,
+    identity,
+    work,
+)
+from dacconv.numerics.merging import Sizes, compose, composed_weights
+from dacconv.types import Conv
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """The sites, in order of execution, that lead from the value ``source`` to its end.
+
+    ``obstacle`` says why they must not be merged, or None.
+    """
+
+    source: str
+    sites: tuple[Site, ...] = ()
+    obstacle: str | None = None
+
+    @property
+    def convs(self) -> tuple[Site, ...]:
+        """The convs among the sites."""
+        return tuple(site for site in self.sites if site.op in CONV_LIKE)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What convs cost: MACs per position of the source, and weights."""
+
+    macs: float
+    weights: int
+
+    def __add__(self, other: Price) -> Price:
+        return Price(self.macs + other.macs, self.weights + other.weights)
+
+
+def routes_to(view: View, value: str, reader: Site) -> list[Route]:
+    """Every linear route that ends in ``value``, the empty one first, then ever longer ones."""
+    routes = [Route(value)]
+    while (site := view.maker(routes[-1].source)) is not None and is_linear(site):
+        last = routes[-1]
+        after = last.sites[0] if last.sites else reader
+        obstacle = last.obstacle or view.elsewhere(last.source, after.name)
+        if obstacle is None and (blocked := view.blocked(site)):
+            obstacle = f"{site.name}: {blocked}"
+        routes.append(Route(site.inputs[0], (site, *last.sites), obstacle))
+    return routes
+
+
+def is_linear(site: Site) -> bool:
+    """Whether a conv could compute what the site does."""
+    if not site.inputs:
+        return False
+    if site.op == "pool":
+        return site.node.attrs.get("kind") == "average"
+    return site.op in CONV_LIKE or site.op in ("affine", "identity")
+
+
+def first_conv(view: View, routes: Iterable[Route]) -> Conv | None:
+    """The conv that a source feeds first; it tells how many channels the source has."""
+    for route in routes:
+        for site in route.sites:
+            if site.op in CONV_LIKE:
+                return view.conv(site)
+    return None
+
+
+def price(view: View, routes: Iterable[Route]) -> Price:
+    """What the convs on the routes cost now. Pools are free: they multiply once a window."""
+    total = Price(0.0, 0)
+    for route in routes:
+        positions = 1.0
+        for site in route.sites:
+            if site.op in CONV_LIKE:
+                conv = view.conv(site)
+                total += Price(positions * work(conv), conv.weight.size)
+                positions *= density(conv)
+            elif site.op == "pool":
+                positions /= math.prod(site.node.attrs["stride"])
+    return total
+
+
+def price_of(conv: Conv) -> Price:
+    """What one conv costs."""
+    return Price(work(conv), conv.weight.size)
+
+
+def require_no_costlier(after: Price, before: Price) -> None:
+    """Raise Inexact, which here means unwanted, where one conv costs more than the parts.
+
+    Merging is not an end in itself: a depthwise conv and a 1x1 conv merge into a dense kernel
+    that takes many times the work, and so do the factors of a low-rank layer.
+    """
+    if after.macs > before.macs * (1 + 1e-9):
+        told = f"{before.macs:,.0f} to {after.macs:,.0f} multiply-adds per input position"
+    elif after.weights > before.weights:
+        told = f"{before.weights:,} to {after.weights:,} weights"
+    else:
+        return
+    raise Inexact(f"one conv would cost more: from {told}")
+
+
+def as_conv(view: View, route: Route, channels: int, axes: int, budget: Price) -> Conv:
+    """The route as one conv over ``axes`` axes from ``channels`` channels.
+
+    Raises:
+        Inexact: it cannot be exact, or would take more weights than ``budget`` on its way.
+    """
+    conv: Conv | None = None
+    for site in route.sites:
+        if site.op == "identity":
+            continue
+        if site.op == "affine":
+            conv = identity(channels, axes) if conv is None else conv
+            affine = view.affine(site)
+            if is_vector(affine) and not is_channel_axis(view, conv, site.output, site.axis):
+                raise Inexact(f"{site.name} acts on axis {site.axis}, not on the channels")
+            conv = fold_affine(conv, affine)
+            continue
+        own = view.conv(site) if site.op in CONV_LIKE else pool_conv(view, site, channels, axes)
+        if len(own.kernel) != axes:
+            raise Inexact("the layers act on different numbers of axes")
+        if conv is not None:
+            require_no_costlier(Price(0.0, composed_weights(conv, own)), budget)
+        conv = own if conv is None else compose(conv, own)
+        channels = own.out_channels
+    return identity(channels, axes) if conv is None else conv
+
+
+def pool_conv(view: View, site: Site, channels: int, axes: int) -> Conv:
+    """An average pool as a depthwise conv.
+
+    Raises:
+        Inexact: its border is not what a conv makes, or depends on the size of the input.
+    """
+    attrs = site.node.attrs
+    kernel, stride = tuple(attrs["kernel"]), tuple(attrs["stride"])
+    padding = tuple((int(begin), int(end)) for begin, end in attrs["padding"])
+    dilation = tuple(attrs.get("dilation") or (1,) * len(kernel))
+    if len(kernel) != axes:
+        raise Inexact("the layers act on different numbers of axes")
+    if attrs.get("auto_pad") in ("SAME_UPPER", "SAME_LOWER") and set(kernel) != {1}:
+        raise Inexact(f"{site.name} pads by {attrs['auto_pad']}")
+    if attrs.get("divisor_override"):
+        raise Inexact(f"{site.name} divides by a number of its own")
+    conv = average_pool(
+        channels, kernel, stride, padding, dilation=dilation,
+        count_include_pad=bool(attrs.get("count_include_pad", False)),
+    )  # fmt: skip
+    if attrs.get("ceil_mode"):
+        _require_whole_windows(view, site, conv)
+    return conv
+
+
+def _require_whole_windows(view: View, site: Site, conv: Conv) -> None:
+    shape = view.shape(site.inputs[0])
+    sizes: Sizes = None if shape is None else tuple(shape[2:])
+    for axis, (k, s, d, pad) in enumerate(
+        zip(conv.kernel, conv.stride, conv.dilation, conv.padding, strict=True)
+    ):
+        size = None if sizes is None or axis >= len(sizes) else sizes[axis]
+        if s > 1 and (size is None or (size + sum(pad) - d * (k - 1) - 1) % s):
+            raise Inexact(f"{site.name} rounds its output size up")

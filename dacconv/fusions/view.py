@@ -1,0 +1,228 @@
+"""The graph as a fusion sees it: each merge changes this view, and the model only at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from dacconv.types import Affine, Conv, Graph, Node, Op, Shape
+
+CONV_LIKE: frozenset[Op] = frozenset({"conv", "conv_transpose", "linear"})
+
+
+class Weights(Protocol):
+    """Where the constants come from: a model."""
+
+    def conv(self, node: str) -> Conv:
+        """The conv at a node; see :class:`dacconv.models.base.Model`."""
+        ...
+
+    def affine(self, node: str) -> Affine:
+        """The affine at a node."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Site:
+    """A node of the view: one of the graph, or several that have become one conv or affine.
+
+    ``node`` is the original whose output value the site makes; ``absorbed`` are all originals
+    that it stands for, in order of execution.
+    """
+
+    node: Node
+    op: Op
+    inputs: tuple[str, ...]
+    absorbed: tuple[Node, ...]
+    becomes: Conv | Affine | None = None
+    axis: int = 1
+
+    @property
+    def name(self) -> str:
+        """The name of the original node."""
+        return self.node.name
+
+    @property
+    def output(self) -> str:
+        """The value that it makes."""
+        return self.node.output
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Merge:
+    """Several sites become one: a conv, or an affine on its way into one.
+
+    ``parts`` go, in order of execution; ``target`` is the one of them whose value the new
+    site makes from ``source``. ``alias`` maps the values of parts that others still read to
+    what they read from now on.
+    """
+
+    target: Site
+    source: str
+    parts: tuple[Site, ...]
+    becomes: Conv | Affine
+    axis: int = 1
+    alias: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """A merge that was looked for at ``node`` and must not be done."""
+
+    node: str
+    reason: str
+
+
+class View:
+    """The sites of a graph, which :meth:`apply` rewrites one merge at a time."""
+
+    def __init__(self, graph: Graph, weights: Weights) -> None:
+        self._weights = weights
+        self._outputs = frozenset(graph.outputs)
+        self._shapes: dict[str, Shape | None] = {spec.name: spec.shape for spec in graph.inputs}
+        self._sites: dict[str, Site] = {}
+        self._makers: dict[str, str] = {}
+        self._readers: dict[str, list[str]] = {}
+        self._uses: dict[str, list[str]] = {}
+        self.aliases: dict[str, tuple[str, str]] = {}
+        """Dropped value -> the value in its place, and the site of whose merge that is part."""
+        for node in graph.nodes:
+            axis = int(node.attrs.get("axis", 1))
+            self._add(Site(node, node.op, node.inputs, (node,), axis=axis))
+            self._shapes[node.output] = node.shape
+            if node.weight is not None and node.op in CONV_LIKE:
+                self._uses.setdefault(node.weight, []).append(node.name)
+
+    def names(self) -> list[str]:
+        """The names of the sites, in order of execution."""
+        return list(self._sites)
+
+    def get(self, name: str) -> Site | None:
+        """The site of that name, if it has not been absorbed."""
+        return self._sites.get(name)
+
+    def maker(self, value: str) -> Site | None:
+        """The site that makes a value; None for inputs and for what no node is known to make."""
+        name = self._makers.get(value)
+        return None if name is None else self._sites[name]
+
+    def readers(self, value: str) -> Sequence[str]:
+        """The names of the sites that read a value, once for each time that they do."""
+        return self._readers.get(value, ())
+
+    def is_output(self, value: str) -> bool:
+        """Whether the value is an output of the model."""
+        return value in self._outputs
+
+    def elsewhere(self, value: str, reader: str) -> str | None:
+        """Why a value that ``reader`` reads is not its alone; None where it is."""
+        if value in self._outputs:
+            return f"the value {value} is an output of the model"
+        readers = [name for name in self.readers(value) if name != reader]
+        if readers:
+            more = f" and {len(readers) - 1} more" if len(readers) > 1 else ""
+            return f"the value {value} is also read by {self._title(readers[0])}{more}"
+        if len(self.readers(value)) > 1:
+            return f"{self._title(reader)} reads the value {value} more than once"
+        return None
+
+    def blocked(self, site: Site) -> str | None:
+        """Why a site must not be merged into anything, whatever its neighbours; else None."""
+        if site.becomes is not None:
+            return None
+        if site.node.skip:
+            return site.node.skip
+        uses = self._uses.get(site.node.weight or "", ())
+        if site.op in CONV_LIKE and len(uses) > 1:
+            other = next(name for name in uses if name != site.name)
+            return f"its weight {site.node.weight} is shared with {other}"
+        return None
+
+    def conv(self, site: Site) -> Conv:
+        """The conv of a conv-like site."""
+        if isinstance(site.becomes, Conv):
+            return site.becomes
+        return self._weights.conv(site.name)
+
+    def affine(self, site: Site) -> Affine:
+        """The affine of an affine site."""
+        if isinstance(site.becomes, Affine):
+            return site.becomes
+        return self._weights.affine(site.name)
+
+    def shape(self, value: str) -> Shape | None:
+        """The shape of a value, as far as it is known."""
+        return self._shapes.get(value)
+
+    def apply(self, merge: Merge) -> None:
+        """Put the merged site in the place of ``merge.target``; its other parts go."""
+        gone = {part.name for part in merge.parts}
+        originals = {node.name for part in merge.parts for node in part.absorbed}
+        order = {name: index for index, name in enumerate(self._sites)}
+        parts = sorted(merge.parts, key=lambda part: order[part.name])
+        site = Site(
+            merge.target.node,
+            op_of(merge.becomes),
+            (merge.source,),
+            tuple(node for part in parts for node in part.absorbed),
+            merge.becomes,
+            merge.axis,
+        )
+        for part in parts:
+            self._remove(part, keep=part.name == merge.target.name)
+        self._sites[site.name] = site
+        self._connect(site)
+        for value, (other, owner) in list(self.aliases.items()):
+            if owner in originals:
+                self.aliases[value] = (other, site.name)
+        for value, other in merge.alias.items():
+            self._redirect(value, other, gone)
+            self.aliases[value] = (other, site.name)
+
+    def _add(self, site: Site) -> None:
+        self._sites[site.name] = site
+        self._connect(site)
+
+    def _connect(self, site: Site) -> None:
+        self._makers[site.output] = site.name
+        for value in site.inputs:
+            self._readers.setdefault(value, []).append(site.name)
+
+    def _remove(self, site: Site, *, keep: bool) -> None:
+        del self._makers[site.output]
+        for value in site.inputs:
+            self._readers[value].remove(site.name)
+        if not keep:
+            del self._sites[site.name]
+
+    def _redirect(self, value: str, other: str, gone: set[str]) -> None:
+        for name in set(self._readers.pop(value, ())) - gone:
+            site = self._sites[name]
+            inputs = tuple(other if each == value else each for each in site.inputs)
+            self._sites[name] = replace(site, inputs=inputs)
+            self._readers.setdefault(other, []).extend([name] * site.inputs.count(value))
+        for old, (target, owner) in list(self.aliases.items()):
+            if target == value:
+                self.aliases[old] = (other, owner)
+
+    def _title(self, name: str) -> str:
+        site = self._sites.get(name)
+        kind = site.node.kind if site is not None else ""
+        return f"{name} ({kind})" if kind and kind not in name else name
+
+
+def op_of(becomes: Conv | Affine) -> Op:
+    """The op of a site that has become this."""
+    if isinstance(becomes, Affine):
+        return "affine"
+    if not becomes.kernel:
+        return "linear"
+    return "conv_transpose" if becomes.transposed else "conv"
+
+
+def is_zero(values: object) -> bool:
+    """Whether a constant is nothing but zeros."""
+    return not np.any(np.asarray(values))

@@ -1,0 +1,80 @@
+"""From a value back to what made it, through what changes nothing but the order of axes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dacconv.fusions.view import CONV_LIKE, Site, View
+from dacconv.types import Affine, Conv
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """The site behind a value, and the transposes and identities between, in execution order.
+
+    ``obstacle`` says why the way is not the reader's alone, or None.
+    """
+
+    site: Site
+    between: tuple[Site, ...]
+    obstacle: str | None
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the order of axes changes on the way."""
+        return any(site.op == "transpose" for site in self.between)
+
+    def axis_before(self, axis: int) -> int:
+        """The axis of the found site's output that has become ``axis`` at the reader."""
+        for site in reversed(self.between):
+            if site.op == "transpose":
+                perm = site.node.attrs["perm"]
+                axis = int(perm[axis % len(perm)])
+        return axis
+
+    def axis_after(self, axis: int) -> int:
+        """The axis at the reader that was ``axis`` of the found site's output."""
+        for site in self.between:
+            if site.op == "transpose":
+                perm = [int(each) for each in site.node.attrs["perm"]]
+                axis = perm.index(axis % len(perm))
+        return axis
+
+
+def walk_back(view: View, value: str, reader: Site) -> Found | None:
+    """The first site behind ``value`` that is neither an identity nor a transpose."""
+    between: list[Site] = []
+    obstacle = view.elsewhere(value, reader.name)
+    site = view.maker(value)
+    while site is not None and site.op in ("identity", "transpose") and site.inputs:
+        between.insert(0, site)
+        obstacle = obstacle or view.blocked(site) or view.elsewhere(site.inputs[0], site.name)
+        site = view.maker(site.inputs[0])
+    return None if site is None else Found(site, tuple(between), obstacle)
+
+
+def is_channel_axis(view: View, conv: Conv, value: str, axis: int) -> bool:
+    """Whether ``axis`` of ``value``, an in- or output of the conv, is that of its channels."""
+    axes = len(conv.kernel)
+    if axes:
+        return axis % (axes + 2) == 1 and -axes - 2 <= axis < axes + 2
+    shape = view.shape(value)
+    if shape is None:
+        return axis == -1
+    return axis in (-1, len(shape) - 1)
+
+
+def is_vector(affine: Affine) -> bool:
+    """Whether the affine differs from channel to channel, so that its axis matters."""
+    return affine.scale.size > 1 or affine.shift.size > 1
+
+
+def is_conv_like(site: Site | None) -> bool:
+    """Whether the site is a conv, a transposed conv or a linear layer."""
+    return site is not None and site.op in CONV_LIKE
+
+
+def spatial_size(view: View, value: str, axes: int) -> tuple[int | None, ...] | None:
+    """The spatial size of an activation ``(batch, channels, *spatial)`` as far as it is known."""
+    shape = view.shape(value)
+    return None if shape is None or len(shape) != axes + 2 else tuple(shape[2:])
