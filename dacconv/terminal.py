@@ -12,7 +12,6 @@ from rich.table import Table
 from dacconv import formatting
 from dacconv.report import Report
 
-
 DISPENSABLE = ("dil.", "stride", "energy", "bytes moved", "kernel", "in", "out", "parameters")
 """Columns that a narrow terminal goes without, the first to go first."""
 
