@@ -27,7 +27,9 @@ SUFFIXES: dict[str, Kind] = {
     ".ckpt": "torch",
     ".safetensors": "safetensors",
 }
-TAKES = "dacconv takes ONNX (.onnx), torch.export (.pt2), torch.save (.pt, .pth, .th) and .safetensors"
+TAKES = (
+    "dacconv takes ONNX (.onnx), torch.export (.pt2), torch.save (.pt, .pth, .th) and .safetensors"
+)
 _EXPORT = "export the network to ONNX, or save its state_dict with torch.save, and convert that"
 _TF = "convert it to ONNX first: python -m tf2onnx.convert (see its --help for this format)"
 
@@ -165,7 +167,8 @@ def _zip(path: Path) -> Kind:
             hint="copy or download it again",
         ) from error
     tails = {name.partition("/")[2] for name in names}
-    if "archive_format" in tails or any(n.endswith("serialized_exported_program.json") for n in names):
+    old_export = any(name.endswith("serialized_exported_program.json") for name in names)
+    if "archive_format" in tails or old_export:
         return "pt2"
     if "constants.pkl" in tails or any(tail.startswith("code/") for tail in tails):
         raise _refusal(
@@ -235,4 +238,5 @@ def _refuse_text(path: Path, head: bytes) -> None:
 
 
 def _refusal(path: Path, what: str, hint: str) -> FormatError:
-    return FormatError(f"this is {what}, which dacconv does not convert", where=str(path), hint=hint)
+    told = f"this is {what}, which dacconv does not convert"
+    return FormatError(told, where=str(path), hint=hint)

@@ -1,0 +1,160 @@
+"""A torch module as a model: what state dicts with an architecture and pickled modules share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from torch import nn
+
+from dacconv.errors import UnsupportedError
+from dacconv.models.base import LoadOptions, Runner
+from dacconv.models.torch_arch import user_code
+from dacconv.models.torch_convs import read_affine, read_conv
+from dacconv.models.torch_order import registered, symbolic, unreached
+from dacconv.models.torch_run import (
+    as_arguments,
+    for_inference,
+    input_specs,
+    module_runner,
+    needs_shape,
+    seeded,
+    told_shapes,
+)
+from dacconv.models.torch_surgery import rewrite_module, why_not
+from dacconv.models.torch_trace import Names, Trace, trace
+from dacconv.types import Affine, Conv, Graph, Rewrite, ValueSpec
+
+
+@dataclass(frozen=True, eq=False)
+class TracedModel:
+    """A module, as it was opened, and everything about it but how it is saved.
+
+    ``edited`` are the qualified names of the modules that rewrites have replaced.
+    """
+
+    path: Path
+    options: LoadOptions
+    module: nn.Module
+    edited: frozenset[str] = field(default_factory=frozenset)
+    facts: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The one file that it was read from."""
+        return (self.path,)
+
+    @property
+    def runtime(self) -> str:
+        """The torch that runs it."""
+        return f"torch {torch.__version__}"
+
+    @property
+    def runnable(self) -> str | None:
+        """Why it cannot be run: the size of its input is not known."""
+        return needs_shape(self.inputs())
+
+    @cached_property
+    def _inference(self) -> nn.Module:
+        with user_code("putting the module in eval mode", str(self.path)):
+            return for_inference(self.module)
+
+    @cached_property
+    def _traced(self) -> tuple[Trace, Graph]:
+        require_tree(self.module, self.path)
+        specs = self.inputs()
+        notes: tuple[str, ...] = ()
+        order: Literal["execution", "registration"] = "execution"
+        if needs_shape(specs) is None:
+            found = self._run_once(specs)
+        elif (by_symbols := symbolic(self._inference)) is not None:
+            found = by_symbols
+            notes = ("sizes are not known: give --input-shape",)
+        else:
+            found, order = registered(self._inference), "registration"
+            notes = (
+                "the order is that in which the modules are registered, and which of them are "
+                "called is not known: give --input-shape",
+            )
+        names = Names.of(self._inference)
+        nodes = list(found.nodes)
+        if order == "execution":
+            nodes += unreached(self._inference, found.used, names)
+        sites = {n.name: found.sites[n.name] for n in nodes if n.name in found.sites}
+        found = replace(found, sites=sites)
+        graph = Graph(
+            nodes=tuple(nodes),
+            inputs=specs,
+            outputs=found.outputs,
+            order=order,
+            notes=(*self.facts, *found.notes, *notes),
+        )
+        return found, graph
+
+    def _run_once(self, specs: tuple[ValueSpec, ...]) -> Trace:
+        feeds = seeded(specs)
+        args, kwargs = as_arguments(self._inference, feeds)
+        names = list(feeds)[: len(args)]
+        doing = f"the model's forward, given {told_shapes(feeds)},"
+        with user_code(doing, str(self.path), "is --input-shape what the network takes?"):
+            return trace(self._inference, args, kwargs, names)
+
+    def graph(self) -> Graph:
+        """The dataflow of one run on a seeded input; see ``Model.graph``."""
+        return self._traced[1]
+
+    def _site(self, node: str) -> nn.Module:
+        found, graph = self._traced
+        if node not in found.sites:
+            kind = next((n.kind for n in graph.nodes if n.name == node), None)
+            what = "no such node" if kind is None else f"a call of {kind}, not a layer"
+            raise UnsupportedError(what, where=node)
+        return self.module.get_submodule(found.sites[node])
+
+    def conv(self, node: str) -> Conv:
+        """The conv, transposed conv or linear layer at a node."""
+        return read_conv(self._site(node))
+
+    def affine(self, node: str) -> Affine:
+        """The BatchNorm at a node."""
+        return read_affine(self._site(node))
+
+    def can_rewrite(self, edit: Rewrite) -> str | None:
+        """Why ``rewrite`` would refuse an edit, in words; None where it would not."""
+        found, graph = self._traced
+        return why_not(edit, graph, found.sites)
+
+    def rewrite(self, edits: Sequence[Rewrite]) -> Self:
+        """A new model with plain layers in the place of the edited ones.
+
+        Raises:
+            UnsupportedError: an edit does not fit a module tree; ``can_rewrite`` says so before.
+        """
+        found, graph = self._traced
+        made, changed = rewrite_module(self.module, graph, found.sites, edits)
+        return replace(self, module=made, edited=self.edited | changed)
+
+    def runner(self, *, threads: int | None = None) -> Runner:
+        """Runs the module in eval mode without gradients."""
+        if self.runnable:
+            raise UnsupportedError(self.runnable, where=str(self.path))
+        return module_runner(self._inference, self.path, threads)
+
+    def inputs(self) -> tuple[ValueSpec, ...]:
+        """The inputs of ``forward``, with the user's shapes."""
+        return input_specs(self.module, self.options.input_shapes, str(self.path))
+
+
+def require_tree(module: nn.Module, path: Path) -> None:
+    """Raise UnsupportedError where a module holds itself, so that its names never end."""
+    try:
+        for _ in module.named_modules(remove_duplicate=False):
+            pass
+    except RecursionError as error:
+        raise UnsupportedError(
+            "the module tree contains itself, so its names have no end", where=str(path)
+        ) from error

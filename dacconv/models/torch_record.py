@@ -1,0 +1,72 @@
+"""What a converted torch file says about itself: its plan, where it comes from, its new layers.
+
+It lies inside the file where there is room (a checkpoint with several entries, the metadata of
+safetensors), else beside it as ``<stem>.plan.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dacconv.errors import FormatError
+from dacconv.plans import plan_to_dict
+from dacconv.types import Plan
+
+ENTRY = "dacconv"
+"""The key of the record in a checkpoint, and in the metadata of safetensors."""
+
+RECORD_VERSION = 1
+
+
+def make_record(
+    plan: Plan, provenance: Mapping[str, Any], modules: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The record as plain data: strings, numbers, lists and dicts, so that it opens safely.
+
+    ``modules`` maps the name of each replaced module to the spec of what took its place
+    (:func:`dacconv.models.torch_convs.from_spec`); empty where the architecture is not known.
+    """
+    made = {
+        "record_version": RECORD_VERSION,
+        "provenance": provenance,
+        "plan": plan_to_dict(plan),
+        "modules": modules,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(made, default=str, sort_keys=True))
+    return plain
+
+
+def sidecar(path: Path) -> Path:
+    """``model.dac.pt`` -> ``model.dac.plan.json``."""
+    return path.with_suffix(".plan.json")
+
+
+def to_json(record: Mapping[str, Any], *, indent: int | None = None) -> str:
+    """The record as JSON with sorted keys, ending in a newline where it is indented."""
+    text = json.dumps(record, indent=indent, sort_keys=True, ensure_ascii=False)
+    return text + "\n" if indent else text
+
+
+def read_record(value: Any, where: str) -> dict[str, Any] | None:
+    """A record from an entry of a file or from the text of a sidecar; None where it is none.
+
+    Raises:
+        FormatError: a record of a version that is not known, or a damaged one.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise FormatError(f"its plan is not JSON: {error}", where=where) from error
+    if not isinstance(value, dict) or "record_version" not in value:
+        return None
+    if value["record_version"] != RECORD_VERSION or not isinstance(value.get("modules"), dict):
+        raise FormatError(
+            f"its plan has version {value['record_version']}, which this dacconv cannot read",
+            where=where,
+            hint="update dacconv, or convert the original again",
+        )
+    return value

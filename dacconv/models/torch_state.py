@@ -1,0 +1,262 @@
+"""State dicts: found in their container, loaded into an architecture, written back in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from dacconv.errors import FormatError, UsageError
+from dacconv.files import replacing
+from dacconv.models.base import LoadOptions
+from dacconv.models.torch_arch import build, user_code
+from dacconv.models.torch_convs import describe
+from dacconv.models.torch_entries import Trail, best_prefix, entries, pick, put, rekeyed
+from dacconv.models.torch_files import Checkpoint, write_pickle, write_safetensors
+from dacconv.models.torch_modules import TracedModel, require_tree
+from dacconv.models.torch_record import ENTRY, make_record, read_record, sidecar, to_json
+from dacconv.models.torch_surgery import names_of
+from dacconv.types import Plan, Rewrite
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StateFile:
+    """A state dict and the file around it. ``trail`` leads to it from the top of the file."""
+
+    checkpoint: Checkpoint
+    trail: Trail
+    state: Mapping[str, Any]
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the plan can lie inside the file."""
+        return self.checkpoint.dtypes is not None or bool(self.trail)
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """What an earlier conversion left in the file."""
+        where = str(self.checkpoint.path)
+        if self.checkpoint.dtypes is not None:
+            return read_record(self.checkpoint.metadata.get(ENTRY), where)
+        inside = self.checkpoint.content.get(ENTRY) if self.trail else None
+        if inside is None and not self.has_room:
+            beside = sidecar(self.checkpoint.path)
+            inside = beside.read_text("utf-8") if beside.is_file() else None
+        return read_record(inside, where)
+
+    def facts(self) -> Iterator[str]:
+        """What a reader of the report must know about the file."""
+        if self.checkpoint.legacy:
+            yield "the file is in the format of PyTorch before 1.6; it is written in today's"
+        others = [
+            ".".join(trail)
+            for trail in entries(self.checkpoint.content, Mapping)
+            if trail != self.trail
+        ]
+        if others and self.trail:
+            yield (
+                f"other weights in the file ({', '.join(others[:4])}) are kept as they are and "
+                "no longer match the converted ones"
+            )
+        if isinstance(self.checkpoint.content, Mapping) and "optimizer" in self.checkpoint.content:
+            yield "the optimizer's state is kept as it is and no longer matches the weights"
+
+    def save(
+        self,
+        path: Path,
+        changed: Mapping[str, Mapping[str, torch.Tensor]],
+        record: Mapping[str, Any],
+    ) -> tuple[Path, ...]:
+        """Write the file with other tensors in it; see :func:`changed_items`."""
+        items = list(changed_items(self.state, changed))
+        if self.checkpoint.dtypes is not None:
+            dtypes = dict(self.checkpoint.dtypes)
+            for prefix, new in changed.items():
+                dtypes |= dict.fromkeys(new, dtypes.get(f"{prefix}weight", ""))
+            metadata = {**self.checkpoint.metadata, ENTRY: to_json(record)}
+            with replacing(path) as (temporary,):
+                write_safetensors(dict(items), dtypes, metadata, temporary)
+            return (path,)
+        new_metadata = {
+            key.rpartition(".")[0]: {"version": 1} for new in changed.values() for key in new
+        }
+        content = put(self.checkpoint.content, self.trail, rekeyed(self.state, items, new_metadata))
+        if self.has_room:
+            content[ENTRY] = dict(record)
+            with replacing(path) as (temporary,):
+                write_pickle(content, temporary)
+            return (path,)
+        beside = sidecar(path)
+        with replacing(beside, path) as (notes, temporary):
+            write_pickle(content, temporary)
+            notes.write_text(to_json(record, indent=2), encoding="utf-8")
+        return (path, beside)
+
+    def side_files(self, path: Path) -> tuple[Path, ...]:
+        """The plan, where the file has no room for it."""
+        return () if self.has_room else (sidecar(path),)
+
+
+def open_state(checkpoint: Checkpoint, options: LoadOptions) -> StateFile:
+    """The state dict that the options pick."""
+    where = str(checkpoint.path)
+    trail, state = pick(checkpoint.content, Mapping, options.key, where)
+    return StateFile(checkpoint, trail, state)
+
+
+def changed_items(
+    state: Mapping[str, Any], changed: Mapping[str, Mapping[str, torch.Tensor]]
+) -> Iterator[tuple[str, Any]]:
+    """The items of a state dict with the entries of some layers replaced, in their places.
+
+    ``changed`` maps the key prefix of a layer (``features.0.``) to its new entries by their
+    whole keys; they come where the first of the old ones was.
+    """
+    pending = dict(changed)
+    for key, value in state.items():
+        prefix = next((p for p in changed if key.startswith(p)), None)
+        if prefix is None:
+            yield key, value
+        else:
+            yield from pending.pop(prefix, {}).items()
+
+
+@dataclass(frozen=True, eq=False)
+class StateModel(TracedModel):
+    """A state dict with its architecture. Module name + ``prefix`` is the key in the file."""
+
+    source: StateFile = field(kw_only=True)
+    prefix: str = field(default="", kw_only=True)
+
+    @property
+    def format(self) -> str:
+        """``state_dict``."""
+        return "state_dict"
+
+    def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
+        """Write the container that came in, with the converted weights in their places."""
+        earlier = self.source.record or {"modules": {}}
+        modules = {name: describe(self.module.get_submodule(name)) for name in self._outermost()}
+        record = make_record(plan, provenance, {**earlier["modules"], **modules})
+        return self.source.save(path, self._changed(), record)
+
+    def rewrite(self, edits: Sequence[Rewrite]) -> Self:
+        """As every module, with the new weights rounded to the dtype that the file has."""
+        made = super().rewrite(edits)
+        for prefix, new in made._changed().items():
+            module = made.module.get_submodule(prefix[len(self.prefix) : -1])
+            for key, parameter in module.named_parameters():
+                parameter.data = new[prefix + key].to(parameter.dtype)
+        return made
+
+    def side_files(self, path: Path) -> tuple[Path, ...]:
+        """The plan, where the file has no room for it."""
+        return self.source.side_files(path)
+
+    def _outermost(self) -> list[str]:
+        """The replaced modules, without those inside another one."""
+        return [
+            name
+            for name in sorted(self.edited)
+            if not any(name.startswith(f"{other}.") for other in self.edited)
+        ]
+
+    def _changed(self) -> dict[str, dict[str, torch.Tensor]]:
+        """The new entries of the replaced layers, in the dtype that the file has."""
+        made: dict[int, torch.Tensor] = {}
+        changed: dict[str, dict[str, torch.Tensor]] = {}
+        for canonical in self._outermost():
+            module = self.module.get_submodule(canonical)
+            for name in names_of(self.module, canonical):
+                prefix = f"{self.prefix}{name}."
+                like = self.source.state.get(f"{prefix}weight")
+                entries: dict[str, torch.Tensor] = {}
+                for key, parameter in module.named_parameters():
+                    if id(parameter) not in made:
+                        dtype = like.dtype if like is not None else parameter.dtype
+                        made[id(parameter)] = parameter.detach().to(dtype)
+                    entries[prefix + key] = made[id(parameter)]
+                changed[prefix] = entries
+        return changed
+
+
+def load_state(source: StateFile, options: LoadOptions) -> StateModel:
+    """Build the architecture and load the state dict into it, strictly.
+
+    Raises:
+        UsageError: the factory fails, or its keys and the file's are not the same.
+    """
+    path = source.checkpoint.path
+    module = build(options.arch or "", options.arch_args)
+    require_tree(module, path)
+    prefix = fill(module, source.state, str(path), f"--arch {options.arch}")
+    left = [key for key in source.state if not key.startswith(prefix)]
+    facts = list(source.facts())
+    if left:
+        facts.append(f"entries outside '{prefix}' are kept as they are: {', '.join(left[:4])}")
+    return StateModel(path, options, module, facts=tuple(facts), source=source, prefix=prefix)
+
+
+def fill(module: nn.Module, state: Mapping[str, Any], where: str, what: str) -> str:
+    """Load a state dict into a module, strictly; return the prefix that its keys have.
+
+    BatchNorm's ``num_batches_tracked``, which old files lack, may be missing.
+
+    Raises:
+        UsageError: missing, unexpected or differently shaped entries, which it names.
+    """
+    with user_code("its state_dict()", what):
+        wanted = module.state_dict()
+    prefix = best_prefix(state, wanted)
+    have = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+    missing = [key for key in wanted if key not in have]
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in have if key not in wanted]
+    shapes = [
+        f"{key} is {_shape(have[key])}, not {_shape(wanted[key])}"
+        for key in wanted
+        if key in have and _shape(have[key]) != _shape(wanted[key])
+    ]
+    if missing or unexpected or shapes:
+        told = "; ".join(
+            _listed(*group)
+            for group in (
+                ("missing from the file", missing),
+                ("not in the architecture", unexpected),
+                ("of another shape", shapes),
+            )
+            if group[1]
+        )
+        raise UsageError(
+            f"the file does not fit {what}: {told}",
+            where=where,
+            hint="is it the right architecture, with the right arguments (--arch-arg)?",
+        )
+    for key in wanted.keys() - have.keys():
+        have[key] = wanted[key]
+    with user_code("loading the state dict", where, f"into {what}"):
+        module.load_state_dict(have, strict=True)
+    return prefix
+
+
+def _shape(value: Any) -> str:
+    return "x".join(map(str, value.shape)) or "scalar" if isinstance(value, torch.Tensor) else ""
+
+
+def _listed(what: str, keys: Sequence[str], most: int = 4) -> str:
+    more = f", ... ({len(keys)} in all)" if len(keys) > most else ""
+    return f"{what}: {', '.join(keys[:most])}{more}"
+
+
+def require_tensors(checkpoint: Checkpoint) -> None:
+    """Raise FormatError where the file holds no mapping at all."""
+    if not isinstance(checkpoint.content, (Mapping, nn.Module)):
+        raise FormatError(
+            f"no weights in it: it is a {type(checkpoint.content).__name__}",
+            where=str(checkpoint.path),
+            hint="save the state_dict of the network: torch.save(net.state_dict(), path)",
+        )

@@ -1,0 +1,181 @@
+"""Editing a module tree: plain layers in the place of layers, everything else shared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from dacconv.errors import UnsupportedError
+from dacconv.models.torch_convs import Builder
+from dacconv.models.torch_run import shared_copy
+from dacconv.types import Array, Conv, Graph, Node, Rewrite
+
+_LAYERS = ("conv", "conv_transpose", "linear")
+_KEEPERS = ("affine", "identity", "pad", "pool")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """What one edit does to the tree: a chain at ``at``, and nothing left at ``emptied``."""
+
+    at: str
+    chain: tuple[Conv, ...]
+    emptied: tuple[str, ...]
+
+
+def why_not(edit: Rewrite, graph: Graph, sites: Mapping[str, str]) -> str | None:
+    """Why an edit cannot be made in a module tree; None where it can."""
+    found = _place(edit, graph, sites)
+    return found if isinstance(found, str) else None
+
+
+def rewrite_module(
+    module: nn.Module, graph: Graph, sites: Mapping[str, str], edits: Sequence[Rewrite]
+) -> tuple[nn.Module, frozenset[str]]:
+    """A copy of ``module`` with the edits made, and the names of the modules that changed.
+
+    Raises:
+        UnsupportedError: an edit does not fit a module tree, or two contradict each other.
+    """
+    chains: dict[str, tuple[Conv, ...]] = {}
+    emptied: set[str] = set()
+    edited: set[str] = set()
+    for edit in edits:
+        place = _place(edit, graph, sites)
+        if isinstance(place, str):
+            raise UnsupportedError(place, where=edit.target)
+        if place.at in chains and not _same(chains[place.at], place.chain):
+            raise UnsupportedError(
+                "a module that is called several times would need different weights per call",
+                where=edit.target,
+            )
+        chains[place.at] = place.chain
+        emptied.update(place.emptied)
+        edited.update((edit.target, *edit.drop))
+    _require_all_sites({*chains, *emptied}, sites, edited)
+    if emptied & chains.keys():
+        raise UnsupportedError("edits overlap", where=min(emptied & chains.keys()))
+    made = shared_copy(module)
+    builder = Builder()
+    for path, chain in chains.items():
+        replace_module(made, path, builder.chain(chain, made.get_submodule(path)))
+    for path in sorted(emptied):
+        replace_module(made, path, nn.Identity().train(made.get_submodule(path).training))
+    return made, frozenset({*chains, *emptied})
+
+
+def replace_module(root: nn.Module, path: str, new: nn.Module) -> None:
+    """Put ``new`` wherever the module at ``path`` is registered, under all its names.
+
+    Raises:
+        UnsupportedError: the module is the root, which has no place to be replaced in.
+    """
+    old = root.get_submodule(path)
+    if old is root:
+        raise UnsupportedError("the model is this one layer; put it in an nn.Sequential first")
+    for owner, name in list(_places(root, old)):
+        owner._modules[name] = new
+
+
+def _places(root: nn.Module, wanted: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    for owner in root.modules():
+        for name, child in owner._modules.items():
+            if child is wanted:
+                yield owner, name
+
+
+def names_of(root: nn.Module, path: str) -> tuple[str, ...]:
+    """Every qualified name under which the module at ``path`` is registered."""
+    wanted = root.get_submodule(path)
+    return tuple(n for n, m in root.named_modules(remove_duplicate=False) if m is wanted)
+
+
+def _place(edit: Rewrite, graph: Graph, sites: Mapping[str, str]) -> Place | str:
+    """Where an edit goes in the tree, or why it cannot go anywhere."""
+    if len(edit.branches) != 1:
+        return "a sum of several branches has no plain torch.nn layer"
+    nodes = [node for node in graph.nodes if node.name in {edit.target, *edit.drop}]
+    if {edit.target, *edit.drop} - {node.name for node in nodes}:
+        return "names a node that the model does not have"
+    for node in nodes:
+        if node.skip:
+            return f"{node.name}: {node.skip}"
+        if node.name not in sites or node.op not in _LAYERS + _KEEPERS:
+            return f"'{node.name}' ({node.kind}) is a call in Python code, not a torch.nn layer"
+    bridged = [n for n in nodes if n.output in edit.alias and n.op in _KEEPERS]
+    for node in bridged:  # what it passes on is what it reads: an Identity in its place
+        if node.inputs != (edit.alias[node.output],):
+            return f"'{node.name}' does not read the value that replaces it"
+    if reason := _not_a_chain(edit, [n for n in nodes if n not in bridged], graph):
+        return reason
+    layers = [node for node in nodes if node.op in _LAYERS]
+    if not layers:
+        return "there is no conv whose place the new one could take"
+    if len(nodes) > 1 and (reason := _shared(nodes, graph, sites)):
+        return reason
+    main = max(layers, key=lambda n: n.geometry.kernel if n.geometry else ())
+    others = tuple(sites[n.name] for n in nodes if n is not main)
+    return Place(sites[main.name], edit.branches[0], others)
+
+
+def _shared(nodes: Sequence[Node], graph: Graph, sites: Mapping[str, str]) -> str | None:
+    """Why layers cannot be merged: they are used elsewhere, where they would be missing."""
+    for node in nodes:
+        if sum(path == sites[node.name] for path in sites.values()) > 1:
+            return f"module '{sites[node.name]}' is called several times"
+        if any(n.weight == node.weight for n in graph.nodes if n is not node and n.weight):
+            return f"the weight of '{node.name}' is shared"
+    return None
+
+
+def _not_a_chain(edit: Rewrite, nodes: Sequence[Node], graph: Graph) -> str | None:
+    """Why the dropped nodes are not one chain from source to target with no other reader."""
+    value = edit.source
+    for index, node in enumerate(nodes):
+        if node.inputs != (value,):
+            return f"'{node.name}' does not read '{value}' alone"
+        value = node.output
+        last = index == len(nodes) - 1
+        if not last and (_readers(graph, value) != 1 or value in graph.outputs):
+            return f"the output of '{node.name}' is also used elsewhere"
+    if not nodes or nodes[-1].name != edit.target:
+        return f"'{edit.target}' is not the last of the nodes that are dropped"
+    return None
+
+
+def _readers(graph: Graph, value: str) -> int:
+    return sum(node.inputs.count(value) for node in graph.nodes)
+
+
+def _same(first: Sequence[Conv], second: Sequence[Conv]) -> bool:
+    """Whether two chains would become the same module."""
+    if len(first) != len(second):
+        return False
+    return all(
+        np.array_equal(a.weight, b.weight)
+        and (a.bias is b.bias or _equal(a.bias, b.bias))
+        and (a.stride, a.padding, a.dilation, a.groups)
+        == (b.stride, b.padding, b.dilation, b.groups)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def _equal(first: Array | None, second: Array | None) -> bool:
+    return first is not None and second is not None and np.array_equal(first, second)
+
+
+def _require_all_sites(
+    paths: Iterable[str], sites: Mapping[str, str], edited: Iterable[str]
+) -> None:
+    """A module is replaced for all its calls, so all its calls must be edited."""
+    done = set(edited)
+    for path in paths:
+        left = [node for node, at in sites.items() if at == path and node not in done]
+        if left:
+            raise UnsupportedError(
+                f"module '{path}' is also called as '{left[0]}', which is not edited",
+                hint="a module is replaced at all its calls or at none",
+            )

@@ -1,0 +1,465 @@
+"""Running a module once and writing down what it does: its nodes in order of execution.
+
+The module itself runs, eagerly, on one seeded input; a torch function mode sees every call
+and global hooks see every module. Nothing is guessed from the source: what is recorded is
+what happened. In-place operations make new values, also for the views of what they change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as hooks
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from dacconv.models.torch_convs import CONVS, NORMS, TRANSPOSED, module_geometry
+from dacconv.models.torch_functions import conv_call, describe_call
+from dacconv.types import Geometry, Node, Op
+
+_DATA_READS = frozenset(
+    {"__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "item",
+     "tolist", "numpy", "__array__", "equal", "allclose", "is_nonzero", "__dlpack__"}
+)  # fmt: skip
+_PLAIN_READS = frozenset(
+    {"forward", "training", "train", "eval", "children", "modules", "named_children",
+     "named_modules", "parameters", "named_parameters", "buffers", "named_buffers", "state_dict"}
+)  # fmt: skip
+_WATCHED: tuple[type[nn.Module], ...] = (_ConvNd, nn.Linear, _BatchNorm)
+_VALUE = "_dacconv_value"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """What one run did.
+
+    ``sites`` maps the nodes that are modules to the module's name; ``used`` are the names of
+    the parameters that were read.
+    """
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    sites: Mapping[str, str]
+    notes: tuple[str, ...]
+    used: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The qualified names of a module tree: the first name of each module and tensor."""
+
+    modules: Mapping[int, str]
+    tensors: Mapping[tuple[Any, ...], str]
+    held: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, root: nn.Module) -> Names:
+        """The names in the tree under ``root``."""
+        modules = {id(module): name for name, module in root.named_modules()}
+        tensors: dict[tuple[Any, ...], str] = {}
+        named = [*root.named_parameters(remove_duplicate=False),
+                 *root.named_buffers(remove_duplicate=False)]  # fmt: skip
+        for name, tensor in named:
+            tensors.setdefault(tensor_key(tensor), name)
+        return cls(modules, tensors, held_outside(root))
+
+    def tensor(self, tensor: torch.Tensor) -> str | None:
+        """The name of a parameter or buffer; None for any other tensor."""
+        return self.tensors.get(tensor_key(tensor))
+
+
+def tensor_key(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """The same for tensors that are the same memory, seen in the same way."""
+    if tensor.layout != torch.strided or tensor.numel() == 0:
+        return (id(tensor),)
+    return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+
+def held_outside(root: nn.Module) -> dict[str, str]:
+    """Modules that a plain attribute holds too, where a replacement would not reach them."""
+    names = {id(module): name for name, module in root.named_modules()}
+    held: dict[str, str] = {}
+    for owner in root.modules():
+        for attribute, value in vars(owner).items():
+            if attribute not in ("_modules", "_parameters", "_buffers"):
+                for found in _modules_in(value, depth=3):
+                    if id(found) in names:
+                        where = ".".join(filter(None, (names[id(owner)], attribute)))
+                        held.setdefault(names[id(found)], where)
+    return held
+
+
+def _modules_in(value: object, depth: int) -> Iterator[nn.Module]:
+    if isinstance(value, nn.Module):
+        yield value
+    elif depth and isinstance(value, (list, tuple, set, frozenset)):
+        for item in value:
+            yield from _modules_in(item, depth - 1)
+    elif depth and isinstance(value, dict):
+        for item in value.values():
+            yield from _modules_in(item, depth - 1)
+
+
+def leaf_op(module: nn.Module) -> Op | None:
+    """The op of a plain torch.nn layer that is taken whole; None for all other modules."""
+    if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
+        return None
+    kind = type(module)
+    if kind in CONVS:
+        return "conv"
+    if kind in TRANSPOSED:
+        return "conv_transpose"
+    if kind is nn.Linear:
+        return "linear"
+    if kind in NORMS:
+        fixed = not module.training and getattr(module, "running_mean", None) is not None
+        return "affine" if fixed else None
+    return None
+
+
+def tensors_in(value: object) -> list[torch.Tensor]:
+    """The tensors of a nest of tuples, lists, dicts and objects with fields, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [t for item in value for t in tensors_in(item)]
+    if isinstance(value, Mapping):
+        return [t for item in value.values() for t in tensors_in(item)]
+    if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
+        return [t for name in value.__dataclass_fields__ for t in tensors_in(getattr(value, name))]
+    return []
+
+
+def trace(
+    root: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    names: Sequence[str] = (),
+) -> Trace:
+    """Run ``root`` (in eval mode already) once and return what it did.
+
+    ``names`` are those of the positional inputs. Whatever the module raises goes through.
+    """
+    recorder = _Recorder(Names.of(root), root)
+    for name, tensor in (*zip(names, args, strict=True), *kwargs.items()):
+        recorder.name_value(tensor, name)
+    with torch.no_grad(), recorder.watching(), recorder:
+        result = root(*args, **kwargs)
+    return recorder.finish(tensors_in(result))
+
+
+class _Recorder(TorchFunctionMode):
+    """Sees every torch call and every module call; see :func:`trace`."""
+
+    def __init__(self, names: Names, root: nn.Module) -> None:
+        super().__init__()
+        self.names = names
+        self.root = root
+        self.stack: list[nn.Module] = []
+        self.inside: nn.Module | None = None  # the leaf whose own calls are not recorded
+        self.nodes: list[Node] = []
+        self.taken: set[str] = set()
+        self.reserved = set(names.modules.values())
+        self.sites: dict[str, str] = {}
+        self.clock = 0
+        self.writes: dict[int, tuple[int, str]] = {}  # storage -> (when, value) last written
+        self.readers: dict[str, str] = {}  # tensor name -> who read it outside its layer
+        self.touched: dict[str, str] = {}  # conv -> attribute that the model's code reads
+        self.counted: set[str] = set()
+        self.dynamic: str | None = None
+        self.unseen = False
+
+    # -- what is seen -------------------------------------------------------------------
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.inside is not None:
+            return func(*args, **kwargs)
+        taken = tensors_in((args, kwargs))
+        sources = [self.lookup(t) for t in taken]
+        versions = [t._version for t in taken]
+        result = func(*args, **kwargs)
+        written = [t for t, v in zip(taken, versions, strict=True) if t._version != v]
+        self._record(func, args, kwargs, taken, sources, written, result)
+        return result
+
+    def _record(
+        self,
+        func: Any,
+        args: Any,
+        kwargs: Any,
+        taken: list[torch.Tensor],
+        sources: list[str | None],
+        written: list[torch.Tensor],
+        result: Any,
+    ) -> None:
+        name = (resolve_name(func) or getattr(func, "__name__", str(func))).removesuffix(".__get__")
+        short = name.rpartition(".")[2]
+        values = [source for source in sources if source is not None]
+        if short in _DATA_READS and values:
+            self.dynamic = self.dynamic or f"{short.strip('_')} in {self._place() or 'forward'}"
+        given = {id(t) for t in taken} - {id(t) for t in written}
+        made = [t for t in tensors_in(result) if not (id(t) in given and self.known(t))]
+        made += [t for t in written if all(t is not m for m in made)]
+        if not made:
+            return
+        node = self._fresh_call(short)
+        params = 0
+        for tensor in taken:
+            if (constant := self.names.tensor(tensor)) is not None:
+                self.readers.setdefault(constant, f"{short} in {self._place() or 'forward'}")
+                params += self.count(constant, tensor)
+        op, attrs, geometry, skip = self._meaning(name, args, kwargs, taken, sources, made[0])
+        weight = None if geometry is None else self._weight_of(args, kwargs, node)
+        self.emit(node, op, values, made, kind=short.strip("_"), weight=weight,
+                  geometry=geometry, skip=skip, params=params, attrs=attrs)  # fmt: skip
+        for tensor in written:
+            self.writes[_storage(tensor)] = (self.clock, self.known(tensor) or f"{node}:0")
+
+    def _meaning(
+        self,
+        name: str,
+        args: Any,
+        kwargs: Any,
+        taken: list[torch.Tensor],
+        sources: list[str | None],
+        made: torch.Tensor,
+    ) -> tuple[Op, Mapping[str, Any], Geometry | None, str | None]:
+        """What a call is: the op and attrs of its node, and why it cannot be edited."""
+        found = conv_call(name, args, kwargs, made)
+        if found is not None:
+            op, weight, geometry = found
+            return op, {}, geometry, self._why_functional(op, weight)
+        op, attrs = describe_call(name, args, kwargs, made)
+        if op in ("add", "concat") and not all(sources):
+            return "other", {}, None, None  # one side is a constant
+        return op, attrs, None, None
+
+    def _why_functional(self, op: Op, weight: Any) -> str:
+        """Why the conv behind a bare function call is left alone."""
+        owner = self.stack[-1] if self.stack else self.root
+        kind = type(owner).__name__
+        if not isinstance(weight, torch.Tensor) or self.names.tensor(weight) is None:
+            return f"its weight is computed while the model runs (in a {kind})"
+        if isinstance(owner, (_ConvNd, nn.Linear)):
+            if owner._forward_hooks or owner._forward_pre_hooks:
+                return "it has forward hooks, which a replacement would lose"
+            if "forward" in vars(owner):
+                return "its forward was replaced on the instance"
+            if type(owner) not in (*CONVS, *TRANSPOSED, nn.Linear):
+                return f"a {kind}, whose forward is its own, not that of a plain torch.nn layer"
+        return f"a functional {op}: called as a function, not as a torch.nn layer (in a {kind})"
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Global hooks on module calls, and a watch on the attributes of convs."""
+        handles = [
+            hooks.register_module_forward_pre_hook(self._enter),
+            hooks.register_module_forward_hook(self._leave, with_kwargs=True, always_call=True),
+        ]
+
+        def watch(module: Any, name: str) -> Any:
+            if not name.startswith("_") and name not in _PLAIN_READS:
+                self._touch(module, name)
+            return object.__getattribute__(module, name)
+
+        for kind in _WATCHED:
+            kind.__getattribute__ = watch  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for kind in _WATCHED:
+                del kind.__getattribute__
+            for handle in handles:
+                handle.remove()
+
+    def _touch(self, module: nn.Module, attribute: str) -> None:
+        if self.inside is not module and not any(m is module for m in self.stack):
+            name = self.names.modules.get(id(module))
+            if name is not None:
+                self.touched.setdefault(name, attribute)
+
+    def _enter(self, module: nn.Module, _: Any) -> None:
+        if self.inside is None:
+            self.stack.append(module)
+            if leaf_op(module) is not None and id(module) in self.names.modules:
+                self.inside = module
+
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+        if self.inside is not None and self.inside is not module:
+            return
+        while self.stack and self.stack.pop() is not module:
+            pass
+        if self.inside is module:
+            if isinstance(result, torch.Tensor):  # None where the layer raised
+                self._leaf(module, tensors_in((args, kwargs)), result)
+            self.inside = None
+        elif next(module.children(), None) is None:
+            self._whole(module)
+
+    def _leaf(self, module: nn.Module, taken: list[torch.Tensor], result: torch.Tensor) -> None:
+        path = self.names.modules[id(module)]
+        name = self.fresh(path or type(module).__name__, module=True)
+        self.sites[name] = path
+        op = leaf_op(module) or "other"
+        own = dict(module.named_parameters(recurse=False))
+        geometry = weight = None
+        if op != "affine":
+            geometry = module_geometry(module, taken[0], result)
+            weight = self.names.tensor(own["weight"])
+        params = sum(self.count(self.names.tensor(p) or "", p) for p in own.values())
+        self.emit(name, op, [v for t in taken if (v := self.lookup(t))], [result],
+                  kind=type(module).__name__, weight=weight, geometry=geometry,
+                  params=params)  # fmt: skip
+
+    def _whole(self, module: nn.Module) -> None:
+        """Note a module without children whose call was one node: it can be replaced too."""
+        path = self.names.modules.get(id(module))
+        if path and self.nodes and self.nodes[-1].name.partition("@")[0] == path:
+            calls = [node.name for node in self.nodes if node.name.partition("@")[0] == path]
+            if len(calls) == 1 and self.nodes[-1].op in ("pool", "pad", "identity"):
+                self.sites[calls[0]] = path
+
+    # -- values -------------------------------------------------------------------------
+
+    def name_value(self, tensor: torch.Tensor, value: str) -> None:
+        """Give what ``tensor`` holds now a name; the tag dies with the tensor."""
+        if self.names.tensor(tensor) is None:  # the model's own tensors must stay clean
+            setattr(tensor, _VALUE, (value, self.clock))
+
+    def known(self, tensor: torch.Tensor) -> str | None:
+        """The value that ``tensor`` was last seen to hold."""
+        tag = getattr(tensor, _VALUE, None)
+        return None if tag is None else str(tag[0])
+
+    def lookup(self, tensor: torch.Tensor) -> str | None:
+        """The value that ``tensor`` holds now; None for the model's own constants."""
+        if self.names.tensor(tensor) is not None:
+            return None
+        tag = getattr(tensor, _VALUE, None)
+        written = self.writes.get(_storage(tensor))
+        if tag is None:
+            self.unseen = True
+            self.name_value(tensor, self.fresh("unseen"))
+        elif written is not None and written[0] > tag[1]:  # changed through another view
+            node = self.fresh(f"{tag[0].removesuffix(':0')}.view")
+            self.emit(node, "other", [tag[0], written[1]], [tensor], kind="view")
+        return self.known(tensor)
+
+    def emit(
+        self,
+        name: str,
+        op: Op,
+        inputs: Iterable[str],
+        made: Sequence[torch.Tensor],
+        *,
+        kind: str,
+        weight: str | None = None,
+        geometry: Geometry | None = None,
+        skip: str | None = None,
+        params: int = 0,
+        attrs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Append a node that makes the values of the tensors ``made``."""
+        self.clock += 1
+        for index, tensor in enumerate(made):
+            self.name_value(tensor, f"{name}:{index}")
+        self.nodes.append(
+            Node(
+                name=name,
+                op=op,
+                inputs=tuple(inputs),
+                output=f"{name}:0",
+                shape=tuple(made[0].shape),
+                kind=kind,
+                weight=weight,
+                geometry=geometry,
+                skip=skip,
+                params=params,
+                attrs=attrs or {},
+            )
+        )
+
+    def fresh(self, wish: str, *, module: bool = False) -> str:
+        """A node name that is free; the bare names of modules are kept for their own calls."""
+        name, count = wish, 1
+        while name in self.taken or (not module and name in self.reserved):
+            count += 1
+            name = f"{wish}@{count}"
+        self.taken.add(name)
+        return name
+
+    def count(self, constant: str, tensor: torch.Tensor) -> int:
+        """The parameters of a constant, once."""
+        if constant in self.counted or not isinstance(tensor, nn.Parameter):
+            return 0
+        self.counted.add(constant)
+        return tensor.numel()
+
+    def _place(self) -> str:
+        return self.names.modules.get(id(self.stack[-1]), "") if self.stack else ""
+
+    def _fresh_call(self, short: str) -> str:
+        """The name of a function call: that of the module where the module is only this."""
+        place = self._place()
+        if place and next(self.stack[-1].children(), None) is None:
+            return self.fresh(place, module=True)
+        return self.fresh(".".join(filter(None, (place, short.strip("_") or "call"))))
+
+    def _weight_of(self, args: Any, kwargs: Any, node: str) -> str:
+        weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
+        named = self.names.tensor(weight) if isinstance(weight, torch.Tensor) else None
+        return named or f"{node}:weight"
+
+    # -- the end ------------------------------------------------------------------------
+
+    def finish(self, outputs: Sequence[torch.Tensor]) -> Trace:
+        """The nodes with the reasons that only the whole run shows."""
+        values = tuple(self.lookup(t) or self.names.tensor(t) or "" for t in outputs)
+        blind = None
+        notes = []
+        if self.dynamic:
+            blind = f"the model's code looks at values ({self.dynamic}), so it may branch on them"
+            notes.append(f"{blind}; the graph is that of one seeded input")
+        elif self.unseen:
+            blind = "some tensors come from code that could not be watched"
+            notes.append(f"{blind}, so nothing is fused")
+        nodes = tuple(self._judged(node, blind) for node in self.nodes)
+        return Trace(nodes, values, dict(self.sites), tuple(notes), frozenset(self.counted))
+
+    def _judged(self, node: Node, blind: str | None) -> Node:
+        if node.skip:
+            return node
+        path = self.sites.get(node.name)
+        skip = None if path is None else self._why_not(path, node)
+        if skip is None and node.op not in ("conv", "linear", "conv_transpose", "other"):
+            skip = blind  # a conv may be replaced by itself, but nothing may be merged into it
+        return replace(node, skip=skip)
+
+    def _why_not(self, path: str, node: Node) -> str | None:
+        """What the rest of the run does to a layer that makes it unsafe to replace."""
+        if path in self.touched:
+            return f"the model's own code reads its attribute '{self.touched[path]}'"
+        if path in self.names.held:
+            return f"it is also held in '{self.names.held[path]}', outside the module tree"
+        prefix = f"{path}." if path else ""
+        for own in ("weight", "bias"):
+            reader = self.readers.get(f"{prefix}{own}")
+            if reader:
+                return f"its {own} is also read by {reader}"
+        if node.weight in self.readers:
+            return f"its weight is also read by {self.readers[node.weight]}"
+        return "the model is this one layer" if path == "" else None
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return id(tensor)
