@@ -10,9 +10,7 @@ from dacconv.models.onnx_geometry import attributes_of
 from dacconv.models.onnx_operators import CannotEvaluate
 from dacconv.models.onnx_shapes import Inferred
 from dacconv.models.onnx_tensors import FLOATS
-from dacconv.types import Affine, FloatArray
-
-LOOSE = frozenset({"Mul", "Add", "Sub", "Div"})
+from dacconv.types import Affine, Array, Shape
 
 
 def batch_norm_skip(entry: Entry, constants: Constants) -> str | None:
@@ -29,47 +27,59 @@ def batch_norm_skip(entry: Entry, constants: Constants) -> str | None:
     return None
 
 
-def loose_operands(
-    entry: Entry, constants: Constants, inferred: Inferred
-) -> tuple[str, str] | None:
-    """The runtime value and the constant of a Mul, Add, Sub or Div that is affine per channel.
+def loose_affine_axis(entry: Entry, constants: Constants, inferred: Inferred) -> int | None:
+    """The channel axis along which a Mul, Add, Sub, Div or Neg is affine (1 for a scalar).
 
-    None when it is not: no floating-point constant, one that varies along another axis than
-    1, one that changes the value's shape, or a constant divided by the value.
+    None when it is not: no floating-point constant, one that varies along more than one axis
+    or changes the value's shape, or a constant divided by the value.
     """
-    if entry.op not in LOOSE or len(entry.proto.input) != 2:
+    operands = _operands(entry, constants)
+    if operands is None:
         return None
-    first, second = entry.proto.input
-    if (first in constants) == (second in constants):
-        return None
-    data, constant = (second, first) if first in constants else (first, second)
-    if entry.op == "Div" and constant == first:
-        return None
+    data, constant = operands
+    if constant is None:
+        return 1 if inferred.types.get(data) in FLOATS else None
     try:
         data_type = constants.data_type(constant)
         if data_type is not None and data_type not in FLOATS:
             return None
-        if not _per_channel(constants.shape(constant), inferred.shapes.get(data)):
-            return None
+        axis = _axis(constants.shape(constant), inferred.shapes.get(data))
         values = constants.value(constant) if data_type is None or entry.op == "Div" else None
     except CannotEvaluate:
         return None
     if values is not None and (values.dtype.kind not in "fV" or not _divides(entry, values)):
         return None
-    return data, constant
+    return axis
 
 
-def _divides(entry: Entry, values: FloatArray) -> bool:
+def _operands(entry: Entry, constants: Constants) -> tuple[str, str | None] | None:
+    """The runtime value and the constant; for Neg there is none."""
+    names = list(entry.proto.input)
+    if entry.op == "Neg" and len(names) == 1:
+        return names[0], None
+    if entry.op not in ("Mul", "Add", "Sub", "Div") or len(names) != 2:
+        return None
+    first, second = names
+    if (first in constants) == (second in constants) or (entry.op == "Div" and first in constants):
+        return None
+    return (second, first) if first in constants else (first, second)
+
+
+def _divides(entry: Entry, values: Array) -> bool:
     return entry.op != "Div" or bool(np.all(values.astype(np.float64) != 0))
 
 
-def _per_channel(constant: tuple[int, ...], data: tuple[int | None, ...] | None) -> bool:
+def _axis(constant: tuple[int, ...], data: Shape | None) -> int | None:
+    """The one axis of the data along which the constant varies; 1 if it does not vary at all."""
     if data is None:
-        return constant == ()
+        return 1 if constant == () else None
     if len(constant) > len(data):
-        return False
+        return None
     aligned = (1,) * (len(data) - len(constant)) + constant
-    return all(size == 1 or (axis == 1 and size == data[1]) for axis, size in enumerate(aligned))
+    wide = [axis for axis, size in enumerate(aligned) if size != 1]
+    if not wide:
+        return 1
+    return wide[0] if len(wide) == 1 and data[wide[0]] == aligned[wide[0]] else None
 
 
 def batch_norm(entry: Entry, constants: Constants) -> Affine:
@@ -82,9 +92,12 @@ def batch_norm(entry: Entry, constants: Constants) -> Affine:
     return Affine(factor, shift - mean * factor)
 
 
-def loose_affine(entry: Entry, constants: Constants, operands: tuple[str, str]) -> Affine:
-    """The scale and shift of a node for which ``loose_operands`` gave ``operands``."""
-    data, constant = operands
+def loose_affine(entry: Entry, constants: Constants) -> Affine:
+    """The scale and shift of a node for which ``loose_affine_axis`` gave an axis."""
+    operands = _operands(entry, constants)
+    data, constant = operands if operands is not None else ("", None)
+    if constant is None:
+        return Affine(-np.ones(()), np.zeros(()))
     values = constants.value(constant).astype(np.float64)
     values = values.reshape(() if values.size == 1 else -1)
     one, zero = np.ones_like(values), np.zeros_like(values)

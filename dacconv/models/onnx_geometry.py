@@ -154,51 +154,6 @@ def conv_geometry(
     )
 
 
-def linear_geometry(
-    entry: Entry,
-    weight: tuple[int, ...],
-    weight_at: int,
-    data: Shape | None,
-    data_type: int | None,
-) -> Geometry:
-    """A Gemm or MatMul with a constant matrix at input ``weight_at``.
-
-    The axes of the data that are neither batch nor contracted are positions: they are the
-    ``output_size``, so that batch x positions x in x out is the number of MACs.
-    """
-    given = attributes_of(entry)
-    is_gemm = entry.op == "Gemm"
-    transposed = bool(given.get("transB" if weight_at == 1 else "transA", 0)) and is_gemm
-    rows, columns = (weight[1], weight[0]) if transposed else (weight[0], weight[1])
-    fan_in, fan_out = (rows, columns) if weight_at == 1 else (columns, rows)
-    other = given.get("transA" if weight_at == 1 else "transB", 0) if is_gemm else 0
-    batch, positions = 1, None
-    if data:
-        contracted = len(data) - 1 if weight_at == 1 else max(len(data) - 2, 0)
-        if other:
-            contracted = 1 - contracted
-        rest = [size for axis, size in enumerate(data) if axis != contracted]
-        sizes = tuple(size for size in rest if size is not None)
-        if len(sizes) == len(rest):
-            batch = sizes[0] if sizes else 1
-            positions = sizes[1:]
-        elif len(rest) == 1 or (None not in rest[1:] and rest[0] is None):
-            positions = tuple(size for size in rest[1:] if size is not None)
-    return Geometry(
-        in_channels=fan_in,
-        out_channels=fan_out,
-        kernel=(),
-        stride=(),
-        dilation=(),
-        groups=1,
-        bias=is_gemm and len(entry.proto.input) > 2 and bool(entry.proto.input[2]),
-        input_size=positions,
-        output_size=positions,
-        batch=batch,
-        itemsize=itemsize(data_type),
-    )
-
-
 def itemsize(data_type: int | None) -> int:
     """Bytes per element; 4 where the type is not known."""
     dtype = None if data_type is None else numpy_dtype(data_type)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -163,16 +164,9 @@ def _sorted(document: Document) -> Document:
     if first_unsorted(document.entries, givens(document)) is None:
         return document
     entries = _topological(document.entries)
-    ordered = Document(
-        document.header,
-        entries,
-        document.tensors,
-        document.rest,
-        document.external,
-        document.notes,
-        document.beside,
+    return replace(document, entries=entries).noted(
+        "the nodes were not in an order in which they can run; they were sorted"
     )
-    return ordered.noted("the nodes were not in an order in which they can run; they were sorted")
 
 
 def _topological(entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -200,11 +194,13 @@ def _topological(entries: Sequence[Entry]) -> tuple[Entry, ...]:
 
 def _check_versions(document: Document, path: Path) -> None:
     ir, opset = document.header.ir_version, document.opset
+    if not document.header.HasField("ir_version"):
+        raise FormatError(
+            "not an ONNX model, or a damaged one: it does not say its IR version", where=str(path)
+        )
     if ir < OLDEST_IR:
         raise UnsupportedError(
-            f"ONNX IR version {ir} is too old; {OLDEST_IR} is the oldest that dacconv reads"
-            if document.header.HasField("ir_version")
-            else "not an ONNX model, or a damaged one: it does not say its IR version",
+            f"ONNX IR version {ir} is too old; {OLDEST_IR} is the oldest that dacconv reads",
             where=str(path),
             hint="export the model again with a current exporter",
         )

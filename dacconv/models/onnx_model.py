@@ -10,19 +10,20 @@ from typing import Any, Self
 
 from dacconv.errors import UnsupportedError
 from dacconv.models.base import LoadOptions, Runner
-from dacconv.models.onnx_affine import batch_norm, loose_affine, loose_operands
+from dacconv.models.onnx_affine import batch_norm, loose_affine, loose_affine_axis
 from dacconv.models.onnx_consts import Constants
 from dacconv.models.onnx_document import Document, Entry
-from dacconv.models.onnx_geometry import conv_attributes, spatial
-from dacconv.models.onnx_graph import GraphReader, refuse_quantised
+from dacconv.models.onnx_graph import graph_of, refuse_quantised
 from dacconv.models.onnx_inputs import input_specs
+from dacconv.models.onnx_layers import read_conv
 from dacconv.models.onnx_load import read
 from dacconv.models.onnx_operators import CannotEvaluate
 from dacconv.models.onnx_rewrite import rewrite
-from dacconv.models.onnx_run import document_session, runner
+from dacconv.models.onnx_roles import Known
+from dacconv.models.onnx_run import document_session, runner, runtime
 from dacconv.models.onnx_save import needs_side_file, save, side_path
 from dacconv.models.onnx_shapes import Inferred, infer
-from dacconv.types import Affine, Array, Conv, Graph, Plan, Rewrite, ValueSpec
+from dacconv.types import Affine, Conv, Graph, Plan, Rewrite, ValueSpec
 
 
 def load(path: Path, options: LoadOptions) -> OnnxModel:
@@ -60,10 +61,8 @@ class OnnxModel:
 
     @property
     def runtime(self) -> str:
-        """The onnxruntime that runs it."""
-        import onnxruntime
-
-        return f"onnxruntime {onnxruntime.__version__}"
+        """``onnxruntime`` and its version."""
+        return runtime()
 
     @property
     def runnable(self) -> str | None:
@@ -86,7 +85,11 @@ class OnnxModel:
 
     @cached_property
     def _graph(self) -> Graph:
-        return GraphReader(self.document, self.constants, self.inferred).graph(self._inputs)
+        return graph_of(self.document, self._known, self._inputs)
+
+    @cached_property
+    def _known(self) -> Known:
+        return Known(self.constants, self.inferred)
 
     @cached_property
     def _entries(self) -> dict[str, Entry]:
@@ -101,29 +104,16 @@ class OnnxModel:
         return self._inputs
 
     def conv(self, node: str) -> Conv:
-        """The conv at ``node``, its weight in its own dtype.
+        """The conv, transposed conv or linear layer at ``node``, its weight in its own dtype.
 
         Raises:
-            UnsupportedError: the node is no conv, or its weight cannot be read.
+            UnsupportedError: the node is none of these, or its weight cannot be read.
         """
         entry = self._entry(node)
-        if entry.op != "Conv":
-            raise UnsupportedError(f"{node} is a {entry.op}, not a Conv", where=str(self.path))
-        names = entry.proto.input
-        weight = self._value(node, names[1])
-        data = self.inferred.shapes.get(names[0]) if self._auto_pads(entry) else None
-        attributes = conv_attributes(entry, weight.shape, spatial(data, weight.ndim - 2))
-        if attributes.fault:
-            raise UnsupportedError(f"{node}: {attributes.fault}", where=str(self.path))
-        return Conv(
-            weight=weight,
-            bias=self._value(node, names[2]) if len(names) > 2 and names[2] else None,
-            stride=attributes.stride,
-            padding=attributes.padding,
-            dilation=attributes.dilation,
-            groups=attributes.groups,
-            auto_pad=attributes.auto_pad,
-        )
+        try:
+            return read_conv(entry, self._known)
+        except CannotEvaluate as error:
+            raise UnsupportedError(f"{node}: {error}", where=str(self.path)) from error
 
     def affine(self, node: str) -> Affine:
         """The scale and shift at ``node``, folded in float64.
@@ -135,9 +125,8 @@ class OnnxModel:
         try:
             if entry.op == "BatchNormalization":
                 return batch_norm(entry, self.constants)
-            operands = loose_operands(entry, self.constants, self.inferred)
-            if operands is not None:
-                return loose_affine(entry, self.constants, operands)
+            if loose_affine_axis(entry, self.constants, self.inferred) is not None:
+                return loose_affine(entry, self.constants)
         except CannotEvaluate as error:
             raise UnsupportedError(f"{node}: {error}", where=str(self.path)) from error
         raise UnsupportedError(
@@ -172,12 +161,3 @@ class OnnxModel:
             raise UnsupportedError(
                 f"the graph has no node {node!r} that can be read", where=str(self.path)
             ) from None
-
-    def _auto_pads(self, entry: Entry) -> bool:
-        return any(a.name == "auto_pad" and a.s.startswith(b"SAME") for a in entry.proto.attribute)
-
-    def _value(self, node: str, name: str) -> Array:
-        try:
-            return self.constants.value(name)
-        except CannotEvaluate as error:
-            raise UnsupportedError(f"{node}: {error}", where=str(self.path)) from error

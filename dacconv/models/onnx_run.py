@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from dacconv.errors import FormatError, UnsupportedError
+from dacconv.errors import UnsupportedError
 from dacconv.models.base import Feeds, Runner
 from dacconv.models.onnx_document import Document, pieces
 from dacconv.models.onnx_save import INLINE_LIMIT, inline_size, write
 from dacconv.types import Array
-
-log = logging.getLogger(__name__)
 
 
 def session(model: bytes | str | Path, *, threads: int | None = None, optimise: bool = True) -> Any:
@@ -49,6 +46,15 @@ def session(model: bytes | str | Path, *, threads: int | None = None, optimise: 
         return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common type of their own
         raise _refusal("does not take the model", error) from error
+
+
+def runtime() -> str:
+    """The runtime's name and version."""
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        return "onnxruntime (not installed)"
+    return f"onnxruntime {ort.__version__}"
 
 
 def _refusal(what: str, error: Exception) -> UnsupportedError:
@@ -94,5 +100,5 @@ def _named(names: Sequence[str], results: Sequence[Any]) -> dict[str, Array]:
     outputs: Mapping[str, Any] = dict(zip(names, results, strict=True))
     for name, value in outputs.items():
         if not isinstance(value, np.ndarray):
-            raise FormatError(f"output {name!r} is a {type(value).__name__}, not a tensor")
+            raise UnsupportedError(f"output {name!r} is a {type(value).__name__}, not a tensor")
     return dict(outputs)

@@ -18,7 +18,7 @@ RUNTIME_CONVS = {
 
 
 def conv_skip(entry: Entry, constants: Constants) -> str | None:
-    """Why a Conv's weight or bias cannot be replaced; None when it can."""
+    """Why the weight or bias of a Conv or ConvTranspose cannot be replaced; None when it can."""
     weight = entry.proto.input[1] if len(entry.proto.input) > 1 else ""
     reason = weight_skip(weight, constants)
     if reason:
@@ -30,7 +30,7 @@ def conv_skip(entry: Entry, constants: Constants) -> str | None:
     others = [
         user
         for user in constants.users(source)
-        if not (user.op == "Conv" and origin(user.proto.input[1], constants) == source)
+        if not (user.op == entry.op and origin(user.proto.input[1], constants) == source)
     ]
     if others:
         return f"its weight is also read by {names_of(others)}"
