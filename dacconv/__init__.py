@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dacconv.apply import apply as apply
+    from dacconv.models.torch_apply import apply as apply
     from dacconv.errors import DacconvError as DacconvError
     from dacconv.models.base import LoadOptions as LoadOptions
     from dacconv.pipeline import Conversion as Conversion
@@ -36,7 +36,7 @@ _HOME = {
     "LoadOptions": "models.base",
     "Plan": "types",
     "Report": "report",
-    "apply": "apply",
+    "apply": "models.torch_apply",
     "convert": "pipeline",
     "inspect": "pipeline",
     "load": "pipeline",

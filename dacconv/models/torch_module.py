@@ -33,7 +33,7 @@ class PickledModel(TracedModel):
 
     def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
         """Pickle the module, in its container; it needs the original's code, not dacconv."""
-        record = make_record(plan, provenance, {})
+        record = make_record(plan, provenance, {}, ".".join(self.trail))
         content = put(self.checkpoint.content, self.trail, self.module)
         if self.trail:
             content[ENTRY] = record

@@ -22,16 +22,18 @@ RECORD_VERSION = 1
 
 
 def make_record(
-    plan: Plan, provenance: Mapping[str, Any], modules: Mapping[str, Any]
+    plan: Plan, provenance: Mapping[str, Any], modules: Mapping[str, Any], entry: str
 ) -> dict[str, Any]:
     """The record as plain data: strings, numbers, lists and dicts, so that it opens safely.
 
-    ``modules`` maps the name of each replaced module to the spec of what took its place
+    ``entry`` is the key of what was converted, with dots. ``modules`` maps the name of each
+    replaced module to the spec of what took its place
     (:func:`dacconv.models.torch_convs.from_spec`); empty where the architecture is not known.
     """
     made = {
         "record_version": RECORD_VERSION,
         "provenance": provenance,
+        "entry": entry,
         "plan": plan_to_dict(plan),
         "modules": modules,
     }

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from dacconv.errors import FormatError, UsageError
+from dacconv.errors import UsageError
 from dacconv.files import replacing
 from dacconv.models.base import LoadOptions
 from dacconv.models.torch_arch import build, user_code
@@ -22,6 +22,8 @@ from dacconv.models.torch_record import ENTRY, make_record, read_record, sidecar
 from dacconv.models.torch_surgery import names_of
 from dacconv.types import Plan, Rewrite
 
+ARCH_HINT = "is it the right architecture, with the right arguments (--arch-arg)?"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StateFile:
@@ -30,6 +32,11 @@ class StateFile:
     checkpoint: Checkpoint
     trail: Trail
     state: Mapping[str, Any]
+
+    @property
+    def entry(self) -> str:
+        """The key of the state dict, with dots; empty where it is the whole file."""
+        return ".".join(self.trail)
 
     @property
     def has_room(self) -> bool:
@@ -141,7 +148,8 @@ class StateModel(TracedModel):
         """Write the container that came in, with the converted weights in their places."""
         earlier = self.source.record or {"modules": {}}
         modules = {name: describe(self.module.get_submodule(name)) for name in self._outermost()}
-        record = make_record(plan, provenance, {**earlier["modules"], **modules})
+        modules = {**earlier["modules"], **modules}
+        record = make_record(plan, provenance, modules, self.source.entry)
         return self.source.save(path, self._changed(), record)
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:
@@ -201,7 +209,9 @@ def load_state(source: StateFile, options: LoadOptions) -> StateModel:
     return StateModel(path, options, module, facts=tuple(facts), source=source, prefix=prefix)
 
 
-def fill(module: nn.Module, state: Mapping[str, Any], where: str, what: str) -> str:
+def fill(
+    module: nn.Module, state: Mapping[str, Any], where: str, what: str, hint: str = ARCH_HINT
+) -> str:
     """Load a state dict into a module, strictly; return the prefix that its keys have.
 
     BatchNorm's ``num_batches_tracked``, which old files lack, may be missing.
@@ -234,7 +244,7 @@ def fill(module: nn.Module, state: Mapping[str, Any], where: str, what: str) -> 
         raise UsageError(
             f"the file does not fit {what}: {told}",
             where=where,
-            hint="is it the right architecture, with the right arguments (--arch-arg)?",
+            hint=hint,
         )
     for key in wanted.keys() - have.keys():
         have[key] = wanted[key]
@@ -250,13 +260,3 @@ def _shape(value: Any) -> str:
 def _listed(what: str, keys: Sequence[str], most: int = 4) -> str:
     more = f", ... ({len(keys)} in all)" if len(keys) > most else ""
     return f"{what}: {', '.join(keys[:most])}{more}"
-
-
-def require_tensors(checkpoint: Checkpoint) -> None:
-    """Raise FormatError where the file holds no mapping at all."""
-    if not isinstance(checkpoint.content, (Mapping, nn.Module)):
-        raise FormatError(
-            f"no weights in it: it is a {type(checkpoint.content).__name__}",
-            where=str(checkpoint.path),
-            hint="save the state_dict of the network: torch.save(net.state_dict(), path)",
-        )

@@ -136,7 +136,7 @@ class WeightsModel:
     def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
         """Write the container that came in; ``features.0`` gives ``features.0.0``, ``.0.1``."""
         earlier = self.source.record or {"modules": {}}
-        record = make_record(plan, provenance, earlier["modules"])
+        record = make_record(plan, provenance, earlier["modules"], self.source.entry)
         return self.source.save(path, self._changed(), record)
 
     def side_files(self, path: Path) -> tuple[Path, ...]:
