@@ -13,9 +13,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dacconv.models.torch_apply import apply as apply
     from dacconv.errors import DacconvError as DacconvError
     from dacconv.models.base import LoadOptions as LoadOptions
+    from dacconv.models.torch_apply import apply as apply
     from dacconv.pipeline import Conversion as Conversion
     from dacconv.pipeline import convert as convert
     from dacconv.pipeline import inspect as inspect

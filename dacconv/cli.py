@@ -171,6 +171,21 @@ def convert(
             rich_help_panel=CHOICE,
         ),
     ] = False,
+    fuse: Annotated[
+        bool | None,
+        typer.Option(
+            "--fuse/--no-fuse",
+            help="Merge BatchNorm and branches without loss first [fuse].",
+            rich_help_panel=CHOICE,
+        ),
+    ] = None,
+    kernel_scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Split kernels in their own scale, or as BatchNorm folded them [own].",
+            rich_help_panel=CHOICE,
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(help="Settings in TOML; options given here win.", rich_help_panel=CHOICE),
@@ -235,6 +250,8 @@ def convert(
             layers=layers,
             skip=skip,
             allow_costlier=allow_costlier,
+            fuse=fuse,
+            kernel_scale=kernel_scale,
             input_shape=input_shape,
             arch=arch,
             arch_arg=arch_arg,
@@ -344,7 +361,7 @@ def _given(**options: Any) -> dict[str, Any]:
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in options.items()
-        if value is not None and (value is not False or name == "verify")
+        if value is not None and (value is not False or name in ("verify", "fuse"))
     }
 
 

@@ -34,6 +34,8 @@ class Settings:
     layers: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     allow_costlier: bool = False
+    fuse: bool = True
+    kernel_scale: str = "own"
     arch: str | None = None
     arch_arg: tuple[str, ...] = ()
     key: str | None = None
@@ -190,6 +192,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "first_k": (int,),
     "last_k": (int,),
     "allow_costlier": (bool,),
+    "fuse": (bool,),
+    "kernel_scale": (str,),
     "arch": (str,),
     "key": (str,),
     "trust_pickle": (bool,),

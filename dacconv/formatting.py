@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from dacconv.numerics.cost import Cost
@@ -132,6 +133,8 @@ def facts(report: Report) -> list[str]:
     lines += [
         f"left alone: {_listed(names)}: {reason}" for reason, names in left_alone(report).items()
     ]
+    if report.fused:
+        lines.append(f"merged without loss: {_merged(report)}")
     counted = [
         f"{entry.count} {entry.kind}"
         + (f" ({number(entry.params)} parameters)" if entry.params else "")
@@ -140,6 +143,14 @@ def facts(report: Report) -> list[str]:
     if counted:
         lines.append(f"not counted: {', '.join(counted)}")
     return lines + list(report.notes)
+
+
+def _merged(report: Report) -> str:
+    """How often each kind of merge was done, the most frequent first."""
+    kinds = Counter(entry.what for entry in report.fused)
+    return "; ".join(
+        what if count == 1 else f"{count} x ({what})" for what, count in kinds.most_common()
+    )
 
 
 def left_alone(report: Report) -> dict[str, list[str]]:

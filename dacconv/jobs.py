@@ -56,6 +56,7 @@ def plan_for(model: Model, settings: Settings, progress: Progress = silent) -> P
             layers=settings.layers,
             skip=settings.skip,
             allow_costlier=settings.allow_costlier,
+            fuse=settings.fuse,
             progress=progress,
         )
     other = [
@@ -75,6 +76,7 @@ def plan_for(model: Model, settings: Settings, progress: Progress = silent) -> P
         plans.plan_from_json(text, settings.plan),
         where=settings.plan,
         allow_costlier=settings.allow_costlier,
+        fuse=settings.fuse,
     )
 
 
@@ -99,7 +101,14 @@ def convert_file(
     model = open_with(path, settings)
     check_target(model, target, force=force)
     plan = plan_for(model, settings, progress)
-    done = pipeline.convert(model, plan, options=settings.changed(), progress=progress)
+    done = pipeline.convert(
+        model,
+        plan,
+        fuse=settings.fuse,
+        kernel_scale=settings.kernel_scale,
+        options=settings.changed(),
+        progress=progress,
+    )
     done = _verified(model, done, settings, progress)
     failed = tuple(missed(done.report, gates))
     written = () if failed and not keep else done.save(target, force=force)
@@ -114,7 +123,7 @@ def dry_run(
         raise UsageError("exists already", where=str(target), hint="--force overwrites it")
     model = open_with(path, settings)
     plan = plan_for(model, settings, progress)
-    report = pipeline.preview(model, plan)
+    report = pipeline.preview(model, plan, fuse=settings.fuse)
     write_text(target, plans.plan_to_json(plan))
     return Outcome(report, (), (target,))
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from dacconv import __version__, report
-from dacconv.decompositions import METHODS, Factors
+from dacconv.decompositions import METHODS, Branches
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.files import sha256
 from dacconv.layers import survey as survey_graph
+from dacconv.merged import MergedModel, OwnScale, merged
 from dacconv.models import open_model
 from dacconv.models.base import LoadOptions, Model
 from dacconv.numerics.svd import ChannelSVD
@@ -21,7 +22,11 @@ from dacconv.plans import bind, make_plan
 from dacconv.policies import RankOptions, Selection
 from dacconv.progress import Progress, silent
 from dacconv.report import LayerError, Report
-from dacconv.types import FloatArray, Layer, Plan, Provenance, Rewrite
+from dacconv.types import Choice, FloatArray, Layer, Plan, Provenance, Rewrite
+
+OWN, FOLDED = "own", "folded"
+KERNEL_SCALES = (OWN, FOLDED)
+WEIGHTS_ONLY = "weights"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,9 +64,12 @@ def load(path: str | Path, options: LoadOptions | None = None, **more: Any) -> M
     return open_model(Path(path), replace(options or LoadOptions(), **more))
 
 
-def survey(model: Model) -> tuple[Layer, ...]:
-    """Every layer of the model that carries multiply-adds, eligible or with its reason."""
-    return survey_graph(model.graph())
+def survey(model: Model, *, fuse: bool = True) -> tuple[Layer, ...]:
+    """Every layer of the model that carries multiply-adds, eligible or with its reason.
+
+    With ``fuse`` what can be merged without loss is one layer; see :func:`convert`.
+    """
+    return survey_graph(seen(model, fuse=fuse).graph())
 
 
 def plan(
@@ -76,6 +84,7 @@ def plan(
     layers: Sequence[str] = (),
     skip: Sequence[str] = (),
     allow_costlier: bool = False,
+    fuse: bool = True,
     progress: Progress = silent,
 ) -> Plan:
     """Choose a rank for each selected layer; exactly one of rank, ranks and energy is given.
@@ -84,21 +93,24 @@ def plan(
         UsageError: options that contradict each other or the model.
         UnsupportedError: the model has no layer that can be split.
     """
-    rows = survey(model)
-    require_eligible(rows, model)
+    view = seen(model, fuse=fuse)
+    rows = survey_graph(view.graph())
+    require_eligible(rows, model.path)
     return make_plan(
         rows,
         RankOptions(rank=rank, ranks=dict(ranks or {}), energy=energy, energy_over=energy_over),
         Selection(first_k, last_k, tuple(layers), tuple(skip)),
-        Spectra(model, rows, progress),
+        Spectra(view, rows, progress),
         allow_costlier=allow_costlier,
     )
 
 
-def bind_plan(model: Model, given: Plan, *, where: str, allow_costlier: bool = False) -> Plan:
+def bind_plan(
+    model: Model, given: Plan, *, where: str, allow_costlier: bool = False, fuse: bool = True
+) -> Plan:
     """Hold a plan from a file against this model; see :func:`dacconv.plans.bind`."""
-    rows = survey(model)
-    require_eligible(rows, model)
+    rows = survey(model, fuse=fuse)
+    require_eligible(rows, model.path)
     return bind(given, rows, where=where, allow_costlier=allow_costlier)
 
 
@@ -106,45 +118,54 @@ def convert(
     model: Model,
     plan: Plan,
     *,
+    fuse: bool = True,
+    kernel_scale: str = OWN,
     options: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Conversion:
     """Carry out a plan. The model stays as it is; ``options`` go into the provenance.
 
+    With ``fuse`` what can be merged without loss is merged, as far as the format allows.
+    ``kernel_scale`` says how a kernel is split that absorbed a BatchNorm: ``own``, as it was
+    trained, the BatchNorm going into the last conv of the split; or ``folded``, as the
+    BatchNorm has scaled it. Both cost the same.
+
     Raises:
         UnsupportedError: a chosen layer has weights that are NaN or infinite.
     """
-    graph = model.graph()
+    if kernel_scale not in KERNEL_SCALES:
+        raise UsageError(
+            f"'{kernel_scale}' is not one of {', '.join(KERNEL_SCALES)}", where="--kernel-scale"
+        )
+    view = seen(model, fuse=fuse)
+    graph = view.graph()
     layers = {layer.name: layer for layer in survey_graph(graph)}
     rewrites: list[Rewrite] = []
     errors: dict[str, LayerError] = {}
     for done, choice in enumerate(plan.choices):
         progress("splitting", done, len(plan.choices))
-        layer, method = layers[choice.layer], METHODS[choice.method]
-        weight = finite_weight(model, layer)
-        factors = method.factor(weight, method.decompose(weight), choice.rank)
-        stored = Factors(
-            tuple(array.astype(weight.dtype) for array in factors.arrays), factors.relative_error
-        )
-        errors[layer.name] = LayerError(factors.relative_error)
+        split = split_layer(view, layers[choice.layer], choice, kernel_scale)
+        errors[choice.layer] = split.error
         rewrites += [
             Rewrite(
                 target=site,
                 source=graph.node(site).inputs[0],
-                branches=method.assemble(model.conv(site), stored),
-                reason=f"{method.name} rank {choice.rank}",
+                branches=branches,
+                reason=f"{choice.method} rank {choice.rank}",
             )
-            for site in layer.sites
+            for site, branches in split.sites
         ]
     progress("splitting", len(plan.choices), len(plan.choices))
-    origin = Provenance(
-        version=__version__,
-        sha256=sha256(*model.files),
-        source=model.path.name,
-        options=dict(options or {}),
+    made = replace(
+        report.build(model.format, model.graph(), plan=plan, errors=errors, merging=_merging(view)),
+        provenance=Provenance(
+            version=__version__,
+            sha256=sha256(*model.files),
+            source=model.path.name,
+            options=dict(options or {}),
+        ),
     )
-    made = replace(report.build(model.format, graph, plan=plan, errors=errors), provenance=origin)
-    return Conversion(model.rewrite(rewrites) if rewrites else model, made, plan)
+    return Conversion(view.rewrite(rewrites), made, plan)
 
 
 def inspect(model: Model) -> Report:
@@ -152,16 +173,22 @@ def inspect(model: Model) -> Report:
     return report.build(model.format, model.graph())
 
 
-def preview(model: Model, plan: Plan) -> Report:
+def preview(model: Model, plan: Plan, *, fuse: bool = True) -> Report:
     """The report of a plan that is not carried out: costs, but no errors."""
-    return report.build(model.format, model.graph(), plan=plan)
+    merging = _merging(seen(model, fuse=fuse))
+    return report.build(model.format, model.graph(), plan=plan, merging=merging)
+
+
+def seen(model: Model, *, fuse: bool) -> Model | MergedModel:
+    """The model as the policies and the split see it: merged, where that can be."""
+    return merged(model) if fuse and model.format != WEIGHTS_ONLY else model
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spectra:
     """The singular values of a model's layers, computed when a policy asks for them."""
 
-    model: Model
+    model: Model | MergedModel
     layers: Sequence[Layer]
     progress: Progress = silent
 
@@ -170,23 +197,64 @@ class Spectra:
         names = [layer.name for layer in self.layers]
         index = names.index(name)
         self.progress("measuring kernels", index, len(names))
-        return METHODS["dac"].decompose(finite_weight(self.model, self.layers[index]))
+        layer = self.layers[index]
+        own = own_scale(self.model, layer, OWN)
+        weight = own.weight if own else self.model.conv(layer.sites[0]).weight
+        return METHODS["dac"].decompose(finite(weight, layer, self.model.path))
 
 
-def finite_weight(model: Model, layer: Layer) -> FloatArray:
-    """The layer's kernel; UnsupportedError where it holds NaN or infinite values."""
-    weight = model.conv(layer.sites[0]).weight
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """What replaces a layer: the branches at each of its sites, and what they lose."""
+
+    sites: tuple[tuple[str, Branches], ...]
+    error: LayerError
+
+
+def split_layer(
+    model: Model | MergedModel, layer: Layer, choice: Choice, kernel_scale: str
+) -> Split:
+    """Decompose a layer's kernel once and put it together at each of its sites."""
+    method = METHODS[choice.method]
+    own = own_scale(model, layer, kernel_scale)
+    weight = own.weight if own else model.conv(layer.sites[0]).weight
+    finite(weight, layer, model.path)
+    factors = method.factor(weight, method.decompose(weight), choice.rank)
+    sites: list[tuple[str, Branches]] = []
+    for site in layer.sites:
+        branches = method.assemble(model.conv(site), factors)
+        sites.append((site, branches if own is None else _scaled(branches, own.scale)))
+    return Split(tuple(sites), LayerError(factors.relative_error))
+
+
+def own_scale(model: Model | MergedModel, layer: Layer, kernel_scale: str) -> OwnScale | None:
+    """The kernel in its own scale, where it has one and is to be split in it."""
+    if isinstance(model, MergedModel) and kernel_scale == OWN:
+        return model.own_scale(layer.sites[0])
+    return None
+
+
+def _scaled(branches: Branches, scale: FloatArray) -> Branches:
+    """Every chain's output channels times ``scale`` ``(out,)``; the biases hold it already."""
+    rows = scale.reshape(-1, *(1,) * (branches[0][-1].weight.ndim - 1))
+    return tuple(
+        (*chain[:-1], replace(chain[-1], weight=chain[-1].weight * rows)) for chain in branches
+    )
+
+
+def finite(weight: FloatArray, layer: Layer, path: Path) -> FloatArray:
+    """The kernel; UnsupportedError where it holds NaN or infinite values."""
     bad = weight.size - int(np.isfinite(weight).sum())
     if bad:
         raise UnsupportedError(
             f"layer {layer.name}: {bad} of {weight.size} weights are NaN or infinite",
-            where=str(model.path),
+            where=str(path),
             hint=f"the checkpoint is broken there; --skip '{layer.name}' leaves the layer alone",
         )
     return weight
 
 
-def require_eligible(layers: Sequence[Layer], model: Model) -> None:
+def require_eligible(layers: Sequence[Layer], path: Path) -> None:
     """Raise UnsupportedError, with the reasons counted, where no layer can be split."""
     if any(layer.skip is None for layer in layers):
         return
@@ -196,7 +264,7 @@ def require_eligible(layers: Sequence[Layer], model: Model) -> None:
     told = "; ".join(f"{_names(names)}: {reason}" for reason, names in reasons.items())
     raise UnsupportedError(
         "no layer of this model can be split",
-        where=str(model.path),
+        where=str(path),
         hint=told or "it holds no conv and no linear layer",
     )
 
@@ -219,6 +287,19 @@ def check_target(model: Model, target: Path, *, force: bool) -> None:
             raise UsageError(
                 "exists already", where=str(path), hint="--force overwrites it, -o names another"
             )
+
+
+def _merging(model: Model | MergedModel) -> report.Merging | None:
+    if not isinstance(model, MergedModel):
+        return None
+    return report.Merging(
+        graph=model.graph(),
+        absorbed=model.absorbed,
+        fused=tuple(
+            report.Fused(name, edit.drop, edit.reason) for name, edit in model.edits.items()
+        ),
+        refusals=tuple(replace(r, reason=f"not merged: {r.reason}") for r in model.refusals),
+    )
 
 
 def _names(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dacconv.decompositions import METHODS
 from dacconv.layers import survey, uncounted
-from dacconv.numerics.cost import Cost, shared_cost, total
+from dacconv.numerics.cost import NOTHING, Cost, shared_cost, total
 from dacconv.plans import NOT_SELECTED, plan_to_dict
 from dacconv.types import Choice, Geometry, Graph, Layer, Plan, Provenance, Refusal
 
@@ -57,6 +57,28 @@ class Uncounted:
 
 
 @dataclass(frozen=True, slots=True)
+class Fused:
+    """What became one conv without loss: the nodes that it stands for, and in short."""
+
+    name: str
+    absorbed: tuple[str, ...]
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Merging:
+    """What was merged before the split: the graph after it, and where each layer went.
+
+    ``absorbed`` maps a layer that is gone to the one that it went into.
+    """
+
+    graph: Graph
+    absorbed: Mapping[str, str]
+    fused: tuple[Fused, ...]
+    refusals: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class OutputCheck:
     """One output of both models on the same inputs; None where it cannot be computed."""
 
@@ -73,8 +95,8 @@ class OutputCheck:
 class Latency:
     """Milliseconds of one run, both models alternating on the same input.
 
-    ``speedup`` is the median over the rounds of original over converted; ``low`` and
-    ``high`` are its quartiles.
+    The times are medians and ``speedup`` is their ratio, original over converted; ``low`` and
+    ``high`` are the quartiles of the ratio in the single rounds.
     """
 
     original_ms: float
@@ -118,6 +140,7 @@ class Report:
     refusals: tuple[Refusal, ...]
     notes: tuple[str, ...]
     order: str
+    fused: tuple[Fused, ...] = ()
     plan: Plan | None = None
     provenance: Provenance | None = None
     verification: Verification | None = None
@@ -153,6 +176,7 @@ class Report:
             "layers": [_row_dict(row) for row in self.rows],
             "totals": _pair(self.before, self.after),
             "uncounted": [asdict(entry) for entry in self.uncounted],
+            "fused": [asdict(entry) for entry in self.fused],
             "refusals": [{"name": r.node, "reason": r.reason} for r in self.refusals],
             "notes": list(self.notes),
             "plan": plan_to_dict(self.plan) if self.plan else None,
@@ -168,32 +192,52 @@ def build(
     *,
     plan: Plan | None = None,
     errors: Mapping[str, LayerError] | None = None,
+    merging: Merging | None = None,
 ) -> Report:
     """The report of a plan carried out on ``graph``, or of the model as it is.
 
-    ``errors`` holds the kernel error of each layer that was split.
+    ``errors`` holds the kernel error of each layer that was split; ``merging`` what was
+    merged before that.
     """
     layers = survey(graph)
     choices = {choice.layer: choice for choice in plan.choices} if plan else {}
     reasons = {skip.layer: skip.reason for skip in plan.skipped} if plan else {}
     losses = errors or {}
+    absorbed = merging.absorbed if merging else {}
+    after = {layer.name: layer for layer in survey(merging.graph)} if merging else {}
     rows = tuple(
-        _row(layer, choices.get(layer.name), reasons.get(layer.name), losses.get(layer.name))
+        _absorbed_row(layer, absorbed[layer.name])
+        if layer.name in absorbed
+        else _row(
+            layer,
+            after.get(layer.name, layer),
+            choices.get(layer.name),
+            reasons.get(layer.name),
+            losses.get(layer.name),
+        )
         for layer in layers
     )
+    shown = [after.get(layer.name, layer) for layer in layers if layer.name not in absorbed]
     return Report(
         format=format,
         rows=rows,
         uncounted=tuple(Uncounted(*entry) for entry in uncounted(graph)),
-        refusals=_refusals(layers, reasons),
+        refusals=_refusals(shown, reasons) + (merging.refusals if merging else ()),
         notes=graph.notes,
         order=graph.order,
+        fused=merging.fused if merging else (),
         plan=plan,
     )
 
 
-def _row(layer: Layer, choice: Choice | None, reason: str | None, loss: LayerError | None) -> Row:
-    before = shared_cost(layer.geometries, layer.op)
+def _row(
+    before: Layer,
+    layer: Layer,
+    choice: Choice | None,
+    reason: str | None,
+    loss: LayerError | None,
+) -> Row:
+    """``before`` is the layer in the original, ``layer`` what the fusions made of it."""
     method = METHODS[choice.method if choice else "dac"]
     return Row(
         name=layer.name,
@@ -207,8 +251,26 @@ def _row(layer: Layer, choice: Choice | None, reason: str | None, loss: LayerErr
         full_rank=None if layer.skip else method.full_rank(layer.geometry),
         kernel_error=loss.kernel_error if loss else None,
         energy_kept=loss.energy_kept if loss else None,
-        before=before,
-        after=_after(layer, choice) if choice else before,
+        before=shared_cost(before.geometries, before.op),
+        after=_after(layer, choice) if choice else shared_cost(layer.geometries, layer.op),
+    )
+
+
+def _absorbed_row(layer: Layer, into: str) -> Row:
+    return Row(
+        name=layer.name,
+        op=layer.op,
+        geometry=layer.geometry,
+        sites=len(layer.sites),
+        eligible=False,
+        reason=f"merged into {into}",
+        method=None,
+        rank=None,
+        full_rank=None,
+        kernel_error=None,
+        energy_kept=None,
+        before=shared_cost(layer.geometries, layer.op),
+        after=NOTHING,
     )
 
 

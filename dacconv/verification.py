@@ -155,10 +155,11 @@ def _timed(runner: Runner, feeds: Feeds) -> tuple[dict[str, Array], float]:
 def _latency(times: Sequence[tuple[float, float]], batch: int) -> Latency:
     ratios = sorted(a / b for a, b in times)
     low, high = np.quantile(ratios, [0.25, 0.75])
+    original, converted = (statistics.median(column) for column in zip(*times, strict=True))
     return Latency(
-        original_ms=1e3 * statistics.median(a for a, _ in times),
-        converted_ms=1e3 * statistics.median(b for _, b in times),
-        speedup=statistics.median(ratios),
+        original_ms=1e3 * original,
+        converted_ms=1e3 * converted,
+        speedup=original / converted,
         low=float(low),
         high=float(high),
         rounds=len(times),
