@@ -16,27 +16,30 @@ DEFAULT_DOMAINS = frozenset({"", "ai.onnx"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """A node of the main graph: the name that users see, and every value that it reads.
+    """A node of the main graph, with what is asked of it again and again.
 
-    ``reads`` are its inputs and what its subgraphs take from the graph around them.
+    ``name`` is what users see. ``op`` is the operator, with its domain unless that is ONNX's
+    own. ``reads`` are its inputs and what its subgraphs take from the graph around them,
+    ``writes`` the values that it makes.
     """
 
     name: str
     proto: NodeProto
+    op: str
     reads: tuple[str, ...]
+    writes: tuple[str, ...]
 
-    @property
-    def op(self) -> str:
-        """The operator, with its domain unless that is ONNX's own."""
-        domain = self.proto.domain
-        return str(
-            self.proto.op_type if domain in DEFAULT_DOMAINS else f"{domain}::{self.proto.op_type}"
-        )
 
-    @property
-    def writes(self) -> tuple[str, ...]:
-        """Every value that the node makes."""
-        return tuple(name for name in self.proto.output if name)
+def entry_of(name: str, proto: NodeProto) -> Entry:
+    """The node under the name that users see."""
+    operator, domain = proto.op_type, proto.domain
+    return Entry(
+        name=name,
+        proto=proto,
+        op=operator if domain in DEFAULT_DOMAINS else f"{domain}::{operator}",
+        reads=reads(proto),
+        writes=tuple(value for value in proto.output if value),
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from dacconv.errors import UnsupportedError
-from dacconv.models.onnx_document import DEFAULT_DOMAINS, Entry, reads
+from dacconv.models.onnx_document import DEFAULT_DOMAINS, Entry, entry_of
 from dacconv.models.onnx_names import unique
 from dacconv.models.onnx_tensors import Tensor, from_array
 from dacconv.types import Array, Conv
@@ -67,12 +67,12 @@ def _cast(values: Array, name: str, dtype: DType) -> Array:
     return cast
 
 
-def entry_of(node: NodeProto, model: Entry) -> Entry:
+def successor(node: NodeProto, model: Entry) -> Entry:
     """A new node, with what the exporter noted on the node that it stands for."""
     if model.proto.metadata_props:
         node.metadata_props.extend(model.proto.metadata_props)
     node.domain = model.proto.domain if model.proto.domain in DEFAULT_DOMAINS else ""
-    return Entry(node.name, node, reads(node))
+    return entry_of(node.name, node)
 
 
 def emit(
@@ -104,7 +104,7 @@ def emit(
     if conv.transposed and any(conv.output_padding):
         attributes["output_padding"] = list(conv.output_padding)
     operator = "ConvTranspose" if conv.transposed else "Conv"
-    return [entry_of(helper.make_node(operator, inputs, [result], name=name, **attributes), model)]
+    return [successor(helper.make_node(operator, inputs, [result], name=name, **attributes), model)]
 
 
 class _Swap:
@@ -132,13 +132,13 @@ def _linear(
         if conv.bias is not None:
             inputs.append(store.put(conv.bias, f"{name}.bias", dtype))
         node = helper.make_node("Gemm", inputs, [result], name=name, transB=1)
-        return [entry_of(node, model)]
+        return [successor(node, model)]
     product = result if conv.bias is None else unique(f"{name}_out", store.values)
     weight = store.put(conv.weight, f"{name}.weight", dtype, _turned)
-    entries = [entry_of(helper.make_node("MatMul", [source, weight], [product], name=name), model)]
+    entries = [successor(helper.make_node("MatMul", [source, weight], [product], name=name), model)]
     if conv.bias is not None:
         bias = store.put(conv.bias, f"{name}.bias", dtype)
         add = unique(f"{name}_bias", store.names)
         node = helper.make_node("Add", [product, bias], [result], name=add)
-        entries.append(entry_of(node, model))
+        entries.append(successor(node, model))
     return entries

@@ -8,7 +8,7 @@ from onnx import GraphProto
 
 from dacconv.errors import UnsupportedError
 from dacconv.models.onnx_consts import Constants
-from dacconv.models.onnx_document import Document, Entry, reads, subgraphs
+from dacconv.models.onnx_document import Document, Entry, entry_of, subgraphs
 from dacconv.models.onnx_geometry import conv_attributes, conv_geometry
 from dacconv.models.onnx_load import version_notes
 from dacconv.models.onnx_names import unique
@@ -78,7 +78,7 @@ def _inner(
     """The convs of a subgraph: listed so that they are seen, never rewritten."""
     weights = {tensor.name: tensor for tensor in graph.initializer}
     for index, proto in enumerate(graph.node):
-        inner = Entry(proto.name or f"{proto.op_type}_{index}", proto, reads(proto))
+        inner = entry_of(proto.name or f"{proto.op_type}_{index}", proto)
         for attribute, body in subgraphs(proto):
             yield from _inner(owner, f"{prefix}/{inner.name}/{attribute}", body, known, taken)
         if inner.op != "Conv" or len(proto.input) < 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnx import TensorProto, ValueInfoProto
+from onnx import ValueInfoProto
 
 from dacconv.errors import UsageError
 from dacconv.models.onnx_document import Document
@@ -19,22 +19,26 @@ def real_inputs(document: Document) -> tuple[ValueInfoProto, ...]:
 
 
 def declared_shape(value: ValueInfoProto) -> Shape | None:
-    """The shape that the file gives; None where it gives not even a rank."""
+    """The shape that the file gives; None where it gives not even a rank.
+
+    Some exporters write 0 or -1 for an axis that is free.
+    """
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
     return tuple(
-        int(d.dim_value) if d.HasField("dim_value") and d.dim_value >= 0 else None
+        int(d.dim_value) if d.HasField("dim_value") and d.dim_value > 0 else None
         for d in tensor.shape.dim
     )
 
 
 def input_specs(document: Document, shapes: Mapping[str, tuple[int, ...]]) -> tuple[ValueSpec, ...]:
-    """The real inputs with the user's ``shapes`` applied, symbols bound, and a lone batch as 1.
+    """The real inputs with the user's ``shapes`` applied, symbols bound, and a free batch as 1.
 
     ``shapes`` maps an input's name, or ``""`` for the first one, to its shape. A symbol that
-    is bound by one input's shape is bound in all of them. An input whose first axis alone is
-    free gets batch 1.
+    is bound by one input's shape is bound in all of them. A free first axis is a batch where
+    the input has two axes or more and, having two, fixes the other; a lone free axis or a
+    pair of them may as well be a length.
 
     Raises:
         UsageError: a name is unknown, or a shape contradicts the model.
@@ -48,17 +52,11 @@ def input_specs(document: Document, shapes: Mapping[str, tuple[int, ...]]) -> tu
             for symbol, size in zip(_symbols(value), wanted[value.name], strict=False):
                 if symbol:
                     symbols.setdefault(symbol, size)
-    resolved: dict[str, Shape | None] = {}
     for value in values:
-        resolved[value.name] = wanted.get(value.name) or _bound(value, symbols)
-        batch = _lone_batch(value, resolved[value.name])
-        if batch is not None:
-            symbols.setdefault(batch, 1)
-    for value in values:  # a batch symbol that a later input has bound to 1
-        shape = resolved[value.name]
-        if value.name not in wanted and shape is not None:
-            bound = _bound(value, symbols) or ()
-            resolved[value.name] = (1, *bound[1:]) if _batch_only(bound) else bound
+        free = _free_batch(_bound(value, symbols))
+        if free and value.name not in wanted:
+            symbols.setdefault(_symbols(value)[0], 1)
+    resolved = {value.name: wanted.get(value.name) or _sized(value, symbols) for value in values}
     return tuple(
         ValueSpec(value.name, resolved[value.name], type_name(value.type.tensor_type.elem_type))
         if value.type.HasField("tensor_type")
@@ -124,22 +122,18 @@ def _bound(value: ValueInfoProto, symbols: Mapping[str, int]) -> Shape | None:
     if shape is None:
         return None
     return tuple(
-        size if size is not None else symbols.get(symbol)
+        size if size is not None else symbols.get(symbol) if symbol else None
         for size, symbol in zip(shape, _symbols(value), strict=True)
     )
 
 
-def _batch_only(shape: Shape) -> bool:
-    return bool(shape) and shape[0] is None and None not in shape[1:]
+def _sized(value: ValueInfoProto, symbols: Mapping[str, int]) -> Shape | None:
+    """The shape with symbols bound, and a batch that is still free as 1."""
+    shape = _bound(value, symbols)
+    return (1, *shape[1:]) if shape is not None and _free_batch(shape) else shape
 
 
-def _lone_batch(value: ValueInfoProto, shape: Shape | None) -> str | None:
-    """The symbol of the batch axis, when that is the only free one."""
-    if shape is None or not _batch_only(shape):
-        return None
-    return _symbols(value)[0] or None
-
-
-def element_type(value: ValueInfoProto) -> int:
-    """The ONNX element type of a graph input; float where it is not a tensor."""
-    return int(value.type.tensor_type.elem_type) or int(TensorProto.FLOAT)
+def _free_batch(shape: Shape | None) -> bool:
+    return shape is not None and (
+        len(shape) > 1 and shape[0] is None and (len(shape) > 2 or shape[1] is not None)
+    )

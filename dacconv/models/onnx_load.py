@@ -14,7 +14,14 @@ from onnx import GraphProto, ModelProto, NodeProto
 
 from dacconv.errors import FormatError, UnsupportedError
 from dacconv.models import onnx_wire as wire
-from dacconv.models.onnx_document import Document, Entry, first_unsorted, givens, reads, subgraphs
+from dacconv.models.onnx_document import (
+    Document,
+    Entry,
+    entry_of,
+    first_unsorted,
+    givens,
+    subgraphs,
+)
 from dacconv.models.onnx_external import ExternalFiles, read_tensor, settle_nested
 from dacconv.models.onnx_functions import inline_conv_functions
 from dacconv.models.onnx_names import display_names
@@ -81,7 +88,7 @@ def _document(data: memoryview, path: Path) -> Document:
     nodes, function_notes = inline_conv_functions(header, list(parts.node), tensors, rest)
     notes += function_notes
     names = display_names(nodes, tensors)
-    entries = tuple(Entry(name, node, reads(node)) for name, node in zip(names, nodes, strict=True))
+    entries = tuple(entry_of(name, node) for name, node in zip(names, nodes, strict=True))
     external = any(tensor.external for tensor in tensors.values())
     beside = tuple(files.mapped)
     document = Document(header, entries, tensors, rest, external, tuple(notes), beside)

@@ -91,8 +91,8 @@ def _constant(attributes: Attributes, _: Inputs) -> Array:
 
 def _constant_of_shape(attributes: Attributes, inputs: Inputs) -> Array:
     value = attributes.get("value", np.zeros(1, np.float32))
-    shape = _bounded(_first(inputs).tolist())
-    return cast(Array, np.full(shape, value.reshape(-1)[0], value.dtype))
+    # a view: nothing is allocated before somebody computes with it
+    return np.broadcast_to(value.reshape(-1)[0], _bounded(_first(inputs).tolist()))
 
 
 def _cast(attributes: Attributes, inputs: Inputs) -> Array:

@@ -13,12 +13,12 @@ from dacconv.models.onnx_consts import Constants
 from dacconv.models.onnx_document import (
     Document,
     Entry,
+    entry_of,
     first_unsorted,
     givens,
-    reads,
     subgraphs,
 )
-from dacconv.models.onnx_emit import DType, Store, emit, entry_of
+from dacconv.models.onnx_emit import DType, Store, emit, successor
 from dacconv.models.onnx_names import unique
 from dacconv.models.onnx_operators import CannotEvaluate
 from dacconv.models.onnx_prune import without_dead
@@ -171,7 +171,7 @@ def _nodes(
         last = number == len(terms) - 1
         name = unique(f"{base}_sum" if last else f"{base}_sum{number}", store.names)
         result = output if last else unique(f"{name}_out", store.values)
-        new.append(entry_of(helper.make_node("Add", [total, term], [result], name=name), model))
+        new.append(successor(helper.make_node("Add", [total, term], [result], name=name), model))
         total = result
     return new
 
@@ -192,7 +192,7 @@ def _bypass(editor: _Editor, base: str, source: str, output: str) -> list[Entry]
         return []
     name = unique(base, editor.store.names)
     node = helper.make_node("Identity", [source], [output], name=name)
-    return [Entry(name, node, (source,))]
+    return [entry_of(name, node)]
 
 
 def _must_exist(editor: _Editor, value: str) -> bool:
@@ -249,7 +249,7 @@ def _renamed(entry: Entry, aliases: Mapping[str, str]) -> Entry:
     node.CopyFrom(entry.proto)
     del node.input[:]
     node.input.extend(aliases.get(name, name) for name in entry.proto.input)
-    return Entry(entry.name, node, reads(node))
+    return entry_of(entry.name, node)
 
 
 def _check(document: Document) -> None:

@@ -67,16 +67,24 @@ def write(document: Document, stream: BinaryIO, side: BinaryIO | None, location:
         for piece in pieces(document):
             stream.write(piece)
         return
-    inline_all = document.external
     tensors: list[list[Buffer]] = []
     for tensor in document.tensors.values():
-        keep = tensor.raw is None or len(tensor.raw) < _EXTERNAL_FROM
-        if keep and not (tensor.external and inline_all and tensor.raw):
-            tensors.append(tensor.pieces())
-        else:
+        if _goes_outside(tensor, document):
             tensors.append([_outside(tensor, side, location)])
+        else:
+            tensors.append(tensor.pieces())
     for piece in pieces(document, tensors):
         stream.write(piece)
+
+
+def _goes_outside(tensor: Tensor, document: Document) -> bool:
+    """External tensors stay so, and new ones follow them; a model too large sends all out."""
+    if tensor.raw is None or not len(tensor.raw):
+        return False
+    if tensor.external:
+        return True
+    moves = tensor.whole is None or not document.external
+    return moves and len(tensor.raw) >= _EXTERNAL_FROM
 
 
 def _outside(tensor: Tensor, side: BinaryIO, location: str) -> bytes:

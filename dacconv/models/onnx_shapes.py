@@ -154,4 +154,13 @@ def _infer(model: ModelProto, before: Inferred) -> Inferred:
             if shape is not None:
                 shapes[value.name] = shape
         return Inferred(shapes, types)
-    return before
+    return before if before.shapes else _declared(model)
+
+
+def _declared(model: ModelProto) -> Inferred:
+    """What the stand-in itself says, for a model that onnx refuses to look at."""
+    values = [*model.graph.input, *model.graph.value_info]
+    return Inferred(
+        {value.name: shape for value in values if (shape := declared_shape(value)) is not None},
+        {value.name: int(value.type.tensor_type.elem_type) for value in values},
+    )
