@@ -131,9 +131,7 @@ class Toy:
             conv.in_channels, conv.out_channels, conv.kernel, conv.stride, conv.dilation,
             conv.groups, conv.bias is not None, None, None,
         )  # fmt: skip
-        return self.add_node(
-            op, kind, [value], conv, weight=weight, geometry=geometry, **more
-        )
+        return self.add_node(op, kind, [value], conv, weight=weight, geometry=geometry, **more)
 
     def bn(self, value: str, affine: Affine, *, axis: int = 1, kind="BatchNorm", **more) -> str:
         return self.add_node("affine", kind, [value], affine, attrs={"axis": axis}, **more)
@@ -180,7 +178,14 @@ class Toy:
         return self.add_node("pad", "Pad", [value], pad, attrs=attrs)
 
     def pool(
-        self, value: str, kernel: int, stride: int = 1, padding: int = 0, *, ceil=False, include=True
+        self,
+        value: str,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        *,
+        ceil=False,
+        include=True,
     ) -> str:
         def pool(x):
             tensor = torch.tensor(x)

@@ -7,7 +7,13 @@ Branch Block (2103.13425, transform I).
 from __future__ import annotations
 
 from dacconv.fusions.view import Merge, Obstacle, Site, View
-from dacconv.fusions.walk import is_channel_axis, is_conv_like, is_vector, walk_back
+from dacconv.fusions.walk import (
+    is_bias_of_matmul,
+    is_channel_axis,
+    is_conv_like,
+    is_vector,
+    walk_back,
+)
 from dacconv.numerics.kernels import Inexact, fold_affine
 
 
@@ -17,9 +23,11 @@ def find(view: View, site: Site) -> Merge | Obstacle | None:
     if found is None or not is_conv_like(found.site):
         return None
     before = found.site
+    if is_bias_of_matmul(view, before, site):
+        return None
     reason = view.blocked(site) or found.obstacle
     if reason is None and (blocked := view.blocked(before)):
-        reason = f"{before.name} before it: {blocked}"
+        reason = f"{before.title} before it: {blocked}"
     if reason is None and found.transposed and view.is_output(site.output):
         reason = "it is an output of the model, behind a Transpose"
     if reason is not None:
@@ -27,7 +35,7 @@ def find(view: View, site: Site) -> Merge | Obstacle | None:
     conv, affine = view.conv(before), view.affine(site)
     axis = found.axis_before(site.axis)
     if is_vector(affine) and not is_channel_axis(view, conv, before.output, axis):
-        return Obstacle(site.name, f"it acts on axis {axis} of the output of {before.name}")
+        return Obstacle(site.name, f"it acts on axis {axis} of the output of {before.title}")
     try:
         folded = fold_affine(conv, affine)
     except Inexact as refusal:

@@ -18,17 +18,17 @@ def find(view: View, site: Site) -> Merge | Obstacle | None:
     before = found.site
     reason = view.blocked(before) or found.obstacle
     if reason is None and (blocked := view.blocked(site)):
-        reason = f"{site.name} after it: {blocked}"
+        reason = f"{site.title} after it: {blocked}"
     if reason is not None:
         return Obstacle(before.name, reason)
     conv, affine = view.conv(site), view.affine(before)
     axis = found.axis_after(before.axis)
     if is_vector(affine) and not is_channel_axis(view, conv, site.inputs[0], axis):
-        return Obstacle(before.name, f"it acts on axis {axis} of the input of {site.name}")
+        return Obstacle(before.name, f"it acts on axis {axis} of the input of {site.title}")
     try:
         absorbed = absorb_affine(affine, conv)
     except Inexact as refusal:
-        return Obstacle(before.name, f"not into {site.name} after it: {refusal}")
+        return Obstacle(before.name, f"not into {site.title} after it: {refusal}")
     if found.transposed:
         alias = {before.output: before.inputs[0]}
         return Merge(site, site.inputs[0], (before, site), absorbed, alias=alias)

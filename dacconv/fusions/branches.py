@@ -100,8 +100,6 @@ def merge(view: View, source: str, coefficients: Sequence[float], routes: Sequen
         Inexact: it would not be exact, or would cost more.
     """
     first = first_conv(view, routes)
-    if first is None:
-        raise Inexact("there is no conv among the branches")
     axes, before = len(first.kernel), price(view, routes)
     convs = []
     for route, coefficient in zip(routes, coefficients, strict=True):

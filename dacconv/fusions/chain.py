@@ -18,6 +18,7 @@ from dacconv.fusions.routes import (
 from dacconv.fusions.view import CONV_LIKE, Merge, Obstacle, Site, View
 from dacconv.fusions.walk import walk_back
 from dacconv.numerics.kernels import Inexact
+from dacconv.types import Conv
 
 
 def find(view: View, site: Site) -> Merge | Obstacle | None:
@@ -29,22 +30,24 @@ def find(view: View, site: Site) -> Merge | Obstacle | None:
         return None
     before = found.site
     route = Route(before.inputs[0], (before, *found.between, site))
-    first = first_conv(view, [route])
-    if first is None:
+    if not route.convs:
         return None
     reason = view.blocked(site) or found.obstacle
     if reason is None and (blocked := view.blocked(before)):
-        reason = f"{before.name}: {blocked}"
+        reason = f"{before.title}: {blocked}"
     if reason is None:
         try:
-            cost = price(view, [route])
-            merged = as_conv(view, route, first.in_channels, len(first.kernel), cost)
-            require_no_costlier(price_of(merged), cost)
+            return Merge(site, route.source, route.sites, _merge(view, route))
         except Inexact as refusal:
             reason = str(refusal)
-        else:
-            return Merge(site, route.source, route.sites, merged)
-    return Obstacle(site.name, f"not merged with {before.name} before it: {reason}")
+    return Obstacle(site.name, f"not merged with {before.title} before it: {reason}")
+
+
+def _merge(view: View, route: Route) -> Conv:
+    first, cost = first_conv(view, [route]), price(view, [route])
+    merged = as_conv(view, route, first.in_channels, len(first.kernel), cost)
+    require_no_costlier(price_of(merged), cost)
+    return merged
 
 
 def _is_kernel(site: Site) -> bool:

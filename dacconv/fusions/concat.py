@@ -24,7 +24,7 @@ def find(view: View, site: Site) -> Merge | Obstacle | None:
     reason = view.blocked(site) or next((way.obstacle for way in ways if way.obstacle), None)
     for branch in branches:
         if reason is None and (blocked := view.blocked(branch)):
-            reason = f"{branch.name}: {blocked}"
+            reason = f"{branch.title}: {blocked}"
     if reason is not None:
         return Obstacle(site.name, reason)
     convs = [view.conv(branch) for branch in branches]

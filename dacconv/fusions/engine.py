@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dacconv.fusions.view import CONV_LIKE, Merge, Obstacle, Site, View, Weights
-from dacconv.fusions.walk import is_vector
+from dacconv.fusions.walk import is_bias_of_matmul, is_vector
 from dacconv.types import Conv, Graph, Node, Op, Refusal, Rewrite
 
 Find = Callable[[View, Site], Merge | Obstacle | None]
@@ -57,22 +57,21 @@ def plan_fusions(
     while True:
         view = View(graph, weights)
         obstacles = _run(view, fusions, denied)
-        edits = _edits(view)
+        sites = [site for name in view.names() if (site := view.get(name)) is not None]
+        merged = [(site, site.becomes) for site in sites if isinstance(site.becomes, Conv)]
+        edits = tuple(_rewrite(view, site, conv) for site, conv in merged)
         turned_down = {
             frozenset(edit.drop): Refusal(edit.target, reason)
             for edit in edits
             if (reason := allowed(edit)) is not None
         }
-        if not turned_down.keys() - denied.keys():
+        if not turned_down:
             fused = tuple(
-                Fused(edit.target, edit.drop, edit.reason)
-                for edit in edits
-                if frozenset(edit.drop) not in turned_down
+                Fused(site.title, edit.drop, edit.reason)
+                for (site, _), edit in zip(merged, edits, strict=True)
             )
-            kept = tuple(edit for edit in edits if frozenset(edit.drop) not in turned_down)
-            refusals = _refusals(view, obstacles, denied.values())
-            return Fusing(kept, fused, refusals)
-        denied.update(turned_down)
+            return Fusing(edits, fused, _refusals(view, obstacles, denied.values()))
+        denied.update(turned_down)  # these are not merged again, so this comes to an end
 
 
 def _run(
@@ -99,12 +98,6 @@ def _run(
 
 def _originals(parts: Iterable[Site]) -> frozenset[str]:
     return frozenset(node.name for part in parts for node in part.absorbed)
-
-
-def _edits(view: View) -> list[Rewrite]:
-    sites = [site for name in view.names() if (site := view.get(name)) is not None]
-    merged = [(site, site.becomes) for site in sites if isinstance(site.becomes, Conv)]
-    return [_rewrite(view, site, conv) for site, conv in merged]
 
 
 def _rewrite(view: View, site: Site, conv: Conv) -> Rewrite:
@@ -152,9 +145,9 @@ def _why_alone(view: View, site: Site) -> list[str]:
     blocked = view.blocked(site)
     if blocked is not None:
         return [blocked]
-    if not is_vector(view.affine(site)):
-        return []
     maker = view.maker(site.inputs[0])
+    if not is_vector(view.affine(site)) or is_bias_of_matmul(view, maker, site):
+        return []
     before = "an input of the model" if maker is None else _kind(maker)
     readers = [each for name in view.readers(site.output) if (each := view.get(name))]
     after = ", ".join(dict.fromkeys(_kind(each) for each in readers)) or "an output"
@@ -163,4 +156,4 @@ def _why_alone(view: View, site: Site) -> list[str]:
 
 def _kind(site: Site) -> str:
     kind = site.node.kind or site.op
-    return f"{site.name} ({kind})" if site.op not in CONV_LIKE else site.name
+    return f"{site.name} ({kind})" if site.op not in CONV_LIKE else site.title

@@ -24,7 +24,7 @@ def find(view: View, site: Site) -> Merge | Obstacle | None:
     before = found.site
     reason = view.blocked(site) or found.obstacle
     if reason is None and (blocked := view.blocked(before)):
-        reason = f"{before.name} before it: {blocked}"
+        reason = f"{before.title} before it: {blocked}"
     if reason is not None:
         return Obstacle(site.name, reason)
     conv = view.conv(before)

@@ -15,7 +15,7 @@ def find(view: View, site: Site) -> Merge | Obstacle | None:
     before = found.site
     reason = view.blocked(before) or found.obstacle
     if reason is None and (blocked := view.blocked(site)):
-        reason = f"{site.name} after it: {blocked}"
+        reason = f"{site.title} after it: {blocked}"
     if reason is not None:
         return Obstacle(before.name, reason)
     conv = view.conv(site)

@@ -70,13 +70,12 @@ def is_linear(site: Site) -> bool:
     return site.op in CONV_LIKE or site.op in ("affine", "identity")
 
 
-def first_conv(view: View, routes: Iterable[Route]) -> Conv | None:
-    """The conv that a source feeds first; it tells how many channels the source has."""
-    for route in routes:
-        for site in route.sites:
-            if site.op in CONV_LIKE:
-                return view.conv(site)
-    return None
+def first_conv(view: View, routes: Iterable[Route]) -> Conv:
+    """The conv that a source feeds first; it tells how many channels the source has.
+
+    At least one of the routes has a conv.
+    """
+    return next(view.conv(site) for route in routes for site in route.convs)
 
 
 def price(view: View, routes: Iterable[Route]) -> Price:

@@ -46,6 +46,12 @@ class Site:
         return self.node.name
 
     @property
+    def title(self) -> str:
+        """The name for messages: that of the first conv that it stands for, or its own."""
+        convs = (node.name for node in self.absorbed if node.op in CONV_LIKE)
+        return next(convs, self.name)
+
+    @property
     def output(self) -> str:
         """The value that it makes."""
         return self.node.output
@@ -91,6 +97,8 @@ class View:
         """Dropped value -> the value in its place, and the site of whose merge that is part."""
         for node in graph.nodes:
             axis = int(node.attrs.get("axis", 1))
+            if axis < 0 and node.shape is not None:
+                axis += len(node.shape)
             self._add(Site(node, node.op, node.inputs, (node,), axis=axis))
             self._shapes[node.output] = node.shape
             if node.weight is not None and node.op in CONV_LIKE:

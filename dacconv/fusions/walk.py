@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from dacconv.fusions.view import CONV_LIKE, Site, View
 from dacconv.types import Affine, Conv
 
@@ -67,6 +69,19 @@ def is_channel_axis(view: View, conv: Conv, value: str, axis: int) -> bool:
 def is_vector(affine: Affine) -> bool:
     """Whether the affine differs from channel to channel, so that its axis matters."""
     return affine.scale.size > 1 or affine.shift.size > 1
+
+
+def is_bias_of_matmul(view: View, before: Site | None, site: Site) -> bool:
+    """Whether ``site`` adds the bias that a MatMul has no place for: there is nothing to merge.
+
+    With data of two axes the two are a Gemm.
+    """
+    if before is None or before.node.kind != "MatMul" or before.becomes is not None:
+        return False
+    if view.blocked(site) is not None:
+        return False
+    bare = bool(np.all(view.affine(site).scale == 1.0))
+    return bare and len(view.shape(site.output) or ()) != 2
 
 
 def is_conv_like(site: Site | None) -> bool:
