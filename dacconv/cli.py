@@ -13,6 +13,7 @@ from dacconv import __version__
 from dacconv.errors import DacconvError, UsageError
 
 if TYPE_CHECKING:
+    from dacconv.jobs import Outcome
     from dacconv.report import Report
 
 app = typer.Typer(
@@ -84,6 +85,19 @@ MaxError = Annotated[
     float | None,
     typer.Option(help="Fail above this relative output error.", rich_help_panel=GATES),
 ]
+Verify = Annotated[
+    bool | None,
+    typer.Option(
+        "--verify/--no-verify",
+        help="Run original and converted side by side [verify].",
+        rich_help_panel=GATES,
+    ),
+]
+Keep = Annotated[
+    bool,
+    typer.Option("--keep", help="Write even when a gate is missed.", rich_help_panel=GATES),
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite.", rich_help_panel=OUT)]
 MinAgreement = Annotated[
     str | None,
     typer.Option(
@@ -195,14 +209,7 @@ def convert(
     arch_arg: ArchArg = None,
     key: Key = None,
     trust_pickle: TrustPickle = False,
-    verify: Annotated[
-        bool | None,
-        typer.Option(
-            "--verify/--no-verify",
-            help="Run original and converted side by side [verify].",
-            rich_help_panel=GATES,
-        ),
-    ] = None,
+    verify: Verify = None,
     samples: Samples = None,
     seed: Seed = None,
     threads: Threads = None,
@@ -212,17 +219,14 @@ def convert(
         typer.Option(help="Fail when fewer MACs are saved, as 40%.", rich_help_panel=GATES),
     ] = None,
     min_agreement: MinAgreement = None,
-    keep: Annotated[
-        bool,
-        typer.Option("--keep", help="Write even when a gate is missed.", rich_help_panel=GATES),
-    ] = False,
+    keep: Keep = False,
     output: Annotated[
         Path | None,
         typer.Option(
             "-o", "--output", help="The file to write [MODEL.dac.SUFFIX].", rich_help_panel=OUT
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite.", rich_help_panel=OUT)] = False,
+    force: Force = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -274,14 +278,57 @@ def convert(
             outcome = jobs.convert_file(
                 model, settings, output=output, force=force, keep=keep, progress=bars
             )
-    _show(outcome.report, json, markdown)
-    for path in outcome.written:
-        typer.echo(f"wrote {path}", err=_on_stdout(json, markdown))
-    console.print_missed(outcome.missed)
-    if outcome.missed:
-        if not outcome.written:
-            typer.echo("nothing was written; --keep writes it all the same", err=True)
-        raise typer.Exit(1)
+    _finish(outcome, json, markdown)
+
+
+@app.command()
+def fuse(
+    model: ModelPath,
+    input_shape: InputShape = None,
+    arch: Arch = None,
+    arch_arg: ArchArg = None,
+    key: Key = None,
+    trust_pickle: TrustPickle = False,
+    verify: Verify = None,
+    samples: Samples = None,
+    seed: Seed = None,
+    threads: Threads = None,
+    max_error: MaxError = None,
+    keep: Keep = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="The file to write [MODEL.fused.SUFFIX].", rich_help_panel=OUT
+        ),
+    ] = None,
+    force: Force = False,
+    json: JsonOut = None,
+    markdown: MarkdownOut = None,
+) -> None:
+    """Merge BatchNorm, parallel branches and chains into single convs, without loss."""
+    from dacconv import console, jobs
+    from dacconv.config import settings as merged
+
+    settings = merged(
+        None,
+        _given(
+            input_shape=input_shape,
+            arch=arch,
+            arch_arg=arch_arg,
+            key=key,
+            trust_pickle=trust_pickle,
+            verify=verify,
+            samples=samples,
+            seed=seed,
+            threads=threads,
+            max_error=max_error,
+        ),
+    )
+    with console.Bars() as bars:
+        outcome = jobs.fuse_file(
+            model, settings, output=output, force=force, keep=keep, progress=bars
+        )
+    _finish(outcome, json, markdown)
 
 
 @app.command()
@@ -363,6 +410,20 @@ def _given(**options: Any) -> dict[str, Any]:
         for name, value in options.items()
         if value is not None and (value is not False or name in ("verify", "fuse"))
     }
+
+
+def _finish(outcome: Outcome, json: Path | None, markdown: Path | None) -> None:
+    """Show what a job did; exit with 1 where a gate was missed."""
+    from dacconv import console
+
+    _show(outcome.report, json, markdown)
+    for path in outcome.written:
+        typer.echo(f"wrote {path}", err=_on_stdout(json, markdown))
+    console.print_missed(outcome.missed)
+    if outcome.missed:
+        if not outcome.written:
+            typer.echo("nothing was written; --keep writes it all the same", err=True)
+        raise typer.Exit(1)
 
 
 def _show(report: Report, json: Path | None, markdown: Path | None) -> None:

@@ -50,12 +50,15 @@ def error(value: float | None) -> str:
 
 def change(before: float | None, after: float | None) -> str:
     """``before > after`` with units, or the one number where nothing changed."""
-    return number(before) if before == after else f"{number(before)} > {number(after)}"
+    was, now = number(before), number(after)
+    return was if was == now else f"{was} > {now}"
 
 
 def saved(before: float | None, after: float | None) -> str:
     """The share saved, ``?`` where a side is unknown."""
-    return UNKNOWN if before is None or after is None or not before else share(1 - after / before)
+    if before is None or after is None or not before:
+        return UNKNOWN
+    return share(1 - after / before).replace("-0.0 %", "0.0 %")
 
 
 def axes(values: Iterable[int]) -> str:

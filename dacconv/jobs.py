@@ -17,6 +17,9 @@ from dacconv.report import Report, Verification
 from dacconv.types import Plan
 from dacconv.verification import verify
 
+NO_SPLIT = Plan(())
+"""The plan that splits nothing."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
@@ -126,6 +129,41 @@ def dry_run(
     report = pipeline.preview(model, plan, fuse=settings.fuse)
     write_text(target, plans.plan_to_json(plan))
     return Outcome(report, (), (target,))
+
+
+def fuse_file(
+    path: Path,
+    settings: Settings,
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    keep: bool = False,
+    progress: Progress = silent,
+) -> Outcome:
+    """Merge what can be merged without loss, and nothing else, and write the result.
+
+    Raises:
+        DacconvError: whatever is wrong with the input, the options or the target; nothing to
+            merge; an output that is not the same.
+    """
+    target = output or path.with_name(f"{path.stem}.fused{path.suffix}")
+    model = open_with(path, settings)
+    pipeline.require_dataflow(model)
+    check_target(model, target, force=force)
+    done = pipeline.convert(model, NO_SPLIT, options=settings.changed(), progress=progress)
+    done = _verified(model, done, settings, progress)
+    gates = settings.gates()
+    if gates.max_error is None and settings.verify and done.report.verification:
+        gates = replace(gates, max_error=lossless_error(done.report.verification))
+    failed = tuple(missed(done.report, gates))
+    written = () if failed and not keep else done.save(target, force=force)
+    return Outcome(done.report, failed, written)
+
+
+def lossless_error(check: Verification) -> float:
+    """How far outputs may differ that are the same but for rounding."""
+    half = any(output.dtype in ("float16", "bfloat16") for output in check.outputs)
+    return 2e-2 if half else 1e-4
 
 
 def compare_files(

@@ -66,6 +66,18 @@ class MergedModel:
         }
 
     @property
+    def merged_params(self) -> dict[str, int]:
+        """The parameters of everything but convs that went into each merged conv."""
+        return {
+            name: sum(
+                self._originals[node].params
+                for node in edit.drop
+                if self._originals[node].op not in CONV_LIKE
+            )
+            for name, edit in self.edits.items()
+        }
+
+    @property
     def refusals(self) -> tuple[Refusal, ...]:
         """What could not be merged, and why."""
         return self.fusing.refusals

@@ -269,6 +269,16 @@ def require_eligible(layers: Sequence[Layer], path: Path) -> None:
     )
 
 
+def require_dataflow(model: Model) -> None:
+    """Raise UnsupportedError for a model whose file does not say what reads what."""
+    if model.format == WEIGHTS_ONLY:
+        raise UnsupportedError(
+            "a state dict alone cannot be fused: it does not say which layer reads which",
+            where=str(model.path),
+            hint="name the network with --arch PACKAGE.MODULE:FACTORY or FILE.py:FACTORY",
+        )
+
+
 def default_target(path: Path) -> Path:
     """``<stem>.dac<suffix>`` beside the input."""
     return path.with_name(f"{path.stem}.dac{path.suffix}")
@@ -295,6 +305,7 @@ def _merging(model: Model | MergedModel) -> report.Merging | None:
     return report.Merging(
         graph=model.graph(),
         absorbed=model.absorbed,
+        params=model.merged_params,
         fused=tuple(
             report.Fused(name, edit.drop, edit.reason) for name, edit in model.edits.items()
         ),

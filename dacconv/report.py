@@ -69,11 +69,13 @@ class Fused:
 class Merging:
     """What was merged before the split: the graph after it, and where each layer went.
 
-    ``absorbed`` maps a layer that is gone to the one that it went into.
+    ``absorbed`` maps a layer that is gone to the one that it went into; ``params`` are the
+    parameters, of BatchNorms and the like, that went into a layer.
     """
 
     graph: Graph
     absorbed: Mapping[str, str]
+    params: Mapping[str, int]
     fused: tuple[Fused, ...]
     refusals: tuple[Refusal, ...]
 
@@ -214,6 +216,7 @@ def build(
             choices.get(layer.name),
             reasons.get(layer.name),
             losses.get(layer.name),
+            merging.params.get(layer.name, 0) if merging else 0,
         )
         for layer in layers
     )
@@ -221,7 +224,9 @@ def build(
     return Report(
         format=format,
         rows=rows,
-        uncounted=tuple(Uncounted(*entry) for entry in uncounted(graph)),
+        uncounted=tuple(
+            Uncounted(*entry) for entry in uncounted(merging.graph if merging else graph)
+        ),
         refusals=_refusals(shown, reasons) + (merging.refusals if merging else ()),
         notes=graph.notes,
         order=graph.order,
@@ -236,8 +241,12 @@ def _row(
     choice: Choice | None,
     reason: str | None,
     loss: LayerError | None,
+    merged_params: int,
 ) -> Row:
-    """``before`` is the layer in the original, ``layer`` what the fusions made of it."""
+    """``before`` is the layer in the original, ``layer`` what the fusions made of it.
+
+    ``merged_params`` are those of the BatchNorms and the like that they put into it.
+    """
     method = METHODS[choice.method if choice else "dac"]
     return Row(
         name=layer.name,
@@ -251,7 +260,7 @@ def _row(
         full_rank=None if layer.skip else method.full_rank(layer.geometry),
         kernel_error=loss.kernel_error if loss else None,
         energy_kept=loss.energy_kept if loss else None,
-        before=shared_cost(before.geometries, before.op),
+        before=shared_cost(before.geometries, before.op) + Cost(0, merged_params, 0),
         after=_after(layer, choice) if choice else shared_cost(layer.geometries, layer.op),
     )
 
