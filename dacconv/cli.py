@@ -25,35 +25,48 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _whole(text: str) -> int:
+    """A number as the user typed it; whether it may be that small is told by who uses it."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UsageError(f"'{text}' is not a whole number above 0") from error
+
+
 SOURCE, CHOICE, GATES, OUT = "Opening the model", "Choosing", "Verification and gates", "Output"
 
 ModelPath = Annotated[
     Path,
-    typer.Argument(
-        metavar="MODEL", help="ONNX, .pt2, .pt/.pth/.th, .safetensors.", show_default=False
-    ),
+    typer.Argument(help="ONNX, .pt2, .pt/.pth/.th, .safetensors.", show_default=False),
 ]
 InputShape = Annotated[
     list[str] | None,
     typer.Option(
-        help="Sizes that the model does not fix, as [NAME:]1,3,224,224; repeatable.",
+        metavar="SHAPE",
+        help="Sizes that the model does not fix, as 1,3,224,224 or NAME:1,3,224,224; repeatable.",
         rich_help_panel=SOURCE,
     ),
 ]
 Arch = Annotated[
     str | None,
     typer.Option(
+        metavar="FACTORY",
         help="What builds the network of a state dict: PACKAGE.MODULE:FACTORY or FILE.py:FACTORY.",
         rich_help_panel=SOURCE,
     ),
 ]
 ArchArg = Annotated[
     list[str] | None,
-    typer.Option(help="NAME=VALUE for the factory; repeatable.", rich_help_panel=SOURCE),
+    typer.Option(
+        metavar="NAME=VALUE", help="NAME=VALUE for the factory; repeatable.", rich_help_panel=SOURCE
+    ),
 ]
 Key = Annotated[
     str | None,
-    typer.Option(help="The checkpoint's entry with the state dict.", rich_help_panel=SOURCE),
+    typer.Option(
+        metavar="KEY", help="The checkpoint's entry with the state dict.", rich_help_panel=SOURCE
+    ),
 ]
 TrustPickle = Annotated[
     bool,
@@ -65,31 +78,49 @@ TrustPickle = Annotated[
 ]
 JsonOut = Annotated[
     Path | None,
-    typer.Option("--json", help="Write the report as JSON; - is stdout.", rich_help_panel=OUT),
+    typer.Option(
+        "--json", metavar="FILE", help="Write the report as JSON; - is stdout.", rich_help_panel=OUT
+    ),
 ]
 MarkdownOut = Annotated[
     Path | None,
     typer.Option(
-        "--markdown", help="Write the report as Markdown; - is stdout.", rich_help_panel=OUT
+        "--markdown",
+        metavar="FILE",
+        help="Write the report as Markdown; - is stdout.",
+        rich_help_panel=OUT,
     ),
 ]
 Samples = Annotated[
-    int | None, typer.Option(min=1, help="Seeded inputs to run [8].", rich_help_panel=GATES)
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Seeded inputs to run (default: 8).", rich_help_panel=GATES
+    ),
 ]
-Seed = Annotated[int | None, typer.Option(min=0, help="Their seed [0].", rich_help_panel=GATES)]
+Seed = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Their seed (default: 0).", rich_help_panel=GATES),
+]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, help="Threads of the runtime [its own choice].", rich_help_panel=GATES),
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Threads of the runtime (default: its own choice).",
+        rich_help_panel=GATES,
+    ),
 ]
 MaxError = Annotated[
     float | None,
-    typer.Option(help="Fail above this relative output error.", rich_help_panel=GATES),
+    typer.Option(
+        metavar="ERROR", help="Fail above this relative output error.", rich_help_panel=GATES
+    ),
 ]
 Verify = Annotated[
     bool | None,
     typer.Option(
         "--verify/--no-verify",
-        help="Run original and converted side by side [verify].",
+        help="Run original and converted side by side (default: yes).",
         rich_help_panel=GATES,
     ),
 ]
@@ -101,7 +132,9 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite.", rich_help_pan
 MinAgreement = Annotated[
     str | None,
     typer.Option(
-        help="Fail when fewer inputs keep their top class, as 99%.", rich_help_panel=GATES
+        metavar="SHARE",
+        help="Fail when fewer inputs keep their top class, as 99%.",
+        rich_help_panel=GATES,
     ),
 ]
 
@@ -144,38 +177,69 @@ def inspect(
 def convert(
     model: ModelPath,
     rank: Annotated[
-        int | None, typer.Option(help="The same rank for every layer.", rich_help_panel=CHOICE)
+        int | None,
+        typer.Option(
+            help="The same rank for every layer.",
+            parser=_whole,
+            metavar="R",
+            rich_help_panel=CHOICE,
+        ),
     ] = None,
     ranks: Annotated[
-        str | None, typer.Option(help="NAME=R,NAME=R; names may be globs.", rich_help_panel=CHOICE)
+        str | None,
+        typer.Option(
+            metavar="RANKS", help="NAME=R,NAME=R; names may be globs.", rich_help_panel=CHOICE
+        ),
     ] = None,
     energy: Annotated[
         float | None,
-        typer.Option(help="Smallest rank that keeps this share, as 0.95.", rich_help_panel=CHOICE),
+        typer.Option(
+            metavar="SHARE",
+            help="Smallest rank that keeps this share, as 0.95.",
+            rich_help_panel=CHOICE,
+        ),
     ] = None,
     energy_over: Annotated[
         str | None,
         typer.Option(
-            help="Share of the channels' mean, or of their max [mean].", rich_help_panel=CHOICE
+            metavar="mean|max",
+            help="Over the mean of the channels, or over the max of all (default: mean).",
+            rich_help_panel=CHOICE,
         ),
     ] = None,
     plan: Annotated[
         Path | None,
-        typer.Option(help="A plan in JSON, as --dry-run writes it.", rich_help_panel=CHOICE),
+        typer.Option(
+            metavar="FILE", help="A plan in JSON, as --dry-run writes it.", rich_help_panel=CHOICE
+        ),
     ] = None,
     first_k: Annotated[
-        int | None, typer.Option(help="Only the first K layers.", rich_help_panel=CHOICE)
+        int | None,
+        typer.Option(
+            help="Only the first K layers.", parser=_whole, metavar="K", rich_help_panel=CHOICE
+        ),
     ] = None,
     last_k: Annotated[
-        int | None, typer.Option(help="Only the last K layers.", rich_help_panel=CHOICE)
+        int | None,
+        typer.Option(
+            help="Only the last K layers.", parser=_whole, metavar="K", rich_help_panel=CHOICE
+        ),
     ] = None,
     layers: Annotated[
         list[str] | None,
-        typer.Option(help="Only layers that match this glob; repeatable.", rich_help_panel=CHOICE),
+        typer.Option(
+            metavar="GLOB",
+            help="Only layers that match this glob; repeatable.",
+            rich_help_panel=CHOICE,
+        ),
     ] = None,
     skip: Annotated[
         list[str] | None,
-        typer.Option(help="No layer that matches this glob; repeatable.", rich_help_panel=CHOICE),
+        typer.Option(
+            metavar="GLOB",
+            help="No layer that matches this glob; repeatable.",
+            rich_help_panel=CHOICE,
+        ),
     ] = None,
     allow_costlier: Annotated[
         bool,
@@ -189,20 +253,23 @@ def convert(
         bool | None,
         typer.Option(
             "--fuse/--no-fuse",
-            help="Merge BatchNorm and branches without loss first [fuse].",
+            help="Merge BatchNorm and branches without loss first (default: yes).",
             rich_help_panel=CHOICE,
         ),
     ] = None,
     kernel_scale: Annotated[
         str | None,
         typer.Option(
-            help="Split kernels in their own scale, or as BatchNorm folded them [own].",
+            metavar="own|folded",
+            help="Split kernels in their own scale or folded by BatchNorm (default: own).",
             rich_help_panel=CHOICE,
         ),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="Settings in TOML; options given here win.", rich_help_panel=CHOICE),
+        typer.Option(
+            metavar="FILE", help="Settings in TOML; options given here win.", rich_help_panel=CHOICE
+        ),
     ] = None,
     input_shape: InputShape = None,
     arch: Arch = None,
@@ -216,14 +283,20 @@ def convert(
     max_error: MaxError = None,
     min_saving: Annotated[
         str | None,
-        typer.Option(help="Fail when fewer MACs are saved, as 40%.", rich_help_panel=GATES),
+        typer.Option(
+            metavar="SHARE", help="Fail when fewer MACs are saved, as 40%.", rich_help_panel=GATES
+        ),
     ] = None,
     min_agreement: MinAgreement = None,
     keep: Keep = False,
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", help="The file to write [MODEL.dac.SUFFIX].", rich_help_panel=OUT
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="The file to write (default: MODEL.dac.SUFFIX).",
+            rich_help_panel=OUT,
         ),
     ] = None,
     force: Force = False,
@@ -272,8 +345,7 @@ def convert(
     )
     with console.Bars() as bars:
         if dry_run:
-            target = output or model.with_suffix(".plan.json")
-            outcome = jobs.dry_run(model, settings, target, force=force, progress=bars)
+            outcome = jobs.dry_run(model, settings, output=output, force=force, progress=bars)
         else:
             outcome = jobs.convert_file(
                 model, settings, output=output, force=force, keep=keep, progress=bars
@@ -298,7 +370,11 @@ def fuse(
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", help="The file to write [MODEL.fused.SUFFIX].", rich_help_panel=OUT
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="The file to write (default: MODEL.fused.SUFFIX).",
+            rich_help_panel=OUT,
         ),
     ] = None,
     force: Force = False,

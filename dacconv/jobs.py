@@ -100,8 +100,8 @@ def convert_file(
     gates = settings.gates()
     if gates.need_verification and not settings.verify:
         raise UsageError("--max-error and --min-agreement need the verification")
-    target = output or default_target(path)
     model = open_with(path, settings)
+    target = output or default_target(path)
     check_target(model, target, force=force)
     plan = plan_for(model, settings, progress)
     done = pipeline.convert(
@@ -119,12 +119,18 @@ def convert_file(
 
 
 def dry_run(
-    path: Path, settings: Settings, target: Path, *, force: bool, progress: Progress = silent
+    path: Path,
+    settings: Settings,
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    progress: Progress = silent,
 ) -> Outcome:
-    """The report of what a conversion would do, and the plan written to ``target``."""
+    """The report of what a conversion would do, and its plan written to a file."""
+    model = open_with(path, settings)
+    target = output or path.with_suffix(".plan.json")
     if target.exists() and not force:
         raise UsageError("exists already", where=str(target), hint="--force overwrites it")
-    model = open_with(path, settings)
     plan = plan_for(model, settings, progress)
     report = pipeline.preview(model, plan, fuse=settings.fuse)
     write_text(target, plans.plan_to_json(plan))
@@ -146,8 +152,8 @@ def fuse_file(
         DacconvError: whatever is wrong with the input, the options or the target; nothing to
             merge; an output that is not the same.
     """
-    target = output or path.with_name(f"{path.stem}.fused{path.suffix}")
     model = open_with(path, settings)
+    target = output or path.with_name(f"{path.stem}.fused{path.suffix}")
     pipeline.require_dataflow(model)
     check_target(model, target, force=force)
     done = pipeline.convert(model, NO_SPLIT, options=settings.changed(), progress=progress)

@@ -198,9 +198,9 @@ class Spectra:
         index = names.index(name)
         self.progress("measuring kernels", index, len(names))
         layer = self.layers[index]
+        weight = finite(self.model.conv(layer.sites[0]).weight, layer, self.model.path)
         own = own_scale(self.model, layer, OWN)
-        weight = own.weight if own else self.model.conv(layer.sites[0]).weight
-        return METHODS["dac"].decompose(finite(weight, layer, self.model.path))
+        return METHODS["dac"].decompose(weight if own is None else own.weight)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,9 +216,10 @@ def split_layer(
 ) -> Split:
     """Decompose a layer's kernel once and put it together at each of its sites."""
     method = METHODS[choice.method]
+    weight = finite(model.conv(layer.sites[0]).weight, layer, model.path)
     own = own_scale(model, layer, kernel_scale)
-    weight = own.weight if own else model.conv(layer.sites[0]).weight
-    finite(weight, layer, model.path)
+    if own is not None:
+        weight = own.weight
     factors = method.factor(weight, method.decompose(weight), choice.rank)
     sites: list[tuple[str, Branches]] = []
     for site in layer.sites:
