@@ -27,6 +27,7 @@ Op = Literal[
     "concat",
     "pool",
     "pad",
+    "fill",
     "transpose",
     "identity",
     "other",
@@ -144,6 +145,9 @@ class Node:
     - ``pad``: ``attrs["pads"]`` is (begin, end) per axis of the value, ``attrs["mode"]`` is
       ``"constant"`` or something else, ``attrs["value"]`` the constant: a float, or one per
       channel as an array (the border that a padded BatchNorm has).
+    - ``fill``: ``inputs[0]`` with the slice ``attrs["begin"]`` to ``attrs["end"]`` of the axis
+      ``attrs["axis"]`` overwritten by the constant ``attrs["value"]``: a float, or one per
+      channel as an array. ``begin`` and ``end`` are as in a Python slice.
     - ``transpose``: ``attrs["perm"]`` as numpy has it.
     - ``identity``: ``inputs[0]`` unchanged at inference (Identity, Dropout, a Cast to the
       type that the value has already).
@@ -198,8 +202,9 @@ class Layer:
     """One weight and the places where it is used: a row of every table.
 
     ``sites`` are the names of the nodes that share the weight, in order of execution;
-    ``geometries`` has one entry per site. ``skip`` is None for an eligible layer, or the
-    reason, in words, why it is left alone.
+    ``geometries`` has one entry per site, or none at all where the model does not tell. ``skip``
+    is None for an eligible layer, or the reason, in words, why it is left alone; ``params``
+    counts the parameters of a layer without geometry.
     """
 
     name: str
@@ -207,10 +212,11 @@ class Layer:
     sites: tuple[str, ...]
     geometries: tuple[Geometry, ...]
     skip: str | None = None
+    params: int = 0
 
     @property
     def geometry(self) -> Geometry:
-        """The geometry of the first site."""
+        """The geometry of the first site; IndexError for a layer that has none."""
         return self.geometries[0]
 
 

@@ -177,6 +177,19 @@ class Toy:
         attrs = {"pads": pads, "mode": "constant", "value": constant}
         return self.add_node("pad", "Pad", [value], pad, attrs=attrs)
 
+    def fill(self, value: str, axis: int, begin, end, constant) -> str:
+        border = np.asarray(constant, dtype=np.float64).reshape(1, -1, 1, 1)
+
+        def fill(x):
+            out = x.copy()
+            index = [slice(None)] * x.ndim
+            index[axis] = slice(begin, end)
+            out[tuple(index)] = np.broadcast_to(border, (1, x.shape[1], 1, 1))
+            return out
+
+        attrs = {"axis": axis, "begin": begin, "end": end, "value": constant}
+        return self.add_node("fill", "SetItem", [value], fill, attrs=attrs)
+
     def pool(
         self,
         value: str,

@@ -10,10 +10,12 @@ from dacconv.fusions import (
     affine_before,
     affine_chain,
     branches,
+    branches_apart,
     chain,
     concat,
     pad_after,
     pad_before,
+    pad_border,
 )
 from dacconv.fusions.engine import Fused, Fusing, Fusion, plan_fusions
 from dacconv.fusions.view import Weights
@@ -24,9 +26,11 @@ FUSIONS: tuple[Fusion, ...] = (
     Fusion("affine -> affine", ("affine",), affine_chain.find),
     Fusion("zero padding -> conv", ("conv",), pad_before.find),
     Fusion("affine -> conv", ("conv", "conv_transpose", "linear"), affine_before.find),
+    Fusion("padding -> overwritten border", ("fill",), pad_border.find),
     Fusion("conv -> padding with its bias", ("pad",), pad_after.find),
     Fusion("conv -> conv", ("conv", "conv_transpose", "linear", "pool"), chain.find),
     Fusion("added branches", ("add",), branches.find),
+    Fusion("branches among other summands", ("add",), branches_apart.find),
     Fusion("joined convs", ("concat",), concat.find),
 )
 """The transforms, in the order in which they are tried at a node."""

@@ -7,7 +7,7 @@ itself; smaller kernels are embedded in the largest. Sources: ACNet (arXiv 1908.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from dacconv.fusions.routes import (
     price_of,
     require_no_costlier,
     routes_to,
+    why_open,
 )
 from dacconv.fusions.view import Merge, Obstacle, Site, View
 from dacconv.fusions.walk import spatial_size
@@ -30,11 +31,17 @@ from dacconv.types import Affine, Conv
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Term:
-    """One summand: a coefficient times a value, and every linear route that leads to it."""
+    """One summand: a coefficient times a value, and every linear route that leads to it.
+
+    ``parent`` is the sum that reads it, ``other`` what that adds to it and with which
+    coefficient; None where it adds more than one thing.
+    """
 
     value: str
     coefficient: float
     routes: tuple[Route, ...]
+    parent: Site
+    other: tuple[str, float] | None
 
     def route(self, source: str) -> Route | None:
         """The route from that source, if there is one."""
@@ -50,16 +57,16 @@ def find(view: View, site: Site) -> Merge | Obstacle | None:
         routes = [route for term in terms if (route := term.route(source)) is not None]
         if not any(route.convs for route in routes):
             continue
-        refused = view.blocked(site)
-        refused = refused or next((route.obstacle for route in routes if route.obstacle), None)
+        parts = sites_of(routes)
+        refused = view.blocked(site) or why_open(
+            view, parts, [site.name, *(each.name for each in inner)]
+        )
         if refused is None:
             try:
                 merged = merge(view, source, [term.coefficient for term in terms], routes)
+                return Merge(site, source, (*parts, *inner, site), merged)
             except Inexact as refusal:
                 refused = str(refusal)
-            else:
-                parts = [each for route in routes for each in route.sites]
-                return Merge(site, source, (*parts, *inner, site), merged)
         reason = reason or refused
     return None if reason is None else Obstacle(site.name, f"branches not merged: {reason}")
 
@@ -67,9 +74,10 @@ def find(view: View, site: Site) -> Merge | Obstacle | None:
 def terms_of(view: View, site: Site, factor: float, inner: list[Site]) -> Iterator[Term]:
     """The summands; a sum that only this sum reads is taken apart and noted in ``inner``."""
     coefficients = site.node.attrs.get("coefficients") or (1.0,) * len(site.inputs)
-    for value, coefficient in zip(site.inputs, coefficients, strict=True):
+    pairs = list(zip(site.inputs, map(float, coefficients), strict=True))
+    for index, (value, coefficient) in enumerate(pairs):
         maker = view.maker(value)
-        own = factor * float(coefficient)
+        own = factor * coefficient
         if (
             maker is not None
             and maker.op == "add"
@@ -79,7 +87,8 @@ def terms_of(view: View, site: Site, factor: float, inner: list[Site]) -> Iterat
             inner.append(maker)
             yield from terms_of(view, maker, own, inner)
         else:
-            yield Term(value, own, tuple(routes_to(view, value, site)))
+            other = pairs[1 - index] if len(pairs) == 2 else None
+            yield Term(value, own, tuple(routes_to(view, value)), site, other)
 
 
 def common_sources(terms: Sequence[Term]) -> list[str]:
@@ -91,6 +100,11 @@ def common_sources(terms: Sequence[Term]) -> list[str]:
         return sum(len(route.sites) for route in lengths if route is not None), source
 
     return sorted(shared, key=distance)
+
+
+def sites_of(routes: Iterable[Route]) -> list[Site]:
+    """The sites on the routes, each once: two routes may share some."""
+    return list({site.name: site for route in routes for site in route.sites}.values())
 
 
 def merge(view: View, source: str, coefficients: Sequence[float], routes: Sequence[Route]) -> Conv:

@@ -23,10 +23,10 @@ from dacconv.types import Conv
 
 def find(view: View, site: Site) -> Merge | Obstacle | None:
     """Merge the conv or pool ``site`` with the conv or pool before it."""
-    if not _is_kernel(site):
+    if not _is_kernel(view, site):
         return None
     found = walk_back(view, site.inputs[0], site)
-    if found is None or not _is_kernel(found.site) or found.transposed:
+    if found is None or not _is_kernel(view, found.site) or found.transposed:
         return None
     before = found.site
     route = Route(before.inputs[0], (before, *found.between, site))
@@ -50,5 +50,5 @@ def _merge(view: View, route: Route) -> Conv:
     return merged
 
 
-def _is_kernel(site: Site) -> bool:
-    return site.op in CONV_LIKE or (site.op == "pool" and is_linear(site))
+def _is_kernel(view: View, site: Site) -> bool:
+    return site.op in CONV_LIKE or (site.op == "pool" and is_linear(view, site))

@@ -6,7 +6,6 @@ Diverse Branch Block (arXiv 2103.13425, section 4.1), so that 1x1 -> kxk is exac
 
 from __future__ import annotations
 
-from dacconv.fusions.pad_before import is_zero_pad
 from dacconv.fusions.view import Merge, Obstacle, Site, View
 from dacconv.fusions.walk import is_conv_like, walk_back
 from dacconv.numerics.kernels import Inexact, pad_output
@@ -17,9 +16,10 @@ def find(view: View, site: Site) -> Merge | Obstacle | None:
     found = walk_back(view, site.inputs[0], site)
     if found is None or not is_conv_like(found.site) or found.transposed:
         return None
-    if site.node.attrs.get("mode") != "constant":
+    padding = view.padding(site)
+    if padding.mode != "constant":
         return None
-    if is_zero_pad(site) and _feeds_a_conv(view, site):
+    if padding.zeros and _feeds_a_conv(view, site):
         return None  # the conv after it takes it in for nothing
     before = found.site
     reason = view.blocked(site) or found.obstacle
@@ -28,11 +28,10 @@ def find(view: View, site: Site) -> Merge | Obstacle | None:
     if reason is not None:
         return Obstacle(site.name, reason)
     conv = view.conv(before)
-    pads = tuple((int(begin), int(end)) for begin, end in site.node.attrs["pads"])
-    if len(pads) != len(conv.kernel) + 2 or any(any(pad) for pad in pads[:2]):
+    if padding.spatial is None or len(padding.spatial) != len(conv.kernel):
         return Obstacle(site.name, "it pads more than the spatial axes")
     try:
-        padded = pad_output(conv, pads[2:], site.node.attrs.get("value", 0.0))
+        padded = pad_output(conv, padding.spatial, padding.value)
     except Inexact as refusal:
         return Obstacle(site.name, str(refusal))
     return Merge(site, before.inputs[0], (before, *found.between, site), padded)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dacconv.fusions.view import CONV_LIKE, Site, View
 from dacconv.fusions.walk import is_channel_axis, is_vector
 from dacconv.numerics.kernels import (
     Inexact,
+    Pads,
     average_pool,
     density,
     fold_affine,
     identity,
+    pad_input,
+    pad_output,
     work,
 )
 from dacconv.numerics.merging import Sizes, compose, composed_weights
@@ -22,14 +25,10 @@ from dacconv.types import Conv
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """The sites, in order of execution, that lead from the value ``source`` to its end.
-
-    ``obstacle`` says why they must not be merged, or None.
-    """
+    """The sites, in order of execution, that lead from the value ``source`` to its end."""
 
     source: str
     sites: tuple[Site, ...] = ()
-    obstacle: str | None = None
 
     @property
     def convs(self) -> tuple[Site, ...]:
@@ -48,25 +47,39 @@ class Price:
         return Price(self.macs + other.macs, self.weights + other.weights)
 
 
-def routes_to(view: View, value: str, reader: Site) -> list[Route]:
-    """Every linear route that ends in ``value``, the empty one first, then ever longer ones."""
+def routes_to(view: View, value: str) -> list[Route]:
+    """Every linear route that ends in ``value``, the empty one first, then ever longer ones.
+
+    Who else reads the values on the way is not asked here; see :func:`why_open`.
+    """
     routes = [Route(value)]
-    while (site := view.maker(routes[-1].source)) is not None and is_linear(site):
-        last = routes[-1]
-        after = last.sites[0] if last.sites else reader
-        obstacle = last.obstacle or view.elsewhere(last.source, after.name)
-        if obstacle is None and (blocked := view.blocked(site)):
-            obstacle = f"{site.name}: {blocked}"
-        routes.append(Route(site.inputs[0], (site, *last.sites), obstacle))
+    while (site := view.maker(routes[-1].source)) is not None and is_linear(view, site):
+        routes.append(Route(site.inputs[0], (site, *routes[-1].sites)))
     return routes
 
 
-def is_linear(site: Site) -> bool:
+def why_open(view: View, sites: Sequence[Site], ends: Iterable[str]) -> str | None:
+    """Why the sites cannot all go: one is blocked, or its value read by others; None if they can.
+
+    ``ends`` are the names of the sites, besides these, that may read their values.
+    """
+    names = {site.name for site in sites}
+    for site in sites:
+        if blocked := view.blocked(site):
+            return f"{site.title}: {blocked}"
+        if reason := view.elsewhere(site.output, *names, *ends):
+            return reason
+    return None
+
+
+def is_linear(view: View, site: Site) -> bool:
     """Whether a conv could compute what the site does."""
     if not site.inputs:
         return False
     if site.op == "pool":
         return site.node.attrs.get("kind") == "average"
+    if site.op == "pad":
+        return view.padding(site).mode == "constant"
     return site.op in CONV_LIKE or site.op in ("affine", "identity")
 
 
@@ -80,17 +93,17 @@ def first_conv(view: View, routes: Iterable[Route]) -> Conv:
 
 def price(view: View, routes: Iterable[Route]) -> Price:
     """What the convs on the routes cost now. Pools are free: they multiply once a window."""
-    total = Price(0.0, 0)
+    prices: dict[str, Price] = {}
     for route in routes:
         positions = 1.0
         for site in route.sites:
             if site.op in CONV_LIKE:
                 conv = view.conv(site)
-                total += Price(positions * work(conv), conv.weight.size)
+                prices[site.name] = Price(positions * work(conv), conv.weight.size)
                 positions *= density(conv)
             elif site.op == "pool":
                 positions /= math.prod(site.node.attrs["stride"])
-    return total
+    return sum(prices.values(), Price(0.0, 0))
 
 
 def price_of(conv: Conv) -> Price:
@@ -120,12 +133,18 @@ def as_conv(view: View, route: Route, channels: int, axes: int, budget: Price) -
         Inexact: it cannot be exact, or would take more weights than ``budget`` on its way.
     """
     conv: Conv | None = None
+    pads: Pads | None = None  # zeros, for the next conv to take in
     for site in route.sites:
         if site.op == "identity":
+            continue
+        if site.op == "pad":
+            conv, pads = _padded(view, site, conv, pads, axes)
             continue
         if site.op == "affine":
             conv = identity(channels, axes) if conv is None else conv
             affine = view.affine(site)
+            if pads is not None:
+                raise Inexact(f"{site.name} acts on a padded border")
             if is_vector(affine) and not is_channel_axis(view, conv, site.output, site.axis):
                 raise Inexact(f"{site.name} acts on axis {site.axis}, not on the channels")
             conv = fold_affine(conv, affine)
@@ -133,11 +152,27 @@ def as_conv(view: View, route: Route, channels: int, axes: int, budget: Price) -
         own = view.conv(site) if site.op in CONV_LIKE else pool_conv(view, site, channels, axes)
         if len(own.kernel) != axes:
             raise Inexact("the layers act on different numbers of axes")
+        own, pads = own if pads is None else pad_input(pads, own), None
         if conv is not None:
             require_no_costlier(Price(0.0, composed_weights(conv, own)), budget)
         conv = own if conv is None else compose(conv, own)
         channels = own.out_channels
-    return identity(channels, axes) if conv is None else conv
+    conv = identity(channels, axes) if conv is None else conv
+    return conv if pads is None else pad_output(conv, pads, 0.0)
+
+
+def _padded(
+    view: View, site: Site, conv: Conv | None, pads: Pads | None, axes: int
+) -> tuple[Conv | None, Pads | None]:
+    """The conv with a padding after it, or the zeros that the next one has to take in."""
+    padding = view.padding(site)
+    if padding.spatial is None or len(padding.spatial) != axes or pads is not None:
+        raise Inexact(f"{site.name} pads more than the spatial axes")
+    if padding.zeros:
+        return conv, padding.spatial
+    if conv is None:
+        raise Inexact(f"{site.name} pads with something other than zeros")
+    return pad_output(conv, padding.spatial, padding.value), None
 
 
 def pool_conv(view: View, site: Site, channels: int, axes: int) -> Conv:

@@ -8,9 +8,35 @@ from typing import Protocol
 
 import numpy as np
 
-from dacconv.types import Affine, Conv, Graph, Node, Op, Shape
+from dacconv.types import Affine, Conv, FloatArray, Graph, Node, Op, Shape
 
 CONV_LIKE: frozenset[Op] = frozenset({"conv", "conv_transpose", "linear"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Padding:
+    """``pads`` is begin and end per axis; ``value`` is a constant, or one per channel.
+
+    ``mode`` is ``constant`` or something else.
+    """
+
+    pads: tuple[tuple[int, int], ...]
+    value: FloatArray | float = 0.0
+    mode: str = "constant"
+
+    @property
+    def zeros(self) -> bool:
+        """Whether it fills with zeros."""
+        return self.mode == "constant" and not np.any(np.asarray(self.value))
+
+    @property
+    def spatial(self) -> tuple[tuple[int, int], ...] | None:
+        """The pads of the spatial axes; None where other axes are padded too."""
+        return None if any(any(pad) for pad in self.pads[:2]) else self.pads[2:]
+
+
+Becomes = Conv | Affine | Padding
+"""What a merged site is: a conv, or an affine or a padding on its way into one."""
 
 
 class Weights(Protocol):
@@ -37,7 +63,7 @@ class Site:
     op: Op
     inputs: tuple[str, ...]
     absorbed: tuple[Node, ...]
-    becomes: Conv | Affine | None = None
+    becomes: Becomes | None = None
     axis: int = 1
 
     @property
@@ -59,7 +85,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Merge:
-    """Several sites become one: a conv, or an affine on its way into one.
+    """Several sites become one; see :data:`Becomes`.
 
     ``parts`` go, in order of execution; ``target`` is the one of them whose value the new
     site makes from ``source``. ``alias`` maps the values of parts that others still read to
@@ -69,7 +95,7 @@ class Merge:
     target: Site
     source: str
     parts: tuple[Site, ...]
-    becomes: Conv | Affine
+    becomes: Becomes
     axis: int = 1
     alias: Mapping[str, str] = field(default_factory=dict)
 
@@ -125,16 +151,20 @@ class View:
         """Whether the value is an output of the model."""
         return value in self._outputs
 
-    def elsewhere(self, value: str, reader: str) -> str | None:
-        """Why a value that ``reader`` reads is not its alone; None where it is."""
+    def elsewhere(self, value: str, *known: str) -> str | None:
+        """Why a value is not for the sites ``known`` alone; None where it is.
+
+        A single reader must not read it twice.
+        """
         if value in self._outputs:
             return f"the value {value} is an output of the model"
-        readers = [name for name in self.readers(value) if name != reader]
-        if readers:
-            more = f" and {len(readers) - 1} more" if len(readers) > 1 else ""
-            return f"the value {value} is also read by {self._title(readers[0])}{more}"
-        if len(self.readers(value)) > 1:
-            return f"{self._title(reader)} reads the value {value} more than once"
+        readers = self.readers(value)
+        others = [name for name in readers if name not in known]
+        if others:
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            return f"the value {value} is also read by {self._title(others[0])}{more}"
+        if len(known) == 1 and len(readers) > 1:
+            return f"{self._title(known[0])} reads the value {value} more than once"
         return None
 
     def blocked(self, site: Site) -> str | None:
@@ -160,6 +190,14 @@ class View:
         if isinstance(site.becomes, Affine):
             return site.becomes
         return self._weights.affine(site.name)
+
+    def padding(self, site: Site) -> Padding:
+        """What a pad site does."""
+        if isinstance(site.becomes, Padding):
+            return site.becomes
+        attrs = site.node.attrs
+        pads = tuple((int(begin), int(end)) for begin, end in attrs["pads"])
+        return Padding(pads, attrs.get("value", 0.0), str(attrs.get("mode", "constant")))
 
     def shape(self, value: str) -> Shape | None:
         """The shape of a value, as far as it is known."""
@@ -222,10 +260,12 @@ class View:
         return f"{name} ({kind})" if kind and kind not in name else name
 
 
-def op_of(becomes: Conv | Affine) -> Op:
+def op_of(becomes: Becomes) -> Op:
     """The op of a site that has become this."""
     if isinstance(becomes, Affine):
         return "affine"
+    if isinstance(becomes, Padding):
+        return "pad"
     if not becomes.kernel:
         return "linear"
     return "conv_transpose" if becomes.transposed else "conv"

@@ -190,7 +190,56 @@ def test_values_used_elsewhere():
     x = net.input(1, 4, 8, 8)
     a = net.conv_node(x, padded(0, 4, 4, (3, 3)))
     net.outputs = (net.add(a, a),)
-    assert not assert_fused(net)[1]
+    one_conv(net)
+
+
+def test_a_value_that_only_the_branches_share():
+    """RVSR's block: y = conv(pad(h)) + h with h = conv1x1(x), padded with its bias."""
+    net = Block()
+    x = net.input(1, 4, 8, 8)
+    expand = make_conv(0, 8, 4, (1, 1))
+    h = net.conv_node(x, expand)
+    border = net.pad(h, ((0, 0), (0, 0), (1, 1), (1, 1)), expand.bias)
+    net.outputs = (net.add(net.conv_node(border, make_conv(1, 8, 8, (3, 3))), h),)
+    one_conv(net)
+
+
+def test_branches_among_other_summands():
+    for order in ((0, 2, 1), (2, 0, 1), (0, 1, 2)):
+        net = Block()
+        x = net.input(1, 4, 8, 8)
+        terms = [
+            net.unit(x, padded(0, 4, 4, (3, 3))),
+            net.conv_node(x, padded(1, 4, 4, (1, 1))),
+            net.relu(x),
+        ]
+        a, b, c = (terms[index] for index in order)
+        net.outputs = (net.relu(net.add(net.add(a, b, coefficients=(1.0, -2.0)), c)),)
+        made, fused, _ = assert_fused(net)
+        assert len(fused) == 1
+        assert sorted(node.kind for node in made.nodes) == ["Add", "Relu", "Relu", "merged"]
+
+
+def test_a_branch_that_cannot_be_merged_does_not_hold_up_the_others():
+    net = Block()
+    x = net.input(1, 4, 8, 8)
+    mean = net.pool(x, 3, 1, 1, include=False)
+    total = net.add(net.unit(x, padded(0, 4, 4, (3, 3))), mean)
+    net.outputs = (net.relu(net.add(total, net.unit(x, padded(1, 4, 4, (1, 1))))),)
+    made, _, refusals = assert_fused(net)
+    assert made.count() == 1
+    assert "does not count its padding" in next(iter(refusals.values()))
+
+
+def test_among_other_summands_one_that_others_read_stays():
+    net = Block()
+    x = net.input(1, 4, 8, 8)
+    h = net.conv_node(x, padded(0, 4, 4, (3, 3)))
+    total = net.add(h, net.relu(h))
+    net.outputs = (net.relu(net.add(total, net.conv_node(x, padded(1, 4, 4, (1, 1))))),)
+    made, fused, _ = assert_fused(net)
+    assert not fused
+    assert made.count() == 2
 
 
 def test_a_conv_and_its_own_output_added():

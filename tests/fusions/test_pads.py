@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from conv_reference import make_affine, make_conv
 from toy import Toy, assert_fused
 
@@ -81,3 +82,34 @@ def test_padding_before_an_average_pool_goes_into_the_1x1_before_it():
     net.outputs = (net.add(wide, net.pool(inner, 3)),)
     made, _, _ = assert_fused(net)
     assert len(made.nodes) == 1
+
+
+def overwritten(*fills, size=True) -> Toy:
+    """1x1 -> BatchNorm -> zero padding -> assignments to the border -> 3x3."""
+    net = Toy(known_shapes=size)
+    value = net.conv_node(net.input(1, 4, 6, 6), make_conv(0, 4, 4, (1, 1), bias=False))
+    affine = make_affine(1, 4)
+    value = net.pad(net.bn(value, affine), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    for axis, begin, end in fills:
+        value = net.fill(value, axis, begin, end, affine.shift)
+    net.outputs = (net.conv_node(value, make_conv(2, 8, 4, (3, 3))),)
+    return net
+
+
+BORDER = ((2, 0, 1), (2, -1, None), (3, 0, 1), (3, -1, None))
+
+
+@pytest.mark.parametrize("size", [True, False])
+def test_a_border_that_is_overwritten_with_the_bias(size):
+    made, fused, refusals = assert_fused(overwritten(*BORDER, size=size))
+    assert len(made.nodes) == 1
+    assert not refusals
+    assert "4 SetItem" in fused[0].summary
+
+
+@pytest.mark.parametrize(
+    "fills", [BORDER[:3], (*BORDER[:3], (3, -2, None)), (*BORDER, (2, 3, 4)), BORDER[:1] * 4]
+)
+def test_a_border_that_is_overwritten_in_part_or_too_far(fills):
+    made, _, _ = assert_fused(overwritten(*fills))
+    assert made.count() == 2
