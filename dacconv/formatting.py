@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from dacconv.numerics.cost import Cost
 from dacconv.report import Report, Row, Verification
+from dacconv.types import Refusal
 
 UNKNOWN = "?"
 COLUMNS = (
@@ -68,20 +69,27 @@ def axes(values: Iterable[int]) -> str:
 
 def row_cells(row: Row) -> tuple[str, ...]:
     """The cells of one row under ``COLUMNS``."""
-    g = row.geometry
-    label = row.name if row.sites == 1 else f"{row.name} (x{row.sites})"
     return (
-        label,
+        row.name if row.sites == 1 else f"{row.name} (x{row.sites})",
+        *_geometry_cells(row),
+        "-" if row.rank is None else str(row.rank),
+        "-" if row.kernel_error is None else error(row.kernel_error),
+        "-" if row.energy_kept is None else share(row.energy_kept),
+        *_costs(row.before, row.after),
+    )
+
+
+def _geometry_cells(row: Row) -> tuple[str, ...]:
+    g = row.geometry
+    if g is None:
+        return (row.op, *[UNKNOWN] * 5)
+    return (
         axes(g.kernel) or row.op,
         str(g.in_channels),
         str(g.out_channels),
         _same(g.stride),
         _same(g.dilation),
         UNKNOWN if g.output_size is None else axes(g.output_size) or "-",
-        "-" if row.rank is None else str(row.rank),
-        "-" if row.kernel_error is None else error(row.kernel_error),
-        "-" if row.energy_kept is None else share(row.energy_kept),
-        *_costs(row.before, row.after),
     )
 
 
@@ -134,10 +142,13 @@ def facts(report: Report) -> list[str]:
     if report.before.macs is None:
         lines.append("MACs and bytes moved are unknown without the sizes: give --input-shape")
     lines += [
-        f"left alone: {_listed(names)}: {reason}" for reason, names in left_alone(report).items()
+        f"left alone: {_listed(names)}: {reason}"
+        for reason, names in left_alone(report.refusals).items()
     ]
     if report.fused:
         lines.append(f"merged without loss: {_merged(report)}")
+    if report.unmerged:
+        lines += _unmerged(report)
     counted = [
         f"{entry.count} {entry.kind}"
         + (f" ({number(entry.params)} parameters)" if entry.params else "")
@@ -156,10 +167,20 @@ def _merged(report: Report) -> str:
     )
 
 
-def left_alone(report: Report) -> dict[str, list[str]]:
-    """The layers that were refused, by reason, in the order of the model."""
+def _unmerged(report: Report, most: int = 3) -> list[str]:
+    """What could not be merged: all of it where merging was the job, else in short."""
+    reasons = left_alone(report.unmerged)
+    lines = [f"not merged: {_listed(names)}: {reason}" for reason, names in reasons.items()]
+    if report.plan and report.plan.choices and len(lines) > most:
+        rest = sum(len(names) for names in list(reasons.values())[most:])
+        lines = [*lines[:most], f"not merged: {rest} more, for reasons that --json lists"]
+    return lines
+
+
+def left_alone(refusals: Iterable[Refusal]) -> dict[str, list[str]]:
+    """What was refused, by reason, in the order of the model."""
     reasons: dict[str, list[str]] = {}
-    for refusal in report.refusals:
+    for refusal in refusals:
         reasons.setdefault(refusal.reason, []).append(refusal.node)
     return reasons
 

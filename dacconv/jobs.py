@@ -15,7 +15,7 @@ from dacconv.pipeline import Conversion, check_target, default_target
 from dacconv.progress import Progress, silent
 from dacconv.report import Report, Verification
 from dacconv.types import Plan
-from dacconv.verification import verify
+from dacconv.verification import verify, why_not
 
 NO_SPLIT = Plan(())
 """The plan that splits nothing."""
@@ -194,10 +194,10 @@ def _verified(model: Model, done: Conversion, settings: Settings, progress: Prog
     """The conversion with its verification, or with the reason why there is none."""
     if not settings.verify:
         return replace(done, report=replace(done.report, unverified="--no-verify was given"))
-    if model.runnable:
+    if reason := why_not(model):
         if settings.gates().need_verification:
-            raise UsageError(f"the gates need the model to run, and {model.runnable}")
-        return replace(done, report=replace(done.report, unverified=model.runnable))
+            raise UsageError(f"the gates need the model to run, but {reason}")
+        return replace(done, report=replace(done.report, unverified=reason))
     check = verify(
         model,
         done.model,

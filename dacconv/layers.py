@@ -15,11 +15,12 @@ ROW_OPS = ("conv", "conv_transpose", "linear")
 def survey(graph: Graph) -> tuple[Layer, ...]:
     """One layer per weight of a conv, transposed conv or linear node, in the graph's order.
 
-    Nodes that share a weight become one layer with several sites, named after the first.
+    Nodes that share a weight become one layer with several sites, named after the first. Convs
+    whose geometry is not known, in the body of a loop say, are listed all the same.
     """
     sites: dict[str, list[Node]] = {}
     for node in graph.nodes:
-        if node.op in ROW_OPS and node.geometry is not None:
+        if node.op in ROW_OPS:
             sites.setdefault(node.weight or f"\0{node.name}", []).append(node)
     return tuple(_layer(nodes) for nodes in sites.values())
 
@@ -29,7 +30,7 @@ def uncounted(graph: Graph) -> tuple[tuple[str, int, int], ...]:
     count: Counter[str] = Counter()
     params: Counter[str] = Counter()
     for node in graph.nodes:
-        if node.op not in ROW_OPS or node.geometry is None:
+        if node.op not in ROW_OPS:
             count[node.kind or node.op] += 1
             params[node.kind or node.op] += node.params
     return tuple((kind, count[kind], params[kind]) for kind in sorted(count))
@@ -44,6 +45,7 @@ def _layer(nodes: list[Node]) -> Layer:
         sites=tuple(node.name for node in nodes),
         geometries=geometries,
         skip=next(_reasons(nodes), None),
+        params=first.params,
     )
 
 
@@ -52,6 +54,7 @@ def _reasons(nodes: list[Node]) -> Iterator[str]:
     node = nodes[0]
     geometry = node.geometry
     if geometry is None:
+        yield node.skip or "its shape is not known"
         return
     if node.op == "linear":
         yield "a linear layer, not a conv"

@@ -310,7 +310,7 @@ def _merging(model: Model | MergedModel) -> report.Merging | None:
         fused=tuple(
             report.Fused(name, edit.drop, edit.reason) for name, edit in model.edits.items()
         ),
-        refusals=tuple(replace(r, reason=f"not merged: {r.reason}") for r in model.refusals),
+        refusals=model.refusals,
     )
 
 

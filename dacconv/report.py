@@ -34,7 +34,7 @@ class Row:
 
     name: str
     op: str
-    geometry: Geometry
+    geometry: Geometry | None
     sites: int
     eligible: bool
     reason: str | None
@@ -143,6 +143,7 @@ class Report:
     notes: tuple[str, ...]
     order: str
     fused: tuple[Fused, ...] = ()
+    unmerged: tuple[Refusal, ...] = ()
     plan: Plan | None = None
     provenance: Provenance | None = None
     verification: Verification | None = None
@@ -179,7 +180,8 @@ class Report:
             "totals": _pair(self.before, self.after),
             "uncounted": [asdict(entry) for entry in self.uncounted],
             "fused": [asdict(entry) for entry in self.fused],
-            "refusals": [{"name": r.node, "reason": r.reason} for r in self.refusals],
+            "refusals": _refusal_dicts(self.refusals),
+            "unmerged": _refusal_dicts(self.unmerged),
             "notes": list(self.notes),
             "plan": plan_to_dict(self.plan) if self.plan else None,
             "verification": asdict(self.verification) if self.verification else None,
@@ -227,7 +229,8 @@ def build(
         uncounted=tuple(
             Uncounted(*entry) for entry in uncounted(merging.graph if merging else graph)
         ),
-        refusals=_refusals(shown, reasons) + (merging.refusals if merging else ()),
+        refusals=_refusals(shown, reasons),
+        unmerged=merging.refusals if merging else (),
         notes=graph.notes,
         order=graph.order,
         fused=merging.fused if merging else (),
@@ -251,7 +254,7 @@ def _row(
     return Row(
         name=layer.name,
         op=layer.op,
-        geometry=layer.geometry,
+        geometry=layer.geometries[0] if layer.geometries else None,
         sites=len(layer.sites),
         eligible=layer.skip is None,
         reason=layer.skip or (choice.note or None if choice else reason),
@@ -260,8 +263,8 @@ def _row(
         full_rank=None if layer.skip else method.full_rank(layer.geometry),
         kernel_error=loss.kernel_error if loss else None,
         energy_kept=loss.energy_kept if loss else None,
-        before=shared_cost(before.geometries, before.op) + Cost(0, merged_params, 0),
-        after=_after(layer, choice) if choice else shared_cost(layer.geometries, layer.op),
+        before=_cost(before) + Cost(0, merged_params, 0),
+        after=_after(layer, choice) if choice else _cost(layer),
     )
 
 
@@ -269,7 +272,7 @@ def _absorbed_row(layer: Layer, into: str) -> Row:
     return Row(
         name=layer.name,
         op=layer.op,
-        geometry=layer.geometry,
+        geometry=layer.geometries[0] if layer.geometries else None,
         sites=len(layer.sites),
         eligible=False,
         reason=f"merged into {into}",
@@ -278,9 +281,15 @@ def _absorbed_row(layer: Layer, into: str) -> Row:
         full_rank=None,
         kernel_error=None,
         energy_kept=None,
-        before=shared_cost(layer.geometries, layer.op),
+        before=_cost(layer),
         after=NOTHING,
     )
+
+
+def _cost(layer: Layer) -> Cost:
+    if not layer.geometries:
+        return Cost(None, layer.params, None)
+    return shared_cost(layer.geometries, layer.op)
 
 
 def _after(layer: Layer, choice: Choice) -> Cost:
@@ -305,7 +314,6 @@ def _pair(before: Cost, after: Cost) -> dict[str, Any]:
 
 
 def _row_dict(row: Row) -> dict[str, Any]:
-    g = row.geometry
     return {
         "name": row.name,
         "op": row.op,
@@ -314,14 +322,27 @@ def _row_dict(row: Row) -> dict[str, Any]:
         "method": row.method,
         "rank": row.rank,
         "full_rank": row.full_rank,
+        **_geometry_dict(row.geometry),
+        "sites": row.sites,
+        "kernel_error": row.kernel_error,
+        "energy_kept": row.energy_kept,
+    } | _pair(row.before, row.after)
+
+
+def _refusal_dicts(refusals: Sequence[Refusal]) -> list[dict[str, str]]:
+    return [{"name": refusal.node, "reason": refusal.reason} for refusal in refusals]
+
+
+def _geometry_dict(g: Geometry | None) -> dict[str, Any]:
+    if g is None:
+        names = ("kernel", "in_channels", "out_channels", "stride", "dilation", "groups")
+        return dict.fromkeys((*names, "output_size"))
+    return {
         "kernel": list(g.kernel),
         "in_channels": g.in_channels,
         "out_channels": g.out_channels,
         "stride": list(g.stride),
         "dilation": list(g.dilation),
         "groups": g.groups,
-        "sites": row.sites,
         "output_size": None if g.output_size is None else list(g.output_size),
-        "kernel_error": row.kernel_error,
-        "energy_kept": row.energy_kept,
-    } | _pair(row.before, row.after)
+    }

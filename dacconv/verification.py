@@ -39,8 +39,8 @@ def verify(
         UnsupportedError: a model cannot be run, or the size of an input is not known.
     """
     for model in (original, converted):
-        if model.runnable:
-            raise UnsupportedError(model.runnable, where=str(model.path))
+        if reason := why_not(model):
+            raise UnsupportedError(reason, where=str(model.path))
     specs = original.inputs()
     check_same_inputs(specs, converted.inputs())
     batches = _batches(specs, samples, seed)
@@ -72,6 +72,19 @@ def verify(
     )
 
 
+def why_not(model: Model) -> str | None:
+    """Why a model cannot be run here, in words; None where it can."""
+    if model.runnable:
+        return model.runnable
+    for spec in model.inputs():
+        if spec.shape is None or any(size is None for size in spec.shape[1:]):
+            return (
+                f"the model does not fix the size of input '{spec.name}' ({_sizes(spec)}): "
+                "give --input-shape"
+            )
+    return None
+
+
 def check_same_inputs(expected: Sequence[ValueSpec], actual: Sequence[ValueSpec]) -> None:
     """Raise UnsupportedError where two models do not take the same inputs."""
     for mine, theirs in zip(expected, actual, strict=False):
@@ -91,14 +104,10 @@ def check_same_inputs(expected: Sequence[ValueSpec], actual: Sequence[ValueSpec]
 
 
 def make_inputs(specs: Sequence[ValueSpec], rng: np.random.Generator) -> dict[str, Array]:
-    """One seeded set of inputs, a free batch axis taken as 1.
-
-    Raises:
-        UnsupportedError: an axis other than the first is not fixed.
-    """
+    """One seeded set of inputs, a free batch axis taken as 1."""
     feeds: dict[str, Array] = {}
     for spec in specs:
-        shape = _concrete(spec)
+        shape = tuple(size or 1 for size in spec.shape or ())
         dtype = np.dtype(spec.dtype)
         if dtype.kind == "b":
             feeds[spec.name] = rng.integers(0, 2, shape).astype(bool)
@@ -108,18 +117,6 @@ def make_inputs(specs: Sequence[ValueSpec], rng: np.random.Generator) -> dict[st
         else:
             feeds[spec.name] = rng.standard_normal(shape).astype(dtype)
     return feeds
-
-
-def _concrete(spec: ValueSpec) -> tuple[int, ...]:
-    shape = spec.shape
-    if shape is None or any(size is None for size in shape[1:]):
-        known = "?" if shape is None else ",".join("?" if s is None else str(s) for s in shape)
-        raise UnsupportedError(
-            f"the size of input '{spec.name}' ({known}) is not fixed by the model",
-            hint=f"give it with --input-shape {spec.name}:1,3,224,224 (its real size), "
-            "or --no-verify",
-        )
-    return tuple(1 if size is None else size for size in shape)
 
 
 def _batches(specs: Sequence[ValueSpec], samples: int, seed: int) -> list[Feeds]:
@@ -244,8 +241,11 @@ def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
+def _sizes(spec: ValueSpec) -> str:
+    if spec.shape is None:
+        return "?"
+    return "x".join("?" if size is None else str(size) for size in spec.shape)
+
+
 def _spec(spec: ValueSpec) -> str:
-    sizes = (
-        "?" if spec.shape is None else ",".join("?" if s is None else str(s) for s in spec.shape)
-    )
-    return f"{spec.name} ({sizes}) {spec.dtype}"
+    return f"{spec.name} ({_sizes(spec)}) {spec.dtype}"
