@@ -19,6 +19,9 @@ from dacconv.models.torch_files import read_checkpoint
 from dacconv.models.torch_state import StateFile, fill, open_state
 
 M = TypeVar("M", bound=nn.Module)
+Replaced = tuple[nn.Module, str, nn.Module]
+"""Owner, attribute and the layer that was there."""
+
 _AS_BEFORE = "give the network as it was before the conversion"
 
 
@@ -45,16 +48,12 @@ def apply(module: M, path: str | Path, *, key: str | None = None) -> M:
     if kind(path) not in ("torch", "safetensors"):
         raise FormatError("not a state dict", where=str(path), hint="load it as what it is")
     source = _open(path, key)
-    record = source.record
-    undo: list[tuple[nn.Module, str, nn.Module]] = []
+    undo: list[Replaced] = []
     try:
-        new = dict(_recorded(module, record["modules"], str(path)) if record else ())
-        prefix = best_prefix(source.state, _possible_keys(module))
-        new |= dict(_derived(module, source.state, prefix, new, str(path)))
-        for name, layer in new.items():
-            undo += _replace(module, name, layer)
+        for each in place(module, source):
+            undo += each
         hint = _AS_BEFORE
-        if record is None and not source.has_room:
+        if source.record is None and not source.has_room:
             hint += "; the .plan.json that convert wrote beside the file must lie beside it"
         fill(module, source.state, str(path), type(module).__name__, hint)
     except Exception:
@@ -62,6 +61,20 @@ def apply(module: M, path: str | Path, *, key: str | None = None) -> M:
             owner._modules[name] = old
         raise
     return module
+
+
+def place(module: nn.Module, source: StateFile) -> Iterator[list[Replaced]]:
+    """Put the converted layers of a state dict, still without its weights, into ``module``.
+
+    Yields what undoes each replacement; nothing where the file was not converted.
+    """
+    where = str(source.checkpoint.path)
+    record = source.record
+    new = dict(_recorded(module, record["modules"], where) if record else ())
+    prefix = best_prefix(source.state, _possible_keys(module))
+    new |= dict(_derived(module, source.state, prefix, new, where))
+    for name, layer in new.items():
+        yield _replace(module, name, layer)
 
 
 def _open(path: Path, key: str | None) -> StateFile:
@@ -189,7 +202,7 @@ def _misfit(name: str, conv: _ConvNd, where: str) -> UsageError:
     )
 
 
-def _replace(root: nn.Module, name: str, new: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+def _replace(root: nn.Module, name: str, new: nn.Module) -> list[Replaced]:
     """Put ``new`` wherever the layer is registered; return what undoes it."""
     old = root.get_submodule(name)
     if old is root:

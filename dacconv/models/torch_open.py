@@ -8,6 +8,7 @@ from torch import nn
 
 from dacconv.errors import UsageError
 from dacconv.models.base import LoadOptions, Model
+from dacconv.models.torch_apply import place
 from dacconv.models.torch_entries import entries
 from dacconv.models.torch_files import read_checkpoint
 from dacconv.models.torch_module import load_module
@@ -29,5 +30,5 @@ def load(path: Path, options: LoadOptions) -> Model:
         raise UsageError("the file holds a whole module, so --arch has no place", where=str(path))
     source = open_state(checkpoint, options)
     if options.arch is not None:
-        return load_state(source, options)
+        return load_state(source, options, place)
     return load_weights(source, options)

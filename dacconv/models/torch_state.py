@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -192,8 +192,14 @@ class StateModel(TracedModel):
         return changed
 
 
-def load_state(source: StateFile, options: LoadOptions) -> StateModel:
+Place = Callable[[nn.Module, StateFile], Iterable[object]]
+"""Puts the layers of an earlier conversion into the architecture, one after the other."""
+
+
+def load_state(source: StateFile, options: LoadOptions, place: Place) -> StateModel:
     """Build the architecture and load the state dict into it, strictly.
+
+    A state dict that was converted before gets its layers by ``place``.
 
     Raises:
         UsageError: the factory fails, or its keys and the file's are not the same.
@@ -201,6 +207,8 @@ def load_state(source: StateFile, options: LoadOptions) -> StateModel:
     path = source.checkpoint.path
     module = build(options.arch or "", options.arch_args)
     require_tree(module, path)
+    for _ in place(module, source):
+        pass
     prefix = fill(module, source.state, str(path), f"--arch {options.arch}")
     left = [key for key in source.state if not key.startswith(prefix)]
     facts = list(source.facts())
