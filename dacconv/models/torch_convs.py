@@ -180,14 +180,14 @@ class Builder:
         weight = like.get_parameter("weight")
         last = layers[-1]
         stored = swap_channels(conv.weight, conv.groups) if conv.transposed else conv.weight
-        last.register_parameter("weight", self._parameter(stored, weight))
+        last.register_parameter("weight", self._parameter(conv.weight, stored, weight))
         if conv.bias is not None:
-            last.register_parameter("bias", self._parameter(conv.bias, weight))
+            last.register_parameter("bias", self._parameter(conv.bias, conv.bias, weight))
         return layers
 
-    def _parameter(self, array: Array, like: torch.Tensor) -> nn.Parameter:
+    def _parameter(self, array: Array, stored: Array, like: torch.Tensor) -> nn.Parameter:
         if id(array) not in self.made:
-            tensor = nn.Parameter(from_numpy(array, like), requires_grad=like.requires_grad)
+            tensor = nn.Parameter(from_numpy(stored, like), requires_grad=like.requires_grad)
             self.made[id(array)] = (array, tensor)  # keeps the array, and so its id, alive
         return self.made[id(array)][1]
 

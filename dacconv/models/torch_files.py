@@ -46,17 +46,17 @@ def read_checkpoint(path: Path, *, trust_pickle: bool) -> Checkpoint:
         return _read_safetensors(path)
     zipped = start[:2] == b"PK"
     if zipped:
-        _check_zip(path)
+        check_zip(path)
     return Checkpoint(path, _load(path, zipped, trust_pickle=trust_pickle), legacy=not zipped)
 
 
-def _check_zip(path: Path) -> None:
+def check_zip(path: Path) -> None:
     """Hold every record against its CRC, which torch does not do for mapped tensors."""
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     if bad is not None:
         raise FormatError(
             f"damaged: the record {bad} does not match its checksum",
@@ -71,7 +71,7 @@ def _load(path: Path, zipped: bool, *, trust_pickle: bool) -> Any:
     except Exception as error:  # damage shows as almost any exception
         names = wanted_globals(path)
         if not names:
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
         if not trust_pickle:
             raise _refused(path, names) from error
     search(Path.cwd())
@@ -81,7 +81,7 @@ def _load(path: Path, zipped: bool, *, trust_pickle: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=False, mmap=zipped)
     except UsageError as error:
         if isinstance(error.__cause__, (pickle.UnpicklingError, EOFError, UnicodeDecodeError)):
-            raise _damaged(path, error.__cause__) from error
+            raise damaged(path, error.__cause__) from error
         raise
 
 
@@ -95,7 +95,8 @@ def _refused(path: Path, names: tuple[str, ...]) -> FormatError:
     )
 
 
-def _damaged(path: Path, error: BaseException) -> FormatError:
+def damaged(path: Path, error: BaseException) -> FormatError:
+    """The user's message for whatever reading a broken file raised."""
     text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return FormatError(f"cannot be read, it is damaged: {text}", where=str(path), hint=_COPY_AGAIN)
 
@@ -114,7 +115,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
         dtypes = {name: str(header[name]["dtype"]) for name in names}
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
             OSError, MemoryError) as error:  # fmt: skip
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     return Checkpoint(path, tensors, dtypes=dtypes, metadata=dict(metadata))
 
 

@@ -34,12 +34,21 @@ def wanted_globals(path: Path) -> tuple[str, ...]:
     Reads zip archives of ``torch.save`` and the older format. A damaged pickle gives what
     was found before the damage.
     """
-    found: dict[str, None] = {}
-    for stream in _pickles(path):
-        for name in _globals(stream):
-            if not _plain(name):
-                found.setdefault(name)
-    return tuple(found)
+    try:
+        with path.open("rb") as stream:
+            return _wanted(stream)
+    except OSError:
+        return ()
+
+
+def wanted_in(data: bytes) -> tuple[str, ...]:
+    """As :func:`wanted_globals`, for a file in memory."""
+    return _wanted(io.BytesIO(data))
+
+
+def _wanted(stream: IO[bytes]) -> tuple[str, ...]:
+    names = (name for pickled in _pickles(stream) for name in _globals(pickled))
+    return tuple(dict.fromkeys(name for name in names if not _plain(name)))
 
 
 def is_module(names: tuple[str, ...]) -> bool:
@@ -66,17 +75,17 @@ def _plain(name: str) -> bool:
     )  # fmt: skip
 
 
-def _pickles(path: Path) -> Iterator[IO[bytes]]:
+def _pickles(stream: IO[bytes]) -> Iterator[IO[bytes]]:
     """The pickle streams of a checkpoint."""
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    if name.endswith("data.pkl"):
-                        yield io.BytesIO(archive.read(name))
-            return
-        with path.open("rb") as stream:
+        if not zipfile.is_zipfile(stream):
+            stream.seek(0)
             yield stream
+            return
+        with zipfile.ZipFile(stream) as archive:
+            for name in archive.namelist():
+                if name.endswith(".pkl"):
+                    yield io.BytesIO(archive.read(name))
     except (OSError, zipfile.BadZipFile, ValueError, EOFError, NotImplementedError):
         return
 

@@ -1,0 +1,312 @@
+"""Programs of ``torch.export``: .pt2 files, which carry their own graph."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.utils import _pytree as pytree
+
+from dacconv.errors import FormatError, UnsupportedError, UsageError
+from dacconv.files import replacing
+from dacconv.models.base import Feeds, LoadOptions, Runner
+from dacconv.models.torch_arch import user_code
+from dacconv.models.torch_files import check_zip, damaged
+from dacconv.models.torch_pickles import told
+from dacconv.models.torch_program_edit import edit_program, why_not
+from dacconv.models.torch_program_graph import Reading, read_program
+from dacconv.models.torch_program_vet import dangers
+from dacconv.models.torch_record import make_record, to_json
+from dacconv.models.torch_run import flat_outputs, told_shapes
+from dacconv.types import Affine, Array, Conv, Graph, Plan, Rewrite, Shape, ValueSpec
+
+RECORD = "dacconv.json"
+"""The extra file inside the archive that holds the plan and where the program comes from."""
+
+
+@dataclass(frozen=True, eq=False)
+class ProgramModel:
+    """An exported program. ``extras`` are the extra files of its archive."""
+
+    path: Path
+    options: LoadOptions
+    program: ExportedProgram
+    extras: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def format(self) -> str:
+        """``pt2``."""
+        return "pt2"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The one file that it was read from."""
+        return (self.path,)
+
+    @property
+    def runtime(self) -> str:
+        """The torch that runs it."""
+        return f"torch {torch.__version__}"
+
+    @property
+    def runnable(self) -> str | None:
+        """Why it cannot be run; None where it can."""
+        for spec in self.program.graph_signature.input_specs:
+            if spec.kind is InputKind.CUSTOM_OBJ:
+                return f"its input '{spec.arg.name}' is an object, not a tensor"
+        for node in self._placeholders:
+            if not isinstance(node.meta.get("val"), torch.Tensor):
+                return f"its input '{node.name}' is a number, not a tensor"
+        for spec in self.inputs():
+            if spec.shape is None or None in spec.shape[1:]:
+                return (
+                    f"the size of its input '{spec.name}' is not fixed: "
+                    "give --input-shape 1,3,224,224"
+                )
+        return None
+
+    @cached_property
+    def _placeholders(self) -> tuple[fx.Node, ...]:
+        """The user's inputs, without those that were fixed at export."""
+        kinds = {
+            spec.arg.name
+            for spec in self.program.graph_signature.input_specs
+            if spec.kind is InputKind.USER_INPUT and not isinstance(spec.arg, ConstantArgument)
+        }
+        nodes = self.program.graph.nodes
+        return tuple(n for n in nodes if n.op == "placeholder" and n.name in kinds)
+
+    @cached_property
+    def _given(self) -> dict[str, tuple[int, ...]]:
+        """The user's shapes by input name, checked against the program."""
+        nodes = {node.name: node for node in self._placeholders}
+        first = next(iter(nodes), "")
+        given = {name or first: shape for name, shape in self.options.input_shapes.items()}
+        for name, shape in given.items():
+            if name not in nodes:
+                raise UsageError(
+                    f"the program has no input '{name}'",
+                    where=str(self.path),
+                    hint=f"it takes {', '.join(nodes)}",
+                )
+            fixed = _sizes(nodes[name])
+            if (
+                fixed is None
+                or len(fixed) != len(shape)
+                or any(
+                    want is not None and want != size
+                    for want, size in zip(fixed, shape, strict=True)
+                )
+            ):
+                has = "x".join("?" if s is None else str(s) for s in fixed or ())
+                raise UsageError(
+                    f"input '{name}' was exported as {has}, not {'x'.join(map(str, shape))}",
+                    where=str(self.path),
+                    hint="export it again with dynamic_shapes to use other sizes",
+                )
+        return given
+
+    @cached_property
+    def _symbols(self) -> dict[Any, int]:
+        """The sizes that the user's shapes give to the symbols of dynamic axes."""
+        found: dict[Any, int] = {}
+        for node in self._placeholders:
+            value = node.meta.get("val")
+            if isinstance(value, torch.Tensor) and node.name in self._given:
+                for size, number in zip(value.shape, self._given[node.name], strict=True):
+                    if not isinstance(size, int) and size.node.expr.is_symbol:
+                        found[size.node.expr] = number
+        return found
+
+    @cached_property
+    def _reading(self) -> Reading:
+        return read_program(self.program, self._symbols)
+
+    @cached_property
+    def _graph(self) -> Graph:
+        reading = self._reading
+        return Graph(reading.nodes, self.inputs(), reading.outputs, notes=reading.notes)
+
+    def graph(self) -> Graph:
+        """The aten calls of the program, named by the modules that they come from."""
+        return self._graph
+
+    def conv(self, node: str) -> Conv:
+        """The conv, transposed conv or linear layer at a node."""
+        if node not in self._reading.convs:
+            raise UnsupportedError("no conv with a constant weight", where=node)
+        return self._reading.convs[node]()
+
+    def affine(self, node: str) -> Affine:
+        """The BatchNorm, or arithmetic with constants, at a node."""
+        if node not in self._reading.affines:
+            raise UnsupportedError("no affine", where=node)
+        return self._reading.affines[node]()
+
+    def can_rewrite(self, edit: Rewrite) -> str | None:
+        """Why ``rewrite`` would refuse an edit; None where it would not."""
+        return why_not(edit, self._reading)
+
+    def rewrite(self, edits: Sequence[Rewrite]) -> Self:
+        """A new program with the edits made.
+
+        Raises:
+            UnsupportedError: an edit cannot be made; ``can_rewrite`` says so before.
+        """
+        with quiet():
+            return replace(self, program=edit_program(self.program, self._reading, edits))
+
+    def inputs(self) -> tuple[ValueSpec, ...]:
+        """The inputs by the names that the program has for them."""
+        return tuple(
+            ValueSpec(node.name, self._given.get(node.name) or self._open(node), _dtype(node))
+            for node in self._placeholders
+        )
+
+    def _open(self, node: fx.Node) -> Shape | None:
+        """The shape of an input; its batch is the smallest allowed where that is not 1 or 2."""
+        shape = _sizes(node)
+        if not shape or shape[0] is not None:
+            return shape
+        expression = node.meta["val"].shape[0].node.expr
+        ranges = self.program.range_constraints
+        lowest = {s: max(1, _whole(ranges[s].lower)) for s in expression.free_symbols & set(ranges)}
+        smallest = expression.subs(lowest)
+        if not smallest.is_number or (expression.is_symbol and int(smallest) <= 2):
+            return shape  # torch.export says 2 where it means any
+        return (int(smallest), *shape[1:])
+
+    def runner(self, *, threads: int | None = None) -> Runner:
+        """Runs ``program.module()``."""
+        if self.runnable:
+            raise UnsupportedError(self.runnable, where=str(self.path))
+        where = str(self.path)
+        with quiet(), user_code("preparing the program", where):
+            module = self.program.module()
+        specs = self.program.graph_signature.input_specs
+        names = [s.arg for s in specs if s.kind is InputKind.USER_INPUT]
+        dtypes = {node.name: node.meta["val"].dtype for node in self._placeholders}
+        in_spec = self.program.call_spec.in_spec
+
+        def run(feeds: Feeds) -> dict[str, Array]:
+            if threads is not None:
+                torch.set_num_threads(threads)
+            flat = [
+                argument.value
+                if isinstance(argument, ConstantArgument)
+                else torch.from_numpy(np.array(feeds[argument.name], order="C", copy=True)).to(
+                    dtypes[argument.name]
+                )
+                for argument in names
+            ]
+            args, kwargs = pytree.tree_unflatten(flat, in_spec)
+            doing = f"the program, given {told_shapes(feeds)},"
+            with user_code(doing, where, "does --input-shape fit it?"), torch.no_grad():
+                result = module(*args, **kwargs)
+            return flat_outputs(result)
+
+        return run
+
+    def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
+        """Write a .pt2 that ``torch.export.load`` opens; the plan is its extra file."""
+        record = to_json(make_record(plan, provenance, {}, ""))
+        extras = {**self.extras, RECORD: record}
+        with replacing(path) as (temporary,), quiet(), temporary.open("wb+") as stream:
+            torch.export.save(self.program, stream, extra_files=extras)
+        return (path,)
+
+    def side_files(self, path: Path) -> tuple[Path, ...]:
+        """None: the plan lies inside."""
+        return ()
+
+
+def load(path: Path, options: LoadOptions) -> ProgramModel:
+    """Open a .pt2 archive.
+
+    Raises:
+        FormatError: damaged, of a version that torch cannot read, or with code inside and
+            no ``trust_pickle``.
+    """
+    if options.arch is not None:
+        raise UsageError("a .pt2 carries its own graph, so --arch has no place", where=str(path))
+    check_zip(path)
+    try:
+        found = dangers(path)
+        extras = _extras(path)
+    except Exception as error:
+        raise damaged(path, error) from error
+    if found and not options.trust_pickle:
+        raise FormatError(
+            f"opening this .pt2 would run more than its graph: {told(found)}",
+            where=str(path),
+            hint="--trust-pickle opens it, if you trust whoever made the file",
+        )
+    try:
+        with quiet(), path.open("rb") as stream:
+            program = torch.export.load(stream)
+    except Exception as error:
+        text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise FormatError(
+            f"torch {torch.__version__} cannot load it: {text}",
+            where=str(path),
+            hint="export it again with this torch, or import the library of its custom operators",
+        ) from error
+    return ProgramModel(path, options, program, extras)
+
+
+def _extras(path: Path) -> dict[str, str]:
+    """The extra files of an archive, which saving must keep."""
+    with zipfile.ZipFile(path) as archive:
+        found = {}
+        for name in archive.namelist():
+            _, mark, short = name.partition("/extra/")
+            if mark:
+                found[short] = archive.read(name).decode("utf-8")
+    return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without torch's log records and deprecation warnings, which are not for the user."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _sizes(node: fx.Node) -> Shape | None:
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor):
+        return None
+    return tuple(size if isinstance(size, int) else None for size in value.shape)
+
+
+def _whole(bound: Any) -> int:
+    try:
+        return int(bound)
+    except (TypeError, ValueError, OverflowError):
+        return 1
+
+
+def _dtype(node: fx.Node) -> str:
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor):
+        return "int64"
+    name = str(value.dtype).removeprefix("torch.")
+    return "float32" if name == "bfloat16" else name
