@@ -5,14 +5,52 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from dacconv import __version__
 from dacconv.errors import DacconvError, UsageError
+from dacconv.options import (
+    AllowCostlier,
+    Arch,
+    ArchArg,
+    Config,
+    ConvertedPath,
+    ConvertOut,
+    DryRun,
+    Energy,
+    EnergyOver,
+    FirstK,
+    Force,
+    Fuse,
+    FuseOut,
+    InputShape,
+    JsonOut,
+    Keep,
+    KernelScale,
+    Key,
+    LastK,
+    Layers,
+    MarkdownOut,
+    MaxError,
+    MinAgreement,
+    MinSaving,
+    ModelPath,
+    OriginalPath,
+    PlanFile,
+    Rank,
+    Ranks,
+    Samples,
+    Seed,
+    Skip,
+    Threads,
+    TrustPickle,
+    Verify,
+)
 
 if TYPE_CHECKING:
+    from dacconv.config import Settings
     from dacconv.jobs import Outcome
     from dacconv.report import Report
 
@@ -24,119 +62,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _whole(text: str) -> int:
-    """A number as the user typed it; whether it may be that small is told by who uses it."""
-    try:
-        return int(text)
-    except ValueError as error:
-        raise UsageError(f"'{text}' is not a whole number above 0") from error
-
-
-SOURCE, CHOICE, GATES, OUT = "Opening the model", "Choosing", "Verification and gates", "Output"
-
-ModelPath = Annotated[
-    Path,
-    typer.Argument(help="ONNX, .pt2, .pt/.pth/.th, .safetensors.", show_default=False),
-]
-InputShape = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="SHAPE",
-        help="Sizes that the model does not fix, as 1,3,224,224 or NAME:1,3,224,224; repeatable.",
-        rich_help_panel=SOURCE,
-    ),
-]
-Arch = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FACTORY",
-        help="What builds the network of a state dict: PACKAGE.MODULE:FACTORY or FILE.py:FACTORY.",
-        rich_help_panel=SOURCE,
-    ),
-]
-ArchArg = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME=VALUE", help="NAME=VALUE for the factory; repeatable.", rich_help_panel=SOURCE
-    ),
-]
-Key = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KEY", help="The checkpoint's entry with the state dict.", rich_help_panel=SOURCE
-    ),
-]
-TrustPickle = Annotated[
-    bool,
-    typer.Option(
-        "--trust-pickle",
-        help="Let a pickle run the code that it names. Only for files you trust.",
-        rich_help_panel=SOURCE,
-    ),
-]
-JsonOut = Annotated[
-    Path | None,
-    typer.Option(
-        "--json", metavar="FILE", help="Write the report as JSON; - is stdout.", rich_help_panel=OUT
-    ),
-]
-MarkdownOut = Annotated[
-    Path | None,
-    typer.Option(
-        "--markdown",
-        metavar="FILE",
-        help="Write the report as Markdown; - is stdout.",
-        rich_help_panel=OUT,
-    ),
-]
-Samples = Annotated[
-    int | None,
-    typer.Option(
-        min=1, metavar="N", help="Seeded inputs to run (default: 8).", rich_help_panel=GATES
-    ),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(min=0, metavar="N", help="Their seed (default: 0).", rich_help_panel=GATES),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Threads of the runtime (default: its own choice).",
-        rich_help_panel=GATES,
-    ),
-]
-MaxError = Annotated[
-    float | None,
-    typer.Option(
-        metavar="ERROR", help="Fail above this relative output error.", rich_help_panel=GATES
-    ),
-]
-Verify = Annotated[
-    bool | None,
-    typer.Option(
-        "--verify/--no-verify",
-        help="Run original and converted side by side (default: yes).",
-        rich_help_panel=GATES,
-    ),
-]
-Keep = Annotated[
-    bool,
-    typer.Option("--keep", help="Write even when a gate is missed.", rich_help_panel=GATES),
-]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite.", rich_help_panel=OUT)]
-MinAgreement = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SHARE",
-        help="Fail when fewer inputs keep their top class, as 99%.",
-        rich_help_panel=GATES,
-    ),
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -153,6 +78,7 @@ def root(
 
 @app.command()
 def inspect(
+    context: typer.Context,
     model: ModelPath,
     input_shape: InputShape = None,
     arch: Arch = None,
@@ -164,113 +90,28 @@ def inspect(
 ) -> None:
     """List every layer in order of execution: sizes, costs, and why one cannot be split."""
     from dacconv import pipeline
-    from dacconv.config import settings
     from dacconv.jobs import open_with
 
-    source = _given(
-        input_shape=input_shape, arch=arch, arch_arg=arch_arg, key=key, trust_pickle=trust_pickle
-    )
-    _show(pipeline.inspect(open_with(model, settings(None, source))), json, markdown)
+    _show(pipeline.inspect(open_with(model, _settings(context))), json, markdown)
 
 
 @app.command()
 def convert(
+    context: typer.Context,
     model: ModelPath,
-    rank: Annotated[
-        int | None,
-        typer.Option(
-            help="The same rank for every layer.",
-            parser=_whole,
-            metavar="R",
-            rich_help_panel=CHOICE,
-        ),
-    ] = None,
-    ranks: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RANKS", help="NAME=R,NAME=R; names may be globs.", rich_help_panel=CHOICE
-        ),
-    ] = None,
-    energy: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="Smallest rank that keeps this share, as 0.95.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = None,
-    energy_over: Annotated[
-        str | None,
-        typer.Option(
-            metavar="mean|max",
-            help="Over the mean of the channels, or over the max of all (default: mean).",
-            rich_help_panel=CHOICE,
-        ),
-    ] = None,
-    plan: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="A plan in JSON, as --dry-run writes it.", rich_help_panel=CHOICE
-        ),
-    ] = None,
-    first_k: Annotated[
-        int | None,
-        typer.Option(
-            help="Only the first K layers.", parser=_whole, metavar="K", rich_help_panel=CHOICE
-        ),
-    ] = None,
-    last_k: Annotated[
-        int | None,
-        typer.Option(
-            help="Only the last K layers.", parser=_whole, metavar="K", rich_help_panel=CHOICE
-        ),
-    ] = None,
-    layers: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="GLOB",
-            help="Only layers that match this glob; repeatable.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = None,
-    skip: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="GLOB",
-            help="No layer that matches this glob; repeatable.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = None,
-    allow_costlier: Annotated[
-        bool,
-        typer.Option(
-            "--allow-costlier",
-            help="Split even where the rank makes a layer cost more.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = False,
-    fuse: Annotated[
-        bool | None,
-        typer.Option(
-            "--fuse/--no-fuse",
-            help="Merge BatchNorm and branches without loss first (default: yes).",
-            rich_help_panel=CHOICE,
-        ),
-    ] = None,
-    kernel_scale: Annotated[
-        str | None,
-        typer.Option(
-            metavar="own|folded",
-            help="Split kernels in their own scale or folded by BatchNorm (default: own).",
-            rich_help_panel=CHOICE,
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Settings in TOML; options given here win.", rich_help_panel=CHOICE
-        ),
-    ] = None,
+    rank: Rank = None,
+    ranks: Ranks = None,
+    energy: Energy = None,
+    energy_over: EnergyOver = None,
+    plan: PlanFile = None,
+    first_k: FirstK = None,
+    last_k: LastK = None,
+    layers: Layers = None,
+    skip: Skip = None,
+    allow_costlier: AllowCostlier = False,
+    fuse: Fuse = None,
+    kernel_scale: KernelScale = None,
+    config: Config = None,
     input_shape: InputShape = None,
     arch: Arch = None,
     arch_arg: ArchArg = None,
@@ -281,68 +122,19 @@ def convert(
     seed: Seed = None,
     threads: Threads = None,
     max_error: MaxError = None,
-    min_saving: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHARE", help="Fail when fewer MACs are saved, as 40%.", rich_help_panel=GATES
-        ),
-    ] = None,
+    min_saving: MinSaving = None,
     min_agreement: MinAgreement = None,
     keep: Keep = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FILE",
-            help="The file to write (default: MODEL.dac.SUFFIX).",
-            rich_help_panel=OUT,
-        ),
-    ] = None,
+    output: ConvertOut = None,
     force: Force = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Print and write the plan only (-o names it).", rich_help_panel=OUT
-        ),
-    ] = False,
+    dry_run: DryRun = False,
     json: JsonOut = None,
     markdown: MarkdownOut = None,
 ) -> None:
     """Split the chosen conv layers and write the lighter model with its report."""
     from dacconv import console, jobs
-    from dacconv.config import parse_ranks
-    from dacconv.config import settings as merged
 
-    settings = merged(
-        config,
-        _given(
-            rank=rank,
-            ranks=parse_ranks(ranks) if ranks is not None else None,
-            energy=energy,
-            energy_over=energy_over,
-            plan=str(plan) if plan else None,
-            first_k=first_k,
-            last_k=last_k,
-            layers=layers,
-            skip=skip,
-            allow_costlier=allow_costlier,
-            fuse=fuse,
-            kernel_scale=kernel_scale,
-            input_shape=input_shape,
-            arch=arch,
-            arch_arg=arch_arg,
-            key=key,
-            trust_pickle=trust_pickle,
-            verify=verify,
-            samples=samples,
-            seed=seed,
-            threads=threads,
-            max_error=max_error,
-            min_saving=min_saving,
-            min_agreement=min_agreement,
-        ),
-    )
+    settings = _settings(context, config)
     with console.Bars() as bars:
         if dry_run:
             outcome = jobs.dry_run(model, settings, output=output, force=force, progress=bars)
@@ -355,6 +147,7 @@ def convert(
 
 @app.command()
 def fuse(
+    context: typer.Context,
     model: ModelPath,
     input_shape: InputShape = None,
     arch: Arch = None,
@@ -367,39 +160,15 @@ def fuse(
     threads: Threads = None,
     max_error: MaxError = None,
     keep: Keep = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FILE",
-            help="The file to write (default: MODEL.fused.SUFFIX).",
-            rich_help_panel=OUT,
-        ),
-    ] = None,
+    output: FuseOut = None,
     force: Force = False,
     json: JsonOut = None,
     markdown: MarkdownOut = None,
 ) -> None:
     """Merge BatchNorm, parallel branches and chains into single convs, without loss."""
     from dacconv import console, jobs
-    from dacconv.config import settings as merged
 
-    settings = merged(
-        None,
-        _given(
-            input_shape=input_shape,
-            arch=arch,
-            arch_arg=arch_arg,
-            key=key,
-            trust_pickle=trust_pickle,
-            verify=verify,
-            samples=samples,
-            seed=seed,
-            threads=threads,
-            max_error=max_error,
-        ),
-    )
+    settings = _settings(context)
     with console.Bars() as bars:
         outcome = jobs.fuse_file(
             model, settings, output=output, force=force, keep=keep, progress=bars
@@ -409,8 +178,9 @@ def fuse(
 
 @app.command()
 def check(
-    original: Annotated[Path, typer.Argument(show_default=False)],
-    converted: Annotated[Path, typer.Argument(show_default=False)],
+    context: typer.Context,
+    original: OriginalPath,
+    converted: ConvertedPath,
     input_shape: InputShape = None,
     arch: Arch = None,
     arch_arg: ArchArg = None,
@@ -425,24 +195,9 @@ def check(
 ) -> None:
     """Run two models on the same seeded inputs: do they agree, and which is faster."""
     from dacconv import console, formatting, jobs
-    from dacconv.config import settings as merged
     from dacconv.exporters import json_report
 
-    settings = merged(
-        None,
-        _given(
-            input_shape=input_shape,
-            arch=arch,
-            arch_arg=arch_arg,
-            key=key,
-            trust_pickle=trust_pickle,
-            samples=samples,
-            seed=seed,
-            threads=threads,
-            max_error=max_error,
-            min_agreement=min_agreement,
-        ),
-    )
+    settings = _settings(context)
     with console.Bars() as bars:
         verification, missed = jobs.compare_files(original, converted, settings, bars)
     if json is not None:
@@ -479,13 +234,11 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _given(**options: Any) -> dict[str, Any]:
-    """The options that the user gave, lists as tuples; flags that are off are not given."""
-    return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in options.items()
-        if value is not None and (value is not False or name in ("verify", "fuse"))
-    }
+def _settings(context: typer.Context, config: Path | None = None) -> Settings:
+    """The settings among a command's options; a flag that is off leaves the file's word."""
+    from dacconv.config import from_options
+
+    return from_options(config, context.params)
 
 
 def _finish(outcome: Outcome, json: Path | None, markdown: Path | None) -> None:

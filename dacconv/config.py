@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,6 +15,8 @@ from dacconv.gates import Gates, parse_share
 
 RANK_KEYS = ("rank", "ranks", "energy", "plan")
 RANGE_KEYS = ("first_k", "last_k")
+SWITCHES = ("verify", "fuse")
+"""Options that can be switched off as well as on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,20 @@ def settings(config: Path | None, given: Mapping[str, Any]) -> Settings:
         if any(key in mine for key in group):
             values = {key: value for key, value in values.items() if key not in group}
     return Settings(**(values | mine))
+
+
+def from_options(config: Path | None, options: Mapping[str, Any]) -> Settings:
+    """The settings that a command line gives; ``options`` may hold others, which are not used.
+
+    None, an empty list and a flag that is off (but not ``--no-...``) are not given.
+    """
+    known = {f.name for f in fields(Settings)}
+    given: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in known or value is None or (value is False and name not in SWITCHES):
+            continue
+        given[name] = _CONVERT.get(name, _plain_option)(value)
+    return settings(config, given)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -182,6 +198,14 @@ def _checked(name: str, value: object, where: str) -> Any:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _plain_option(value: Any) -> Any:
+    return tuple(value) if isinstance(value, (list, tuple)) else value
+
+
+_CONVERT: dict[str, Callable[[Any], Any]] = {"ranks": parse_ranks, "plan": str}
+"""Options whose text is something else as a setting."""
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
