@@ -24,6 +24,12 @@ def batch_norm_skip(entry: Entry, constants: Constants) -> str | None:
         return "BatchNormalization with spatial=0: its statistics are per position"
     if len(entry.proto.input) != 5 or not all(n in constants for n in entry.proto.input[1:]):
         return "BatchNormalization whose parameters are computed at runtime"
+    try:
+        shapes = {constants.shape(name) for name in entry.proto.input[1:]}
+    except CannotEvaluate as error:
+        return f"BatchNormalization whose parameters cannot be followed ({error})"
+    if len(shapes) > 1 or len(next(iter(shapes))) != 1:
+        return "BatchNormalization whose parameters are not one per channel"
     return None
 
 
@@ -88,8 +94,9 @@ def batch_norm(entry: Entry, constants: Constants) -> Affine:
         constants.value(name).astype(np.float64) for name in entry.proto.input[1:5]
     )
     epsilon = float(attributes_of(entry).get("epsilon", 1e-5))
-    factor = scale / np.sqrt(variance + epsilon)
-    return Affine(factor, shift - mean * factor)
+    with np.errstate(all="ignore"):  # a negative variance gives NaN here as it does at runtime
+        factor = scale / np.sqrt(variance + epsilon)
+        return Affine(factor, shift - mean * factor)
 
 
 def loose_affine(entry: Entry, constants: Constants) -> Affine:

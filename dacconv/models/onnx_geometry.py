@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from onnx import AttributeProto
+
+from dacconv.errors import FormatError
 from dacconv.models.onnx_document import Entry
 from dacconv.models.onnx_operators import attribute_value
 from dacconv.models.onnx_tensors import numpy_dtype
@@ -30,8 +33,33 @@ class ConvAttributes:
     fault: str | None = None
 
 
+_KINDS: Mapping[int, tuple[str, ...]] = {
+    AttributeProto.INTS: (
+        "pads", "strides", "dilations", "kernel_shape", "perm", "output_padding", "output_shape",
+    ),
+    AttributeProto.INT: (
+        "group", "axis", "transA", "transB", "ceil_mode", "count_include_pad", "training_mode",
+        "spatial", "to",
+    ),
+    AttributeProto.FLOAT: ("alpha", "beta", "epsilon"),
+    AttributeProto.STRING: ("auto_pad", "mode"),
+}  # fmt: skip
+_KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names}
+
+
 def attributes_of(entry: Entry) -> dict[str, Any]:
-    """The node's attributes, without its subgraphs."""
+    """The node's attributes, without its subgraphs.
+
+    Raises:
+        FormatError: one of those that dacconv reads is of the wrong kind.
+    """
+    for attribute in entry.proto.attribute:
+        if attribute.type != _KIND_OF.get(attribute.name, attribute.type):
+            raise FormatError(
+                f"attribute {attribute.name!r} of node {entry.name!r} ({entry.op}) is of the "
+                "wrong kind",
+                hint="the file is damaged, or its exporter is faulty",
+            )
     return {
         a.name: attribute_value(a)
         for a in entry.proto.attribute

@@ -29,6 +29,11 @@ from dacconv.models.onnx_tensors import Tensor, from_wire, numpy_dtype
 
 OLDEST_OPSET, OLDEST_IR = 7, 3
 _GRAPH, _NODE, _INITIALIZER = 7, 1, 5
+_NEEDS = {
+    "Cast": 1, "Conv": 2, "ConvTranspose": 2, "DequantizeLinear": 2, "Gemm": 2, "Identity": 1,
+    "MatMul": 2, "Neg": 1, "Transpose": 1,
+}  # fmt: skip
+"""The inputs that operators cannot do without, as far as dacconv reads them by position."""
 
 
 def read(path: Path) -> Document:
@@ -79,6 +84,8 @@ def _document(data: memoryview, path: Path) -> Document:
     notes: list[str] = []
     for field in wire.fields(graph_bytes):
         if field.number == _INITIALIZER:
+            if field.wire_type != wire.DELIMITED:
+                raise wire.WireError("one of its initializers is not a message")
             tensor = read_tensor(from_wire(graph_bytes[field.content : field.end]), files)
             _check_tensor(tensor)
             if tensor.name in tensors:
@@ -151,6 +158,12 @@ def _checked_values(document: Document) -> Document:
             raise FormatError(f"value {name!r} is made twice in the graph")
     known.update(made)
     for entry in document.entries:
+        needs = _NEEDS.get(entry.op, 0)
+        if not all(entry.proto.input[:needs]) or len(entry.proto.input) < needs:
+            raise FormatError(
+                f"node {entry.name!r} ({entry.op}) has fewer inputs than it needs",
+                hint="the graph is incomplete or the file is damaged",
+            )
         for name in entry.reads:
             if name not in known:
                 raise FormatError(

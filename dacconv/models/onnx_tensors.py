@@ -10,6 +10,7 @@ from typing import cast
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, numpy_helper
 
 from dacconv.errors import FormatError, UnsupportedError
@@ -151,7 +152,10 @@ class Tensor:
 
 def _parsed(data: Buffer) -> TensorProto:
     proto = TensorProto()
-    proto.ParseFromString(bytes(data))
+    try:
+        proto.ParseFromString(bytes(data))
+    except DecodeError as error:
+        raise FormatError("a constant in it is not readable", hint="the file is damaged") from error
     return proto
 
 
@@ -195,6 +199,8 @@ def from_wire(data: memoryview) -> Tensor:
     head: list[memoryview] = []
     for field in wire.fields(data):
         if field.number == _RAW_DATA:
+            if field.wire_type != wire.DELIMITED:
+                raise wire.WireError("the data of a constant is no sequence of bytes")
             raw = data[field.content : field.end]
         elif field.number not in _DATA_FIELDS:
             head.append(data[field.start : field.end])
