@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from dacconv.errors import FormatError, UsageError
 from dacconv.models.base import LoadOptions
 from dacconv.models.sniff import kind
+from dacconv.models.torch_blocks import rebuilt
 from dacconv.models.torch_convs import CONVS, from_spec
 from dacconv.models.torch_entries import best_prefix
 from dacconv.models.torch_files import read_checkpoint
@@ -99,7 +100,7 @@ def _recorded(
     for name in sorted(specs):  # an outer module before what is inside it
         try:
             old = module.get_submodule(name)
-            new = from_spec(specs[name])
+            new = rebuilt(specs[name], old)
         except AttributeError as error:
             raise UsageError(
                 f"{type(module).__name__} has no layer '{name}'", where=where, hint=_AS_BEFORE

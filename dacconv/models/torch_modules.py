@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from dacconv.models.torch_run import (
     seeded,
     told_shapes,
 )
-from dacconv.models.torch_surgery import rewrite_module, why_not
+from dacconv.models.torch_surgery import Tree, rewrite_module, why_not
 from dacconv.models.torch_trace import Names, Trace, trace
 from dacconv.types import Affine, Conv, Graph, Rewrite, ValueSpec
 
@@ -34,7 +34,8 @@ from dacconv.types import Affine, Conv, Graph, Rewrite, ValueSpec
 class TracedModel:
     """A module, as it was opened, and everything about it but how it is saved.
 
-    ``edited`` are the qualified names of the modules that rewrites have replaced.
+    ``edited`` are the qualified names of the modules that rewrites have replaced, ``kept``
+    which layers of a block that became a Sequential were its own; see ``torch_surgery.Edited``.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class TracedModel:
     module: nn.Module
     edited: frozenset[str] = field(default_factory=frozenset)
     facts: tuple[str, ...] = ()
+    kept: Mapping[str, Mapping[str, str]] = field(default_factory=dict, kw_only=True)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -120,13 +122,20 @@ class TracedModel:
         return read_conv(self._site(node))
 
     def affine(self, node: str) -> Affine:
-        """The BatchNorm at a node."""
+        """The BatchNorm, or arithmetic with constants, at a node."""
+        constant = next((n.attrs.get("affine") for n in self.graph().nodes if n.name == node), None)
+        if isinstance(constant, Affine):
+            return constant
         return read_affine(self._site(node))
+
+    @property
+    def _tree(self) -> Tree:
+        found, graph = self._traced
+        return Tree(self.module, graph, found.sites, found.blocks)
 
     def can_rewrite(self, edit: Rewrite) -> str | None:
         """Why ``rewrite`` would refuse an edit, in words; None where it would not."""
-        found, graph = self._traced
-        return why_not(edit, graph, found.sites)
+        return why_not(edit, self._tree)
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:
         """A new model with plain layers in the place of the edited ones.
@@ -134,9 +143,16 @@ class TracedModel:
         Raises:
             UnsupportedError: an edit does not fit a module tree; ``can_rewrite`` says so before.
         """
-        found, graph = self._traced
-        made, changed = rewrite_module(self.module, graph, found.sites, edits)
-        return replace(self, module=made, edited=self.edited | changed)
+        made = rewrite_module(self._tree, edits)
+        inside = tuple(f"{path}." for path in made.kept)
+        before = {name for name in self.edited if not name.startswith(inside)}
+        kept = {path: names for path, names in self.kept.items() if not path.startswith(inside)}
+        return replace(
+            self,
+            module=made.module,
+            edited=frozenset(before) | made.changed,
+            kept={**kept, **made.kept},
+        )
 
     def runner(self, *, threads: int | None = None) -> Runner:
         """Runs the module in eval mode without gradients."""

@@ -14,7 +14,7 @@ from dacconv.errors import UsageError
 from dacconv.files import replacing
 from dacconv.models.base import LoadOptions
 from dacconv.models.torch_arch import build, user_code
-from dacconv.models.torch_convs import describe
+from dacconv.models.torch_blocks import describe_replaced
 from dacconv.models.torch_entries import Trail, best_prefix, entries, pick, put, rekeyed
 from dacconv.models.torch_files import Checkpoint, write_pickle, write_safetensors
 from dacconv.models.torch_modules import TracedModel, require_tree
@@ -147,10 +147,29 @@ class StateModel(TracedModel):
     def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
         """Write the container that came in, with the converted weights in their places."""
         earlier = self.source.record or {"modules": {}}
-        modules = {name: describe(self.module.get_submodule(name)) for name in self._outermost()}
-        modules = {**earlier["modules"], **modules}
+        modules = self._specs(earlier["modules"])
         record = make_record(plan, provenance, modules, self.source.entry)
         return self.source.save(path, self._changed(), record)
+
+    def _specs(self, earlier: Mapping[str, Any]) -> dict[str, Any]:
+        """What takes the place of which module, this time and at earlier conversions."""
+        inner = dict(earlier)  # by the names in the original, which a Sequential hides
+        for path, stays in self.kept.items():
+            for index, old in stays.items():
+                here = f"{path}.{index}"
+                inner |= {
+                    f"{path}.{old}{name[len(here) :]}": describe_replaced(
+                        self.module, name, self.kept, inner
+                    )
+                    for name in self.edited
+                    if name == here or name.startswith(f"{here}.")
+                }
+        new = {
+            name: describe_replaced(self.module, name, self.kept, inner)
+            for name in self._outermost()
+        }
+        inside = tuple(f"{name}." for name in new)
+        return {n: spec for n, spec in earlier.items() if not n.startswith(inside)} | new
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:
         """As every module, with the new weights rounded to the dtype that the file has."""
@@ -181,15 +200,25 @@ class StateModel(TracedModel):
             module = self.module.get_submodule(canonical)
             for name in names_of(self.module, canonical):
                 prefix = f"{self.prefix}{name}."
-                like = self.source.state.get(f"{prefix}weight")
+                like = self._like(prefix)
                 entries: dict[str, torch.Tensor] = {}
-                for key, parameter in module.named_parameters():
-                    if id(parameter) not in made:
-                        dtype = like.dtype if like is not None else parameter.dtype
-                        made[id(parameter)] = parameter.detach().to(dtype)
-                    entries[prefix + key] = made[id(parameter)]
+                for key, value in module.state_dict(keep_vars=True).items():
+                    if id(value) not in made:
+                        real = like is not None and value.is_floating_point()
+                        dtype = like.dtype if real and like is not None else value.dtype
+                        made[id(value)] = value.detach().to(dtype)
+                    entries[prefix + key] = made[id(value)]
                 changed[prefix] = entries
         return changed
+
+    def _like(self, prefix: str) -> torch.Tensor | None:
+        """The tensor of the file whose dtype the new entries under a prefix take."""
+        weight = self.source.state.get(f"{prefix}weight")
+        if isinstance(weight, torch.Tensor):
+            return weight
+        inside = (v for k, v in self.source.state.items() if k.startswith(prefix))
+        floats = (v for v in inside if isinstance(v, torch.Tensor) and v.is_floating_point())
+        return next(floats, None)
 
 
 Place = Callable[[nn.Module, StateFile], Iterable[object]]

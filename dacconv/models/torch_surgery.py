@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from dacconv.errors import UnsupportedError
+from dacconv.models.torch_blocks import Block, Step, find_block, sequential
 from dacconv.models.torch_convs import Builder
 from dacconv.models.torch_run import shared_copy
 from dacconv.types import Array, Conv, Graph, Node, Rewrite
@@ -19,52 +20,112 @@ _KEEPERS = ("affine", "identity", "pad", "pool")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """What one edit does to the tree: a chain at ``at``, and nothing left at ``emptied``."""
+    """What one edit does to the tree: a chain at ``at``, and nothing left at ``emptied``.
+
+    ``like`` is the layer that the new ones are built after. Where ``at`` is a whole block,
+    ``tail`` follows the chain there, else it is None.
+    """
 
     at: str
     chain: tuple[Conv, ...]
     emptied: tuple[str, ...]
+    like: str
+    tail: tuple[Step, ...] | None = None
 
 
-def why_not(edit: Rewrite, graph: Graph, sites: Mapping[str, str]) -> str | None:
+@dataclass(frozen=True, slots=True, eq=False)
+class Tree:
+    """A module, the graph of its run, which nodes are modules, and which modules are blocks."""
+
+    module: nn.Module
+    graph: Graph
+    sites: Mapping[str, str]
+    blocks: Mapping[str, Block]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edited:
+    """The new tree, and the names of the modules in it that changed.
+
+    ``kept`` maps a block that became a Sequential to which of its layers were which modules
+    of the block: ``{"stage0": {"1": "nonlinearity"}}``.
+    """
+
+    module: nn.Module
+    changed: frozenset[str]
+    kept: Mapping[str, Mapping[str, str]]
+
+
+def why_not(edit: Rewrite, tree: Tree) -> str | None:
     """Why an edit cannot be made in a module tree; None where it can."""
-    found = _place(edit, graph, sites)
+    found = _place(edit, tree)
     return found if isinstance(found, str) else None
 
 
-def rewrite_module(
-    module: nn.Module, graph: Graph, sites: Mapping[str, str], edits: Sequence[Rewrite]
-) -> tuple[nn.Module, frozenset[str]]:
-    """A copy of ``module`` with the edits made, and the names of the modules that changed.
+def rewrite_module(tree: Tree, edits: Sequence[Rewrite]) -> Edited:
+    """A copy of the module with the edits made.
 
     Raises:
         UnsupportedError: an edit does not fit a module tree, or two contradict each other.
     """
-    chains: dict[str, tuple[Conv, ...]] = {}
+    module, sites = tree.module, tree.sites
+    chains: dict[str, Place] = {}
     emptied: set[str] = set()
     edited: set[str] = set()
     for edit in edits:
-        place = _place(edit, graph, sites)
+        place = _place(edit, tree)
         if isinstance(place, str):
             raise UnsupportedError(place, where=edit.target)
-        if place.at in chains and not _same(chains[place.at], place.chain):
+        if place.at in chains and not _same(chains[place.at].chain, place.chain):
             raise UnsupportedError(
                 "a module that is called several times would need different weights per call",
                 where=edit.target,
             )
-        chains[place.at] = place.chain
+        chains[place.at] = place
         emptied.update(place.emptied)
         edited.update((edit.target, *edit.drop))
-    _require_all_sites({*chains, *emptied}, sites, edited)
+    layers = {path for path, place in chains.items() if place.tail is None}
+    _require_all_sites({*layers, *emptied}, sites, edited)
     if emptied & chains.keys():
         raise UnsupportedError("edits overlap", where=min(emptied & chains.keys()))
     made = shared_copy(module)
     builder = Builder()
-    for path, chain in chains.items():
-        replace_module(made, path, builder.chain(chain, made.get_submodule(path)))
+    for path in layers:
+        place = chains[path]
+        replace_module(made, path, builder.chain(place.chain, made.get_submodule(place.like)))
     for path in sorted(emptied):
         replace_module(made, path, nn.Identity().train(made.get_submodule(path).training))
-    return made, frozenset({*chains, *emptied})
+    blocks = [place for place in chains.values() if place.tail is not None]
+    changed = {*layers, *emptied}
+    kept: dict[str, Mapping[str, str]] = {}
+    for place in sorted(blocks, key=lambda place: -len(place.at)):  # inner ones first
+        changed = _replace_block(made, place, builder, changed, kept)
+    return Edited(made, frozenset(changed), kept)
+
+
+def _replace_block(
+    made: nn.Module,
+    place: Place,
+    builder: Builder,
+    changed: set[str],
+    kept: dict[str, Mapping[str, str]],
+) -> set[str]:
+    """Put the merged conv and the tail in the place of a block; the names that changed then."""
+    block = made.get_submodule(place.at)
+    conv = builder.chain(place.chain, made.get_submodule(place.like))
+    new, stays = sequential(conv, place.tail or (), block)
+    replace_module(made, place.at, new)
+    kept[place.at] = stays
+    moved = {place.at}
+    for name in changed:
+        if not name.startswith(f"{place.at}."):
+            moved.add(name)
+            continue
+        inner = name[len(place.at) + 1 :]
+        for index, old in stays.items():  # an edit inside what stays goes along with it
+            if inner == old or inner.startswith(f"{old}."):
+                moved.add(f"{place.at}.{index}{inner[len(old) :]}")
+    return moved
 
 
 def replace_module(root: nn.Module, path: str, new: nn.Module) -> None:
@@ -93,32 +154,43 @@ def names_of(root: nn.Module, path: str) -> tuple[str, ...]:
     return tuple(n for n, m in root.named_modules(remove_duplicate=False) if m is wanted)
 
 
-def _place(edit: Rewrite, graph: Graph, sites: Mapping[str, str]) -> Place | str:
+def _place(edit: Rewrite, tree: Tree) -> Place | str:
     """Where an edit goes in the tree, or why it cannot go anywhere."""
     if len(edit.branches) != 1:
         return "a sum of several branches has no plain torch.nn layer"
-    nodes = [node for node in graph.nodes if node.name in {edit.target, *edit.drop}]
+    nodes = [node for node in tree.graph.nodes if node.name in {edit.target, *edit.drop}]
     if {edit.target, *edit.drop} - {node.name for node in nodes}:
         return "names a node that the model does not have"
+    blocked = next((node for node in nodes if node.skip), None)
+    if blocked is not None:
+        return f"{blocked.name}: {blocked.skip}"
+    layers = [node for node in nodes if node.op in _LAYERS and node.name in tree.sites]
+    if not layers:
+        return "there is no conv whose place the new one could take"
+    main = max(layers, key=lambda n: n.geometry.kernel if n.geometry else ())
+    at = tree.sites[main.name]
+    if all(node.name in tree.sites for node in nodes) or edit.alias:
+        others = tuple(tree.sites[n.name] for n in nodes if n is not main and n.name in tree.sites)
+        return _not_layers(edit, nodes, tree) or Place(at, edit.branches[0], others, at)
+    found = find_block(edit, tree.graph, tree.blocks, tree.module)
+    if isinstance(found, str):
+        return found
+    return Place(found.path, edit.branches[0], (), at, found.tail)
+
+
+def _not_layers(edit: Rewrite, nodes: Sequence[Node], tree: Tree) -> str | None:
+    """Why the dropped nodes are not a chain of layers, each with a place of its own."""
     for node in nodes:
-        if node.skip:
-            return f"{node.name}: {node.skip}"
-        if node.name not in sites or node.op not in _LAYERS + _KEEPERS:
+        if node.name not in tree.sites or node.op not in _LAYERS + _KEEPERS:
             return f"'{node.name}' ({node.kind}) is a call in Python code, not a torch.nn layer"
     bridged = [n for n in nodes if n.output in edit.alias and n.op in _KEEPERS]
     for node in bridged:  # what it passes on is what it reads: an Identity in its place
         if node.inputs != (edit.alias[node.output],):
             return f"'{node.name}' does not read the value that replaces it"
-    if reason := _not_a_chain(edit, [n for n in nodes if n not in bridged], graph):
+    chain = [n for n in nodes if n not in bridged]
+    if reason := _not_a_chain(edit, chain, tree.graph):
         return reason
-    layers = [node for node in nodes if node.op in _LAYERS]
-    if not layers:
-        return "there is no conv whose place the new one could take"
-    if len(nodes) > 1 and (reason := _shared(nodes, graph, sites)):
-        return reason
-    main = max(layers, key=lambda n: n.geometry.kernel if n.geometry else ())
-    others = tuple(sites[n.name] for n in nodes if n is not main)
-    return Place(sites[main.name], edit.branches[0], others)
+    return _shared(nodes, tree.graph, tree.sites) if len(nodes) > 1 else None
 
 
 def _shared(nodes: Sequence[Node], graph: Graph, sites: Mapping[str, str]) -> str | None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules import module as hooks
@@ -19,6 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from dacconv.models.torch_arithmetic import OF_CONSTANTS, constant_affine
+from dacconv.models.torch_blocks import Block
 from dacconv.models.torch_convs import CONVS, NORMS, TRANSPOSED, module_geometry
 from dacconv.models.torch_functions import conv_call, describe_call
 from dacconv.types import Geometry, Node, Op
@@ -39,6 +42,7 @@ _VALUE = "_dacconv_value"
 class Trace:
     """What one run did.
 
+    ``blocks`` are the modules that are called once, with one tensor, and return one.
     ``sites`` maps the nodes that are modules to the module's name; ``used`` are the names of
     the parameters that were read.
     """
@@ -48,6 +52,7 @@ class Trace:
     sites: Mapping[str, str]
     notes: tuple[str, ...]
     used: frozenset[str] = frozenset()
+    blocks: Mapping[str, Block] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +167,8 @@ class _Recorder(TorchFunctionMode):
         self.names = names
         self.root = root
         self.stack: list[nn.Module] = []
+        self.entries: list[tuple[int, str | None]] = []  # per module on the stack, at its start
+        self.calls: dict[str, list[Block | None]] = {}
         self.inside: nn.Module | None = None  # the leaf whose own calls are not recorded
         self.nodes: list[Node] = []
         self.taken: set[str] = set()
@@ -172,6 +179,7 @@ class _Recorder(TorchFunctionMode):
         self.readers: dict[str, str] = {}  # tensor name -> who read it outside its layer
         self.touched: dict[str, str] = {}  # conv -> attribute that the model's code reads
         self.counted: set[str] = set()
+        self.constants: set[str] = set()  # values that follow from the model's own tensors
         self.dynamic: str | None = None
         self.unseen = False
 
@@ -217,6 +225,10 @@ class _Recorder(TorchFunctionMode):
                 params += self.count(constant, tensor)
         op, attrs, geometry, skip = self._meaning(name, args, kwargs, taken, sources, made[0])
         weight = None if geometry is None else self._weight_of(args, kwargs, node)
+        if taken and short.strip("_") in OF_CONSTANTS and self.constants.issuperset(values):
+            self.constants.add(f"{node}:0")
+        if op in ("affine", "identity"):
+            values = [value for value in values if value not in self.constants]
         self.emit(node, op, values, made, kind=short.strip("_"), weight=weight,
                   geometry=geometry, skip=skip, params=params, attrs=attrs)  # fmt: skip
         for tensor in written:
@@ -236,10 +248,20 @@ class _Recorder(TorchFunctionMode):
         if found is not None:
             op, weight, geometry = found
             return op, {}, geometry, self._why_functional(op, weight)
+        affine = constant_affine(name, args, kwargs, made, self._is_constant)
+        if affine is not None:
+            if np.all(affine[0].scale == 1) and not affine[0].shift.any():
+                return "identity", {}, None, None  # a branch that is not there: x + 0
+            return "affine", {"axis": affine[1], "affine": affine[0]}, None, None
         op, attrs = describe_call(name, args, kwargs, made)
-        if op in ("add", "concat") and not all(sources):
-            return "other", {}, None, None  # one side is a constant
+        constant = any(source is None or source in self.constants for source in sources)
+        if op in ("add", "concat") and constant:
+            return "other", {}, None, None
         return op, attrs, None, None
+
+    def _is_constant(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is the model's own, or made of such alone."""
+        return self.names.tensor(tensor) is not None or self.known(tensor) in self.constants
 
     def _why_functional(self, op: Op, weight: Any) -> str:
         """Why the conv behind a bare function call is left alone."""
@@ -269,12 +291,14 @@ class _Recorder(TorchFunctionMode):
                 self._touch(module, name)
             return object.__getattribute__(module, name)
 
-        for kind in _WATCHED:
+        kinds = {*_WATCHED, *(type(module) for module in self.root.modules())}
+        kinds = {kind for kind in kinds if kind.__getattribute__ is object.__getattribute__}
+        for kind in kinds:
             kind.__getattribute__ = watch  # type: ignore[method-assign]
         try:
             yield
         finally:
-            for kind in _WATCHED:
+            for kind in kinds:
                 del kind.__getattribute__
             for handle in handles:
                 handle.remove()
@@ -285,23 +309,39 @@ class _Recorder(TorchFunctionMode):
             if name is not None:
                 self.touched.setdefault(name, attribute)
 
-    def _enter(self, module: nn.Module, _: Any) -> None:
+    def _enter(self, module: nn.Module, args: Any) -> None:
         if self.inside is None:
+            single = len(args) == 1 and isinstance(args[0], torch.Tensor)
+            source = self.lookup(args[0]) if single else None
             self.stack.append(module)
+            self.entries.append((len(self.nodes), source))
             if leaf_op(module) is not None and id(module) in self.names.modules:
                 self.inside = module
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         if self.inside is not None and self.inside is not module:
             return
-        while self.stack and self.stack.pop() is not module:
-            pass
+        start: tuple[int, str | None] = (0, None)
+        while self.stack:
+            left, start = self.stack.pop(), self.entries.pop()
+            if left is module:
+                break
         if self.inside is module:
             if isinstance(result, torch.Tensor):  # None where the layer raised
                 self._leaf(module, tensors_in((args, kwargs)), result)
             self.inside = None
         elif next(module.children(), None) is None:
             self._whole(module)
+        if (path := self.names.modules.get(id(module))) is not None:
+            self.calls.setdefault(path, []).append(self._block(start, kwargs, result))
+
+    def _block(self, start: tuple[int, str | None], kwargs: Any, result: Any) -> Block | None:
+        index, source = start
+        if source is None or kwargs or not isinstance(result, torch.Tensor):
+            return None
+        made = self.lookup(result)
+        inside = tuple(node.name for node in self.nodes[index:])
+        return None if made is None else Block(source, made, inside)
 
     def _leaf(self, module: nn.Module, taken: list[torch.Tensor], result: torch.Tensor) -> None:
         path = self.names.modules[id(module)]
@@ -431,7 +471,13 @@ class _Recorder(TorchFunctionMode):
             blind = "some tensors come from code that could not be watched"
             notes.append(f"{blind}, so nothing is fused")
         nodes = tuple(self._judged(node, blind) for node in self.nodes)
-        return Trace(nodes, values, dict(self.sites), tuple(notes), frozenset(self.counted))
+        blocks = {
+            path: calls[0]
+            for path, calls in self.calls.items()
+            if len(calls) == 1 and calls[0] is not None and path not in self.touched
+            and path not in self.names.held
+        }  # fmt: skip
+        return Trace(nodes, values, dict(self.sites), tuple(notes), frozenset(self.counted), blocks)
 
     def _judged(self, node: Node, blind: str | None) -> Node:
         if node.skip:
