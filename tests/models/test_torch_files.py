@@ -86,7 +86,7 @@ class TestTrust:
         path = tmp_path / "a.pth"
         content = {"args": argparse.Namespace(lr=0.1), "acc": np.float64(0.9), "model": state()}
         torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
-        with pytest.raises(FormatError, match="argparse.Namespace") as caught:
+        with pytest.raises(FormatError, match=r"argparse\.Namespace") as caught:
             open_model(path)
         assert "more than tensors" in str(caught.value)
         model = open_model(path, LoadOptions(trust_pickle=True))
@@ -109,7 +109,7 @@ class TestTrust:
         names = wanted_globals(path)
         assert "torch.nn.modules.conv.Conv2d" in names
         assert is_module(names)
-        with pytest.raises(FormatError, match="pickled nn.Module"):
+        with pytest.raises(FormatError, match=r"pickled nn\.Module"):
             open_model(path)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int8])
