@@ -95,7 +95,7 @@ def _apply(editor: _Editor, edit: Rewrite) -> None:
     fold = len(edit.branches) == 1 and len(edit.branches[0]) == 1
     layer = next((entry for entry in gone if entry.op in _LAYERS), target)
     model = layer if fold or target.op not in _LAYERS else target
-    base = model.name if fold else target.name
+    base = model.name
     editor.store.names.discard(base)
     dtype = _dtype(editor, gone, target, edit)
     at = editor.index[target.name]

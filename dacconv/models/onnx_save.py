@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +13,7 @@ from onnx import ModelProto, StringStringEntryProto, TensorProto
 from dacconv.files import replacing
 from dacconv.models.onnx_document import Document, pieces
 from dacconv.models.onnx_tensors import Buffer, Tensor, inline_head
+from dacconv.plans import plan_to_dict
 from dacconv.types import Plan
 
 INLINE_LIMIT = 2**31 - 2**24
@@ -110,7 +111,7 @@ def _stamped(document: Document, provenance: Mapping[str, Any], plan: Plan) -> D
         for p in header.metadata_props
         if p.key not in _KEYS
     ]
-    texts = (_json(provenance), _json({"choices": [asdict(choice) for choice in plan.choices]}))
+    texts = (_json(provenance), _json(plan_to_dict(plan)))
     del header.metadata_props[:]
     header.metadata_props.extend(kept)
     header.metadata_props.extend(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from dacconv.files import WriteError
 from dacconv.models import onnx_run, onnx_save
 from dacconv.models.base import LoadOptions
 from dacconv.models.onnx_model import OnnxModel, load
+from dacconv.plans import plan_from_json
 from dacconv.types import Choice, Plan
 from tests.models.onnx_nets import (
     conv_model,
@@ -55,7 +55,7 @@ def test_everything_else_is_kept(tmp_path: Path) -> None:
     told = {p.key: p.value for p in after.metadata_props}
     assert (told["stride"], told["names"]) == ("32", "{0: 'cat'}")
     assert told["dacconv"] == '{"options":{"a":1,"b":2},"version":"1"}'
-    assert json.loads(told["dacconv_plan"])["choices"][0]["layer"] == "conv"
+    assert plan_from_json(told["dacconv_plan"], "x").choices[0].layer == "conv"
 
 
 def test_saving_twice_replaces_what_was_said(tmp_path: Path) -> None:
@@ -64,7 +64,10 @@ def test_saving_twice_replaces_what_was_said(tmp_path: Path) -> None:
     again = load(path, LoadOptions())
     again.save(path, provenance={"version": "2"}, plan=Plan(()))
     told = [(p.key, p.value) for p in onnx.load(path).metadata_props]
-    assert told == [("dacconv", '{"version":"2"}'), ("dacconv_plan", '{"choices":[]}')]
+    assert told == [
+        ("dacconv", '{"version":"2"}'),
+        ("dacconv_plan", '{"layers":[],"plan_version":1,"skipped":[]}'),
+    ]
 
 
 def test_the_same_bytes_every_time(tmp_path: Path) -> None:
