@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from dacconv.types import Affine, Array, Conv, Graph, Plan, Rewrite, ValueSpec
 
 Feeds = Mapping[str, Array]
 Runner = Callable[[Feeds], dict[str, Array]]
 """Runs a model once: input name -> array in, output name -> array out, in the model's order."""
+Visit = Callable[[str, Sequence[Array]], Sequence[Array]]
+"""Stands in for a conv: node name and its input, per batch, in; its output, per batch, out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,4 +104,27 @@ class Model(Protocol):
 
     def side_files(self, path: Path) -> tuple[Path, ...]:
         """The files that ``save(path)`` would write beside ``path`` (not ``path`` itself)."""
+        ...
+
+
+@runtime_checkable
+class Walkable(Protocol):
+    """A model that can be run conv by conv, so that statistics are taken in one pass."""
+
+    def walk(
+        self,
+        nodes: Sequence[str],
+        visit: Visit,
+        batches: Sequence[Feeds],
+        *,
+        threads: int | None = None,
+    ) -> list[dict[str, Array]]:
+        """Run once over all batches in step; ``visit`` takes the place of the convs ``nodes``.
+
+        It is called in order of execution, once per call of the conv, with the conv's input
+        for every batch. Returns the outputs of every batch.
+
+        Raises:
+            UnsupportedError: the runtime cannot run the model in parts; says why.
+        """
         ...

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from dacconv.errors import UnsupportedError
-from dacconv.models.base import LoadOptions, Runner
+from dacconv.models.base import Feeds, LoadOptions, Runner, Visit
 from dacconv.models.onnx_affine import batch_norm, loose_affine, loose_affine_axis
 from dacconv.models.onnx_consts import Constants
 from dacconv.models.onnx_document import Document, Entry
@@ -23,7 +23,8 @@ from dacconv.models.onnx_roles import Known
 from dacconv.models.onnx_run import document_session, runner, runtime
 from dacconv.models.onnx_save import needs_side_file, save, side_path
 from dacconv.models.onnx_shapes import Inferred, infer
-from dacconv.types import Affine, Conv, Graph, Plan, Rewrite, ValueSpec
+from dacconv.models.onnx_walk import walk
+from dacconv.types import Affine, Array, Conv, Graph, Plan, Rewrite, ValueSpec
 
 
 def load(path: Path, options: LoadOptions) -> OnnxModel:
@@ -145,6 +146,17 @@ class OnnxModel:
     def runner(self, *, threads: int | None = None) -> Runner:
         """A function that runs the model in ONNX Runtime."""
         return runner(self.session(threads=threads))
+
+    def walk(
+        self,
+        nodes: Sequence[str],
+        visit: Visit,
+        batches: Sequence[Feeds],
+        *,
+        threads: int | None = None,
+    ) -> list[dict[str, Array]]:
+        """Run the graph in parts between the convs ``nodes``; see ``Walkable``."""
+        return walk(self.document, self.constants, nodes, visit, batches, threads=threads)
 
     def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
         """Write ONNX, with external data where the original had that."""

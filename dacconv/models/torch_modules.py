@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import nn
 
 from dacconv.errors import UnsupportedError
-from dacconv.models.base import LoadOptions, Runner
+from dacconv.models.base import Feeds, LoadOptions, Runner, Visit
 from dacconv.models.torch_arch import user_code
 from dacconv.models.torch_convs import read_affine, read_conv
 from dacconv.models.torch_order import registered, symbolic, unreached
 from dacconv.models.torch_run import (
     as_arguments,
+    flat_outputs,
     for_inference,
     input_specs,
     module_runner,
@@ -27,7 +28,8 @@ from dacconv.models.torch_run import (
 )
 from dacconv.models.torch_surgery import Tree, rewrite_module, why_not
 from dacconv.models.torch_trace import Names, Trace, trace
-from dacconv.types import Affine, Conv, Graph, Rewrite, ValueSpec
+from dacconv.models.torch_walk import Stop, in_step, stopping
+from dacconv.types import Affine, Array, Conv, Graph, Rewrite, ValueSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +161,32 @@ class TracedModel:
         if self.runnable:
             raise UnsupportedError(self.runnable, where=str(self.path))
         return module_runner(self._inference, self.path, threads)
+
+    def walk(
+        self,
+        nodes: Sequence[str],
+        visit: Visit,
+        batches: Sequence[Feeds],
+        *,
+        threads: int | None = None,
+    ) -> list[dict[str, Array]]:
+        """Run the module once over all batches in step; see ``Walkable``."""
+        if threads is not None:
+            torch.set_num_threads(threads)
+        found, _ = self._traced
+        module = for_inference(self.module)
+        with (
+            user_code("the model's forward, run layer by layer,", str(self.path)),
+            stopping(module, found.sites, nodes) as begin,
+        ):
+
+            def run(index: int, stop: Stop) -> Any:
+                begin(stop)
+                args, kwargs = as_arguments(module, batches[index])
+                return module(*args, **kwargs)
+
+            results = in_step(run, len(batches), visit)
+        return [flat_outputs(result) for result in results]
 
     def inputs(self) -> tuple[ValueSpec, ...]:
         """The inputs of ``forward``, with the user's shapes."""

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from dacconv.errors import FormatError, UnsupportedError, UsageError
 from dacconv.files import replacing
-from dacconv.models.base import Feeds, LoadOptions, Runner
+from dacconv.models.base import Feeds, LoadOptions, Runner, Visit
 from dacconv.models.torch_arch import user_code
 from dacconv.models.torch_files import check_zip, damaged
 from dacconv.models.torch_pickles import told
@@ -30,6 +30,7 @@ from dacconv.models.torch_program_graph import Reading, read_program
 from dacconv.models.torch_program_vet import dangers
 from dacconv.models.torch_record import make_record, to_json
 from dacconv.models.torch_run import flat_outputs, told_shapes
+from dacconv.models.torch_walk import Stop, Stopping, in_step
 from dacconv.types import Affine, Array, Conv, Graph, Plan, Rewrite, Shape, ValueSpec
 
 RECORD = "dacconv.json"
@@ -195,29 +196,62 @@ class ProgramModel:
         where = str(self.path)
         with quiet(), user_code("preparing the program", where):
             module = self.program.module()
-        specs = self.program.graph_signature.input_specs
-        names = [s.arg for s in specs if s.kind is InputKind.USER_INPUT]
-        dtypes = {node.name: node.meta["val"].dtype for node in self._placeholders}
-        in_spec = self.program.call_spec.in_spec
 
         def run(feeds: Feeds) -> dict[str, Array]:
             if threads is not None:
                 torch.set_num_threads(threads)
-            flat = [
-                argument.value
-                if isinstance(argument, ConstantArgument)
-                else torch.from_numpy(np.array(feeds[argument.name], order="C", copy=True)).to(
-                    dtypes[argument.name]
-                )
-                for argument in names
-            ]
-            args, kwargs = pytree.tree_unflatten(flat, in_spec)
+            args, kwargs = self._arguments(feeds)
             doing = f"the program, given {told_shapes(feeds)},"
             with user_code(doing, where, "does --input-shape fit it?"), torch.no_grad():
                 result = module(*args, **kwargs)
             return flat_outputs(result)
 
         return run
+
+    def _arguments(self, feeds: Feeds) -> tuple[Any, Any]:
+        """Positional and keyword arguments of ``program.module()``."""
+        specs = self.program.graph_signature.input_specs
+        names = [s.arg for s in specs if s.kind is InputKind.USER_INPUT]
+        dtypes = {node.name: node.meta["val"].dtype for node in self._placeholders}
+        flat = [
+            argument.value
+            if isinstance(argument, ConstantArgument)
+            else torch.from_numpy(np.array(feeds[argument.name], order="C", copy=True)).to(
+                dtypes[argument.name]
+            )
+            for argument in names
+        ]
+        args, kwargs = pytree.tree_unflatten(flat, self.program.call_spec.in_spec)
+        return args, kwargs
+
+    def walk(
+        self,
+        nodes: Sequence[str],
+        visit: Visit,
+        batches: Sequence[Feeds],
+        *,
+        threads: int | None = None,
+    ) -> list[dict[str, Array]]:
+        """Interpret the program once over all batches in step; see ``Walkable``."""
+        if threads is not None:
+            torch.set_num_threads(threads)
+        where = str(self.path)
+        places = {self._reading.calls[node].name: node for node in nodes}
+        with quiet(), user_code("preparing the program", where):
+            module = self.program.module()
+        if not isinstance(module, fx.GraphModule) or places.keys() - {
+            node.name for node in module.graph.nodes
+        }:
+            raise UnsupportedError("this torch gives the program's nodes other names", where=where)
+
+        def run(index: int, stop: Stop) -> Any:
+            args, kwargs = self._arguments(batches[index])
+            flat = [*args, *kwargs.values()]
+            return Stopping(module, places, stop).run(*flat)
+
+        with quiet(), user_code("the program, run layer by layer,", where):
+            results = in_step(run, len(batches), visit)
+        return [flat_outputs(result) for result in results]
 
     def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
         """Write a .pt2 that ``torch.export.load`` opens; the plan is its extra file."""

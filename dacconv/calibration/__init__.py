@@ -1,0 +1,1 @@
+"""Inputs that stand in for data, and the layers' outputs reproduced on them."""
