@@ -60,6 +60,7 @@ def plan_for(model: Model, settings: Settings, progress: Progress = silent) -> P
             skip=settings.skip,
             allow_costlier=settings.allow_costlier,
             fuse=settings.fuse,
+            kernel_scale=settings.kernel_scale,
             progress=progress,
         )
     other = [

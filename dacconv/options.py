@@ -209,8 +209,9 @@ Fuse = Annotated[
 KernelScale = Annotated[
     str | None,
     typer.Option(
-        metavar="own|folded",
-        help="Split kernels in their own scale or folded by BatchNorm (default: own).",
+        metavar="own|folded|unit",
+        help="The scale that kernels are split in: as trained, as BatchNorm folded them, or "
+        "every output channel at norm 1 (default: own).",
         rich_help_panel=CHOICE,
     ),
 ]

@@ -7,25 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dacconv import __version__, report
-from dacconv.decompositions import METHODS, Branches
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.files import sha256
 from dacconv.layers import survey as survey_graph
-from dacconv.merged import MergedModel, OwnScale, merged
+from dacconv.merged import MergedModel, merged
 from dacconv.models import open_model
 from dacconv.models.base import LoadOptions, Model
-from dacconv.numerics.svd import ChannelSVD
 from dacconv.plans import bind, make_plan
 from dacconv.policies import RankOptions, Selection
 from dacconv.progress import Progress, silent
 from dacconv.report import LayerError, Report
-from dacconv.types import Choice, FloatArray, Layer, Plan, Provenance, Rewrite
+from dacconv.splitting import OWN, Spectra, split_layer
+from dacconv.types import Layer, Plan, Provenance, Rewrite
 
-OWN, FOLDED = "own", "folded"
-KERNEL_SCALES = (OWN, FOLDED)
 WEIGHTS_ONLY = "weights"
 
 
@@ -85,6 +80,7 @@ def plan(
     skip: Sequence[str] = (),
     allow_costlier: bool = False,
     fuse: bool = True,
+    kernel_scale: str = OWN,
     progress: Progress = silent,
 ) -> Plan:
     """Choose a rank for each selected layer; exactly one of rank, ranks and energy is given.
@@ -100,7 +96,7 @@ def plan(
         rows,
         RankOptions(rank=rank, ranks=dict(ranks or {}), energy=energy, energy_over=energy_over),
         Selection(first_k, last_k, tuple(layers), tuple(skip)),
-        Spectra(view, rows, progress),
+        Spectra(view, rows, kernel_scale, progress),
         allow_costlier=allow_costlier,
     )
 
@@ -126,17 +122,12 @@ def convert(
     """Carry out a plan. The model stays as it is; ``options`` go into the provenance.
 
     With ``fuse`` what can be merged without loss is merged, as far as the format allows.
-    ``kernel_scale`` says how a kernel is split that absorbed a BatchNorm: ``own``, as it was
-    trained, the BatchNorm going into the last conv of the split; or ``folded``, as the
-    BatchNorm has scaled it. Both cost the same.
+    ``kernel_scale`` says in which scale of its output channels a kernel is split; see
+    :data:`dacconv.splitting.KERNEL_SCALES`.
 
     Raises:
         UnsupportedError: a chosen layer has weights that are NaN or infinite.
     """
-    if kernel_scale not in KERNEL_SCALES:
-        raise UsageError(
-            f"'{kernel_scale}' is not one of {', '.join(KERNEL_SCALES)}", where="--kernel-scale"
-        )
     view = seen(model, fuse=fuse)
     graph = view.graph()
     layers = {layer.name: layer for layer in survey_graph(graph)}
@@ -182,77 +173,6 @@ def preview(model: Model, plan: Plan, *, fuse: bool = True) -> Report:
 def seen(model: Model, *, fuse: bool) -> Model | MergedModel:
     """The model as the policies and the split see it: merged, where that can be."""
     return merged(model) if fuse and model.format != WEIGHTS_ONLY else model
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Spectra:
-    """The singular values of a model's layers, computed when a policy asks for them."""
-
-    model: Model | MergedModel
-    layers: Sequence[Layer]
-    progress: Progress = silent
-
-    def __call__(self, name: str) -> ChannelSVD:
-        """The decomposition of the layer of that name."""
-        names = [layer.name for layer in self.layers]
-        index = names.index(name)
-        self.progress("measuring kernels", index, len(names))
-        layer = self.layers[index]
-        weight = finite(self.model.conv(layer.sites[0]).weight, layer, self.model.path)
-        own = own_scale(self.model, layer, OWN)
-        return METHODS["dac"].decompose(weight if own is None else own.weight)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Split:
-    """What replaces a layer: the branches at each of its sites, and what they lose."""
-
-    sites: tuple[tuple[str, Branches], ...]
-    error: LayerError
-
-
-def split_layer(
-    model: Model | MergedModel, layer: Layer, choice: Choice, kernel_scale: str
-) -> Split:
-    """Decompose a layer's kernel once and put it together at each of its sites."""
-    method = METHODS[choice.method]
-    weight = finite(model.conv(layer.sites[0]).weight, layer, model.path)
-    own = own_scale(model, layer, kernel_scale)
-    if own is not None:
-        weight = own.weight
-    factors = method.factor(weight, method.decompose(weight), choice.rank)
-    sites: list[tuple[str, Branches]] = []
-    for site in layer.sites:
-        branches = method.assemble(model.conv(site), factors)
-        sites.append((site, branches if own is None else _scaled(branches, own.scale)))
-    return Split(tuple(sites), LayerError(factors.relative_error))
-
-
-def own_scale(model: Model | MergedModel, layer: Layer, kernel_scale: str) -> OwnScale | None:
-    """The kernel in its own scale, where it has one and is to be split in it."""
-    if isinstance(model, MergedModel) and kernel_scale == OWN:
-        return model.own_scale(layer.sites[0])
-    return None
-
-
-def _scaled(branches: Branches, scale: FloatArray) -> Branches:
-    """Every chain's output channels times ``scale`` ``(out,)``; the biases hold it already."""
-    rows = scale.reshape(-1, *(1,) * (branches[0][-1].weight.ndim - 1))
-    return tuple(
-        (*chain[:-1], replace(chain[-1], weight=chain[-1].weight * rows)) for chain in branches
-    )
-
-
-def finite(weight: FloatArray, layer: Layer, path: Path) -> FloatArray:
-    """The kernel; UnsupportedError where it holds NaN or infinite values."""
-    bad = weight.size - int(np.isfinite(weight).sum())
-    if bad:
-        raise UnsupportedError(
-            f"layer {layer.name}: {bad} of {weight.size} weights are NaN or infinite",
-            where=str(path),
-            hint=f"the checkpoint is broken there; --skip '{layer.name}' leaves the layer alone",
-        )
-    return weight
 
 
 def require_eligible(layers: Sequence[Layer], path: Path) -> None:

@@ -1,0 +1,125 @@
+"""Splitting one layer: its kernel decomposed once, put together at each of its sites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dacconv.decompositions import METHODS, Branches
+from dacconv.errors import UnsupportedError, UsageError
+from dacconv.merged import MergedModel, OwnScale
+from dacconv.models.base import Model
+from dacconv.numerics.svd import ChannelSVD
+from dacconv.progress import Progress, silent
+from dacconv.report import LayerError
+from dacconv.types import Array, Choice, FloatArray, Layer
+
+OWN, FOLDED, UNIT = "own", "folded", "unit"
+KERNEL_SCALES = (OWN, FOLDED, UNIT)
+"""In which scale of its output channels a kernel is split. The SVD minimises the error of what
+it is given, so the scale decides how much each output channel counts; it goes back into the last
+conv of the split, and the cost is the same.
+
+- ``own``: as the kernel was trained; a BatchNorm that was merged into it scales the last conv.
+  What plain DAC does to a network whose BatchNorm is left as it is.
+- ``folded``: as the BatchNorm has scaled it.
+- ``unit``: every output channel with norm 1, whatever scaled it.
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """What replaces a layer: the branches at each of its sites, and what they lose."""
+
+    sites: tuple[tuple[str, Branches], ...]
+    error: LayerError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spectra:
+    """The singular values of a model's layers, computed when a policy asks for them."""
+
+    model: Model | MergedModel
+    layers: Sequence[Layer]
+    kernel_scale: str = OWN
+    progress: Progress = silent
+
+    def __call__(self, name: str) -> ChannelSVD:
+        """The decomposition of the layer of that name."""
+        names = [layer.name for layer in self.layers]
+        index = names.index(name)
+        self.progress("measuring kernels", index, len(names))
+        kernel = scaled_kernel(self.model, self.layers[index], self.kernel_scale)
+        return METHODS["dac"].decompose(kernel.weight)
+
+
+def split_layer(
+    model: Model | MergedModel, layer: Layer, choice: Choice, kernel_scale: str = OWN
+) -> Split:
+    """Decompose a layer's kernel and put it together at each of its sites.
+
+    Raises:
+        UnsupportedError: the kernel holds NaN or infinite values.
+        UsageError: there is no such scale.
+    """
+    method = METHODS[choice.method]
+    kernel = scaled_kernel(model, layer, kernel_scale)
+    factors = method.factor(kernel.weight, method.decompose(kernel.weight), choice.rank)
+    made: dict[int, Array] = {}
+    sites = tuple(
+        (site, _rescaled(method.assemble(model.conv(site), factors), kernel.scale, made))
+        for site in layer.sites
+    )
+    return Split(sites, LayerError(factors.relative_error))
+
+
+def scaled_kernel(model: Model | MergedModel, layer: Layer, kernel_scale: str) -> OwnScale:
+    """The kernel as it is to be split, and what its output channels are scaled with after."""
+    if kernel_scale not in KERNEL_SCALES:
+        raise UsageError(
+            f"'{kernel_scale}' is not one of {', '.join(KERNEL_SCALES)}", where="--kernel-scale"
+        )
+    weight = finite(model.conv(layer.sites[0]).weight, layer, model.path)
+    ones = np.ones(weight.shape[0])
+    if kernel_scale == UNIT:
+        norms = np.linalg.norm(weight.astype(np.float64).reshape(len(weight), -1), axis=1)
+        scale = np.where(norms > 0, norms, 1.0)
+        return OwnScale(weight / _rows(scale, weight), scale)
+    own = None
+    if kernel_scale == OWN and isinstance(model, MergedModel):
+        own = model.own_scale(layer.sites[0])
+    return own or OwnScale(weight, ones)
+
+
+def finite(weight: FloatArray, layer: Layer, path: Path) -> FloatArray:
+    """The kernel; UnsupportedError where it holds NaN or infinite values."""
+    bad = weight.size - int(np.isfinite(weight).sum())
+    if bad:
+        raise UnsupportedError(
+            f"layer {layer.name}: {bad} of {weight.size} weights are NaN or infinite",
+            where=str(path),
+            hint=f"the checkpoint is broken there; --skip '{layer.name}' leaves the layer alone",
+        )
+    return weight
+
+
+def _rescaled(branches: Branches, scale: FloatArray, made: dict[int, Array]) -> Branches:
+    """Every chain's output channels times ``scale`` ``(out,)``; the biases hold it already.
+
+    ``made`` keeps what was scaled, so that sites go on sharing their weights.
+    """
+    if (scale == 1).all():
+        return branches
+    chains = []
+    for *first, last in branches:
+        if id(last.weight) not in made:
+            made[id(last.weight)] = last.weight * _rows(scale, last.weight)
+        chains.append((*first, replace(last, weight=made[id(last.weight)])))
+    return tuple(chains)
+
+
+def _rows(scale: FloatArray, weight: FloatArray) -> FloatArray:
+    return scale.reshape(-1, *(1,) * (weight.ndim - 1))
