@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,18 @@ from onnx import TensorProto, helper
 
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.types import Geometry, Node
-from tests.models.onnx_nets import conv_model, feeds, model, node, opened, run, save, weights
+from tests.models.onnx_nets import (
+    conv_model,
+    difference,
+    feeds,
+    model,
+    node,
+    opened,
+    run,
+    save,
+    split_all,
+    weights,
+)
 
 
 def only(nodes: list[Any], constants: dict[str, np.ndarray], folder: Path, **options: Any) -> Node:
@@ -78,8 +90,6 @@ SKIPS: dict[str, tuple[dict[str, Any], str]] = {
 def test_convs_that_make_no_sense_are_skipped(
     options: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
-    import re
-
     (conv,) = opened(conv_model(**options), tmp_path).graph().nodes
     assert conv.skip is not None
     assert re.search(words, conv.skip)
@@ -162,8 +172,6 @@ def test_names(tmp_path: Path) -> None:
 
 
 def test_the_names_of_what_stays_survive_a_rewrite(tmp_path: Path) -> None:
-    from tests.models.onnx_nets import split_all
-
     nodes = [node("Conv", ["x", "1"], ["a"]), node("Conv", ["a", "2"], ["y"], group=2)]
     original = opened(model(nodes, {"1": weights(4, 4, 3, 3), "2": weights(4, 2, 3, 3)}), tmp_path)
     rewritten = split_all(original)
@@ -467,8 +475,6 @@ def test_a_symbol_is_bound_everywhere(tmp_path: Path) -> None:
 def test_shapes_that_do_not_fit(
     shapes: dict[str, tuple[int, ...]], words: str, tmp_path: Path
 ) -> None:
-    import re
-
     with pytest.raises(UsageError) as caught:
         opened(conv_model(inputs={"x": ("N", 4, 9, 8)}), tmp_path, shapes)
     assert re.search(words, str(caught.value))
@@ -555,3 +561,35 @@ def test_the_default_domain_by_its_long_name(tmp_path: Path) -> None:
     (conv,) = opened(proto, tmp_path).graph().nodes
     assert (conv.op, conv.skip) == ("conv", None)
     save(proto, tmp_path)
+
+
+def test_a_loop_that_reads_the_graph_around_it(tmp_path: Path) -> None:
+    inner = [
+        node("Identity", ["cond_in"], ["cond_out"]),
+        node("Conv", ["state", "w"], ["next"], pads=[1] * 4),
+    ]
+    info, state = helper.make_tensor_value_info, (1, 4, 9, 8)
+    looped = helper.make_graph(
+        inner,
+        "loop",
+        [
+            info("i", TensorProto.INT64, []),
+            info("cond_in", TensorProto.BOOL, []),
+            info("state", 1, state),
+        ],
+        [info("cond_out", TensorProto.BOOL, []), info("next", 1, state)],
+    )
+    nodes = [
+        node("Conv", ["x", "v"], ["a"], name="before", pads=[1] * 4),
+        node("Loop", ["n", "", "a"], ["y"], name="loop", body=looped),
+    ]
+    constants = {"v": weights(4, 4, 3, 3), "w": weights(4, 4, 3, 3), "n": np.array(3)}
+    original = opened(model(nodes, constants), tmp_path)
+    graph = original.graph()
+    assert [(n.name, n.skip) for n in graph.nodes if n.op == "conv"] == [
+        ("before", None),
+        ("loop/body/Conv_1", "inside the body of loop (Loop)"),
+    ]
+    assert graph.node("loop").inputs == ("a",)
+    inputs = feeds(original)
+    assert difference(run(original, inputs), run(split_all(original), inputs)) < 1e-5

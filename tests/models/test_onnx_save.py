@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +209,21 @@ def test_typed_data_is_written_as_it_was(tmp_path: Path) -> None:
     assert written(original, tmp_path / "o.onnx").graph.initializer == proto.graph.initializer
     path = save(proto, tmp_path)
     assert load(path, LoadOptions()).files == (path,)
+
+
+def test_converting_loads_neither_torch_nor_the_runtime(tmp_path: Path) -> None:
+    path = save(conv_model(), tmp_path)
+    code = f"""
+import sys
+from pathlib import Path
+from dacconv.models.base import LoadOptions
+from dacconv.models.onnx_model import load
+from dacconv.types import Plan, Rewrite
+model = load(Path({str(path)!r}), LoadOptions())
+(node,) = model.graph().nodes
+new = model.rewrite([Rewrite(node.name, "x", ((model.conv(node.name),),))])
+new.save(Path({str(tmp_path / "out.onnx")!r}), provenance={{}}, plan=Plan(()))
+print(sorted({{"torch", "onnxruntime", "onnx_ir", "scipy"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
