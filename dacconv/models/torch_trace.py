@@ -318,7 +318,8 @@ class _Recorder(TorchFunctionMode):
             if leaf_op(module) is not None and id(module) in self.names.modules:
                 self.inside = module
 
-    def _leave(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+    def _leave(self, module: nn.Module, args: Any, *rest: Any) -> None:
+        kwargs, result = rest if len(rest) == 2 else ({}, None)  # of a call that raised
         if self.inside is not None and self.inside is not module:
             return
         start: tuple[int, str | None] = (0, None)
