@@ -16,6 +16,20 @@ from dacconv.errors import FormatError, UsageError
 from dacconv.models.torch_arch import search, user_code
 from dacconv.models.torch_pickles import is_module, told, wanted_globals
 
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What safetensors calls the dtypes that converted layers can have."""
+
 _COPY_AGAIN = "copy or download it again"
 
 

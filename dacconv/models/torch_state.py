@@ -16,7 +16,7 @@ from dacconv.models.base import LoadOptions
 from dacconv.models.torch_arch import build, user_code
 from dacconv.models.torch_blocks import describe_replaced
 from dacconv.models.torch_entries import Trail, best_prefix, entries, pick, put, rekeyed
-from dacconv.models.torch_files import Checkpoint, write_pickle, write_safetensors
+from dacconv.models.torch_files import DTYPES, Checkpoint, write_pickle, write_safetensors
 from dacconv.models.torch_modules import TracedModel, require_tree
 from dacconv.models.torch_record import ENTRY, make_record, read_record, sidecar, to_json
 from dacconv.models.torch_surgery import names_of
@@ -82,8 +82,8 @@ class StateFile:
         items = list(changed_items(self.state, changed))
         if self.checkpoint.dtypes is not None:
             dtypes = dict(self.checkpoint.dtypes)
-            for prefix, new in changed.items():
-                dtypes |= dict.fromkeys(new, dtypes.get(f"{prefix}weight", ""))
+            for new in changed.values():
+                dtypes |= {key: DTYPES[tensor.dtype] for key, tensor in new.items()}
             metadata = {**self.checkpoint.metadata, ENTRY: to_json(record)}
             with replacing(path) as (temporary,):
                 write_safetensors(dict(items), dtypes, metadata, temporary)
