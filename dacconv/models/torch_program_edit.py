@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +17,10 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
 from dacconv.errors import UnsupportedError
 from dacconv.models.torch_convs import from_numpy, string_padding
+from dacconv.models.torch_program_flow import written
 from dacconv.models.torch_program_graph import Reading, constant
 from dacconv.models.torch_program_ops import bind, op_name
+from dacconv.models.torch_trace import tensor_key
 from dacconv.numerics.kernels import swap_channels
 from dacconv.types import Array, Conv, Rewrite
 
@@ -41,9 +44,19 @@ def why_not(edit: Rewrite, reading: Reading) -> str | None:
         return f"no node '{min(names - reading.calls.keys())}' in the graph"
     if not any(name in reading.convs for name in names):
         return "there is no conv whose place the new one could take"
+    if edit.source not in reading.sources:
+        return f"the value {edit.source} is that of no single call"
     if any(conv.auto_pad for chain in edit.branches for conv in chain):
         return "padding that depends on the input size"
     return None
+
+
+def _home(like: fx.Node) -> fx.Node:
+    """The placeholder of a conv's weight, or of the first parameter that it is computed from."""
+    node = bind(like)["weight"]
+    while node.op != "placeholder":
+        node = node.all_input_nodes[0]
+    return node  # type: ignore[no-any-return]
 
 
 def edit_program(
@@ -77,6 +90,8 @@ class _Editor:
     @classmethod
     def of(cls, program: ExportedProgram, reading: Reading) -> _Editor:
         module = copy.deepcopy(program.graph_module)
+        for before, after in zip(program.graph.nodes, module.graph.nodes, strict=True):
+            after.name = before.name  # copying renames what is called like a builtin: input, sum
         values = [n.meta["val"] for n in module.graph.nodes if "val" in n.meta]
         fake = detect_fake_mode([v for v in values if isinstance(v, torch.Tensor)])
         if fake is None:
@@ -93,7 +108,7 @@ class _Editor:
         dropped = [nodes[self.reading.calls[name].name] for name in {edit.target, *edit.drop}]
         dropped = sorted(dropped, key=list(nodes.values()).index)
         target = nodes[self.reading.calls[edit.target].name]
-        source = nodes.get(edit.source)
+        source = self._holder(edit.source, nodes)
         if source is None:
             raise UnsupportedError(f"no value '{edit.source}' in the graph", where=edit.target)
         like = self._like(edit, nodes)
@@ -105,17 +120,28 @@ class _Editor:
             result = ends[0]
             for end in ends[1:]:
                 result = self._call(torch.ops.aten.add.Tensor, (result, end), like)
-        value = target.meta["val"]
+        held = [nodes[node.name] for node in self.reading.held.get(target.name, ())]
+        value = (self._holder(target.name, nodes) or target).meta["val"]
         if isinstance(value, torch.Tensor) and value.shape != result.meta["val"].shape:
             raise UnsupportedError("the new convs make a value of another shape", where=edit.target)
         result.meta["val"] = value
         aliases = [(nodes[old], nodes[new]) for old, new in edit.alias.items()]
+        before = set(list(nodes.values())[: list(nodes.values()).index(target) + 1])
         target.replace_all_uses_with(result)
+        for node in held:  # what read them after the call in place
+            node.replace_all_uses_with(result, delete_user_cb=lambda user: user not in before)
         for old, new in aliases:
             old.replace_all_uses_with(result if new is target else new)
         name = target.name
         self._erase(dropped, result, edit)
         result.name = name  # signatures and later edits know the value by its name
+
+    def _holder(self, value: str, nodes: Mapping[str, fx.Node]) -> fx.Node | None:
+        """The fx node that holds a value: not the call itself where that wrote to a slice."""
+        node, held = nodes.get(value), self.reading.held.get(value, ())
+        if node is not None and op_name(node) in ("copy_", "fill_") and held:
+            return nodes[held[-1].name]
+        return node
 
     def _like(self, edit: Rewrite, nodes: Mapping[str, fx.Node]) -> fx.Node:
         """The conv whose dtype, spelling and module the new ones take."""
@@ -125,10 +151,9 @@ class _Editor:
 
     def _erase(self, dropped: Sequence[fx.Node], result: fx.Node, edit: Rewrite) -> None:
         for node in reversed(dropped):
+            self._erase_unread_users(node)
             for user in list(node.users):
-                if not user.users and user.op == "call_function":
-                    self.module.graph.erase_node(user)  # unread results of a BatchNorm
-                elif op_name(user) == "sym_size" and _shape(node) == _shape(result):
+                if op_name(user) == "sym_size" and _shape(node) == _shape(result):
                     user.replace_input_with(node, result)
             if node.users:
                 reader = next(iter(node.users)).name
@@ -136,8 +161,23 @@ class _Editor:
             inputs = node.all_input_nodes
             self.module.graph.erase_node(node)
             for source in inputs:  # the BatchNorm behind a getitem, the transpose of a matrix
-                if not source.users and source.op == "call_function" and source not in dropped:
-                    self.module.graph.erase_node(source)
+                self._erase_unread(source, dropped)
+
+    def _erase_unread(self, node: fx.Node, dropped: Sequence[fx.Node]) -> None:
+        """Remove a call, and those that were made for it alone, once nothing reads it."""
+        self._erase_unread_users(node)
+        if node.users or node.op != "call_function" or node in dropped or written(node):
+            return
+        inputs = node.all_input_nodes
+        self.module.graph.erase_node(node)
+        for source in inputs:
+            self._erase_unread(source, dropped)
+
+    def _erase_unread_users(self, node: fx.Node) -> None:
+        """Erase the results of a BatchNorm that nothing reads."""
+        for user in list(node.users):
+            if user.target is operator.getitem and not user.users:
+                self.module.graph.erase_node(user)
 
     # -- new calls ----------------------------------------------------------------------
 
@@ -157,7 +197,7 @@ class _Editor:
 
     def _stem(self, like: fx.Node, edit: Rewrite, branch: int, index: int, length: int) -> str:
         """``features.0.1`` for the second conv of a chain in the place of ``features.0``."""
-        weight = bind(like)["weight"]
+        weight = _home(like)
         spec = next(s for s in self.specs if s.arg.name == weight.name)
         stem = str(spec.target).removesuffix(".weight")
         parts = [stem, *([f"b{branch}"] if len(edit.branches) > 1 else [])]
@@ -234,7 +274,7 @@ class _Editor:
         """The placeholder of a new parameter, made once per ``array``, beside the old one."""
         if id(array) in self.made:
             return self.made[id(array)][1]
-        old = bind(like)["weight"]
+        old = _home(like)
         index = next(i for i, spec in enumerate(self.specs) if spec.arg.name == old.name)
         model = constant(self.program, self.specs[index])
         if model is None:  # a weight of an earlier edit
@@ -260,14 +300,21 @@ class _Editor:
 
     def _unread(self) -> Iterator[tuple[fx.Node, InputSpec]]:
         """Placeholders of weights that lost their last reader in these edits."""
-        old = {node.name: node for node in self.program.graph.nodes if node.op == "placeholder"}
         specs = {spec.arg.name: spec for spec in self.specs}
+        lost: set[object] = set()
+        unread: list[tuple[fx.Node, InputSpec, object]] = []
+        before = {node.name for node in self.program.graph.nodes if node.users}
         for node in self.module.graph.nodes:
-            if node.op == "placeholder" and not node.users:
-                before = old.get(node.name)
-                lifted = specs[node.name].kind in (InputKind.PARAMETER, InputKind.BUFFER)
-                if lifted and before is not None and before.users:
-                    yield node, specs[node.name]
+            if node.op != "placeholder" or node.users:
+                continue
+            tensor = constant(self.program, specs[node.name])
+            if tensor is not None:
+                unread.append((node, specs[node.name], tensor_key(tensor)))
+                if node.name in before:
+                    lost.add(tensor_key(tensor))
+        for node, spec, key in unread:
+            if key in lost:  # under this name, or under another name of the same weight
+                yield node, spec
 
     def finish(self) -> ExportedProgram:
         """Drop what nothing reads any more and build the new program."""
@@ -302,7 +349,9 @@ class _Editor:
         for home in (self.state, constants):
             gone = home.get(target)
             if isinstance(gone, torch.Tensor):
-                for name in [n for n, t in home.items() if n == target or _same(t, gone)]:
+                key = tensor_key(gone)
+                same = [n for n, t in home.items() if n == target or _key(t) == key]
+                for name in same:
                     if name not in used:
                         del home[name]
 
@@ -328,9 +377,5 @@ def _free_sizes(program: ExportedProgram) -> str:
     return str([tuple(v.shape) for v in values if isinstance(v, torch.Tensor)])
 
 
-def _same(tensor: Any, other: torch.Tensor) -> bool:
-    return (
-        isinstance(tensor, torch.Tensor)
-        and tensor.data_ptr() == other.data_ptr()
-        and tensor.shape == other.shape
-    )
+def _key(value: Any) -> object:
+    return tensor_key(value) if isinstance(value, torch.Tensor) else None

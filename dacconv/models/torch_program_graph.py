@@ -16,6 +16,14 @@ from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec
 
 from dacconv.models.torch_convs import batchnorm_affine, linear_value, to_numpy
 from dacconv.models.torch_functions import per_axis
+from dacconv.models.torch_program_flow import (
+    changed_later,
+    evaluate,
+    fill_of,
+    holders,
+    is_part_of_fill,
+    written,
+)
 from dacconv.models.torch_program_ops import (
     NORMS,
     arithmetic,
@@ -28,6 +36,7 @@ from dacconv.models.torch_program_ops import (
     matrix_geometry,
     op_name,
 )
+from dacconv.models.torch_trace import tensor_key
 from dacconv.numerics.kernels import swap_channels
 from dacconv.types import Affine, Conv, Geometry, Node, Op, Shape
 
@@ -52,6 +61,8 @@ class Reading:
 
     ``calls`` maps a node's name to the fx node whose value it makes (the ``getitem`` of a
     BatchNorm with several results), ``convs`` and ``affines`` to functions that read it.
+    ``sources`` are the values that a new call can read.
+    ``held`` maps a value that a call in place makes to the fx nodes that hold it afterwards.
     """
 
     nodes: tuple[Node, ...]
@@ -61,6 +72,8 @@ class Reading:
     convs: Mapping[str, Callable[[], Conv]]
     affines: Mapping[str, Callable[[], Affine]]
     notes: tuple[str, ...]
+    held: Mapping[str, tuple[fx.Node, ...]] = field(default_factory=dict)
+    sources: frozenset[str] = frozenset()
 
 
 def read_program(program: ExportedProgram, symbols: Mapping[Any, int]) -> Reading:
@@ -74,6 +87,8 @@ class _Reader:
     symbols: Mapping[Any, int]
     constants: dict[fx.Node, torch.Tensor] = field(default_factory=dict)
     stems: dict[fx.Node, str] = field(default_factory=dict)
+    keys: dict[object, str] = field(default_factory=dict)
+    first: dict[fx.Node, str] = field(default_factory=dict)  # the first name of a tied weight
     mutated: set[str] = field(default_factory=set)
     nodes: list[Node] = field(default_factory=list)
     values: dict[fx.Node, str] = field(default_factory=dict)
@@ -83,11 +98,14 @@ class _Reader:
     taken: set[str] = field(default_factory=set)
     counted: set[str] = field(default_factory=set)
     inner: int = 0
+    changed: set[fx.Node] = field(default_factory=set)
+    held: dict[str, tuple[fx.Node, ...]] = field(default_factory=dict)
 
     def read(self) -> Reading:
         signature = self.program.graph_signature
         self.mutated = set(signature.buffers_to_mutate.values())
         graph = self.program.graph
+        self.changed = changed_later(graph)
         specs = {spec.arg.name: spec for spec in signature.input_specs}
         inputs: list[fx.Node] = []
         outputs: tuple[str, ...] = ()
@@ -95,7 +113,10 @@ class _Reader:
         for node in graph.nodes:
             if node.op == "placeholder":
                 self._placeholder(node, specs[node.name], inputs)
-            elif node.op == "call_function":
+            elif (value := evaluate(node, self.constants, self.changed)) is not None:
+                self.constants[node] = value
+        for node in graph.nodes:
+            if node.op == "call_function":
                 self._call(node, parents)
             elif node.op == "output":
                 outputs = tuple(self.values[n] for n in node.all_input_nodes if n in self.values)
@@ -110,6 +131,8 @@ class _Reader:
             convs=self.convs,
             affines=self.affines,
             notes=notes,
+            held=self.held,
+            sources=frozenset(node.name for node in graph.nodes),
         )
 
     def _placeholder(self, node: fx.Node, spec: InputSpec, inputs: list[fx.Node]) -> None:
@@ -117,6 +140,7 @@ class _Reader:
         if tensor is not None and spec.target not in self.mutated:
             self.constants[node] = tensor
             self.stems[node] = str(spec.target)
+            self.first[node] = self.keys.setdefault(tensor_key(tensor), str(spec.target))
             return
         self.values[node] = node.name
         if spec.kind is InputKind.USER_INPUT and not isinstance(spec.arg, ConstantArgument):
@@ -129,18 +153,33 @@ class _Reader:
             return
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             self.inner += 1
+        if is_part_of_fill(node, self.constants):
+            return  # the call that writes to it stands for it
         op, geometry, weight, attrs, skip = self._meaning(node)
+        target = written(node)
+        if target is not None and len(holders(target)) > 1 and op != "fill":
+            op, attrs = "other", {}  # part of a larger value changes
         name = self._name(node, weight if geometry is not None else None, parents)
         self._offer(name, node, op, weight)
         inputs = tuple(self.values[n] for n in self._sources(node))
         if op_name(node) == "sym_size":
             inputs = ()  # the size of a value is not the value
+        if (fill := fill_of(node, self.constants)) is not None and op == "fill":
+            inputs = (self.values[fill.base],)
         params = sum(self._count(n) for n in node.all_input_nodes if n in self.constants)
         self.values[node] = node.name
         self.calls[name] = node
+        if target is not None:
+            first, *bases = holders(target)
+            if fill is not None:
+                first, bases = fill.base, []
+            self.held[node.name] = (first,)
+            self.values[first] = node.name
+            for base in bases:  # what it is now, no call made as a whole
+                self.values[base] = f"{base.name} after {node.name}"
         identity = None
         if geometry is not None:
-            identity = self.stems.get(weight) if weight is not None else None
+            identity = self.first.get(weight) if weight is not None else None
             identity = identity or f"{name}:weight"
         self.nodes.append(
             Node(
@@ -174,12 +213,17 @@ class _Reader:
         """The values that a call reads, an argument that occurs twice twice."""
         found: list[fx.Node] = []
         fx.map_arg((node.args, node.kwargs), found.append)
-        return (n for n in found if n in self.values)
+        return (n for n in found if n in self.values and n not in self.constants)
 
     def _meaning(
         self, node: fx.Node
     ) -> tuple[Op, Geometry | None, fx.Node | None, Mapping[str, Any], str | None]:
         name = op_name(node)
+        if node in self.constants:
+            return "other", None, None, {}, None
+        if (fill := fill_of(node, self.constants)) is not None and fill.base in self.values:
+            place = {"axis": fill.axis, "begin": fill.begin, "end": fill.end}
+            return "fill", None, None, {**place, "value": to_numpy(fill.value)}, None
         if (kind := conv_kind(node)) is not None:
             weight = bind(node)["weight"]
             val = weight.meta["val"]
@@ -202,12 +246,12 @@ class _Reader:
 
     def _why_not_conv(self, node: fx.Node, weight: fx.Node) -> str | None:
         bias = bind(node).get("bias")
-        for part, what in ((weight, "weight"), (bias, "bias")):
-            if isinstance(part, fx.Node) and (reason := self._why_not_constant(part, what)):
-                return reason
-        return None
+        if isinstance(bias, fx.Node) and bias not in self.constants:
+            return "its bias is computed while the model runs"
+        return self._why_not_constant(weight)
 
-    def _why_not_constant(self, part: fx.Node, what: str = "weight") -> str | None:
+    def _why_not_constant(self, part: fx.Node) -> str | None:
+        what = "weight"
         if part not in self.constants:
             return f"its {what} is computed while the model runs"
         for user in part.users:
@@ -398,8 +442,12 @@ class _Reader:
         return name
 
     def _count(self, node: fx.Node) -> int:
-        target = self.stems[node]
-        if target in self.counted or target not in self.program.graph_signature.parameters:
+        target = self.stems.get(node)
+        if (
+            target is None
+            or target in self.counted
+            or target not in self.program.graph_signature.parameters
+        ):
             return 0
         self.counted.add(target)
         return self.constants[node].numel()
