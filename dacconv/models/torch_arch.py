@@ -128,7 +128,7 @@ def search(folder: Path) -> None:
 def _near(module: ModuleType, attribute: str) -> str:
     public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
     own = [n for n in public if getattr(vars(module)[n], "__module__", "") == module.__name__]
-    near = get_close_matches(attribute, own or public, n=3, cutoff=0.4) or own[:8]
+    near = get_close_matches(attribute, public, n=3, cutoff=0.5) or own[:8]
     return f"it has {', '.join(near)}" if near else _HOW
 
 

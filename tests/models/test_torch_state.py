@@ -304,7 +304,7 @@ class TestSizes:
         with pytest.raises(UsageError, match=r"x 1x4x24x24") as caught:
             model.graph()
         assert "RuntimeError" in str(caught.value)
-        assert "torch_nets.py:" in str(caught.value)
+        assert "plain_nets.py:" in str(caught.value)
 
     def test_unknown_input_name(self, bare: Path) -> None:
         given = LoadOptions(arch=f"{NETS}small_net", input_shapes={"image": SHAPE})
