@@ -6,6 +6,8 @@ form that they are deployed in.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -224,6 +226,41 @@ class MobileOne(nn.Module):
         return self.linear(self.stage1(self.stage0(x)).mean((2, 3)))
 
 
+class PlainDBB(nn.Module):
+    """The same branches in plain layers: a padded 1x1 makes the border of its BatchNorm."""
+
+    def __init__(self, channels: int, out: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        self.origin = conv_bn(channels, out, 3, stride, 1, groups)
+        self.point = conv_bn(channels, out, 1, stride, 0, groups)
+        self.avg = nn.Sequential(
+            conv_bn(channels, out, 1, 1, 1, groups), nn.AvgPool2d(3, stride), nn.BatchNorm2d(out)
+        )
+        self.chain = nn.Sequential(
+            conv_bn(channels, channels, 1, 1, 1, groups),
+            conv_bn(channels, out, 3, stride, 0, groups),
+        )
+        self.scale = conv_bn(channels, out, (3, 1), stride, (1, 0), groups)
+        self.joined = nn.Sequential(Joined(channels, out, stride, groups), nn.BatchNorm2d(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.origin(x) + self.point(x) + self.avg(x) + self.chain(x)
+        return F.relu(first + self.scale(x) + self.joined(x))
+
+
+class PlainDBBNet(nn.Module):
+    deployed = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = PlainDBB(3, 8)
+        self.b = PlainDBB(8, 12, 2)
+        self.linear = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.b(self.a(x)).mean((2, 3)))
+
+
 class EdgeBlock(nn.Module):
     """1x1 -> padding with the bias -> 3x3, with a shortcut of 1x1s: RT4KSR and RVSR have it."""
 
@@ -260,7 +297,7 @@ class EdgeSR(nn.Module):
         return self.shuffle(self.tail(self.body(self.head(x))))
 
 
-NETS = {net.__name__: net for net in (RepVGG, ACNet, DBBNet, MobileOne, EdgeSR)}
+NETS = {net.__name__: net for net in (RepVGG, ACNet, PlainDBBNet, MobileOne, DBBNet, EdgeSR)}
 
 
 def build(name: str, seed: int = 0) -> nn.Module:
@@ -274,3 +311,19 @@ def build(name: str, seed: int = 0) -> nn.Module:
             nn.init.normal_(module.weight, 0, 1)
             nn.init.normal_(module.bias, 0, 1)
     return net.eval()
+
+
+def export_onnx(net: nn.Module, path: str, *inputs: Tensor) -> None:
+    """As exported for training: BatchNorm kept, no constants folded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this exporter is deprecated, the other one folds
+        torch.onnx.export(
+            net, inputs, path, dynamo=False, do_constant_folding=False,
+            training=torch.onnx.TrainingMode.PRESERVE,
+        )  # fmt: skip
+
+
+def export_program(net: nn.Module, path: str, *inputs: Tensor) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(net, inputs), path)
