@@ -5,136 +5,80 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import typer
+import click
 
-from dacconv import __version__
+from dacconv import __version__, options
 from dacconv.errors import DacconvError, UsageError
-from dacconv.options import (
-    AllowCostlier,
-    Arch,
-    ArchArg,
-    Config,
-    ConvertedPath,
-    ConvertOut,
-    DryRun,
-    Energy,
-    EnergyOver,
-    FirstK,
-    Force,
-    Fuse,
-    FuseOut,
-    InputShape,
-    JsonOut,
-    Keep,
-    KernelScale,
-    Key,
-    LastK,
-    Layers,
-    MarkdownOut,
-    MaxError,
-    MinAgreement,
-    MinSaving,
-    ModelPath,
-    OriginalPath,
-    PlanFile,
-    Rank,
-    Ranks,
-    Samples,
-    Seed,
-    Skip,
-    Threads,
-    TrustPickle,
-    Verify,
-)
 
 if TYPE_CHECKING:
     from dacconv.config import Settings
     from dacconv.jobs import Outcome
     from dacconv.report import Report
 
-app = typer.Typer(
-    name="dacconv",
-    help="Make trained convolutional networks smaller and faster, without data.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+STDOUT = Path("-")
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 done, but a gate was missed (nothing is written unless --keep); "
+    "2 wrong usage; 3 input not readable or not supported."
 )
 
-
-@app.callback(invoke_without_command=True)
-def root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
-    ] = False,
-) -> None:
-    """Make trained convolutional networks smaller and faster, without data."""
-    if version:
-        typer.echo(f"dacconv {__version__}")
-        raise typer.Exit
+model_argument = click.argument("model", type=options.FILE)
 
 
-@app.command()
-def inspect(
-    context: typer.Context,
-    model: ModelPath,
-    input_shape: InputShape = None,
-    arch: Arch = None,
-    arch_arg: ArchArg = None,
-    key: Key = None,
-    trust_pickle: TrustPickle = False,
-    json: JsonOut = None,
-    markdown: MarkdownOut = None,
-) -> None:
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
+@click.version_option(__version__, message="dacconv %(version)s")
+def app() -> None:
+    """Make trained convolutional networks smaller and faster, without data.
+
+    MODEL is an ONNX file, a torch.export program (.pt2), a state dict (.pt, .pth, .th,
+    .safetensors) or a pickled module.
+    """
+
+
+@app.command(cls=options.Command)
+@model_argument
+@options.SOURCE
+@options.JSON
+@options.MARKDOWN
+def inspect(model: Path, json: Path | None, markdown: Path | None, **given: Any) -> None:
     """List every layer in order of execution: sizes, costs, and why one cannot be split."""
     from dacconv import pipeline
     from dacconv.jobs import open_with
 
-    _show(pipeline.inspect(open_with(model, _settings(context))), json, markdown)
+    _show(pipeline.inspect(open_with(model, _settings(given))), json, markdown)
 
 
-@app.command()
+@app.command(cls=options.Command, epilog=EXIT_CODES)
+@model_argument
+@options.CHOICE
+@options.SOURCE
+@options.VERIFY
+@options.RUN
+@options.SAVING
+@options.AGREEMENT
+@options.TARGET
+@options.DRY_RUN
+@options.JSON
+@options.MARKDOWN
 def convert(
-    context: typer.Context,
-    model: ModelPath,
-    rank: Rank = None,
-    ranks: Ranks = None,
-    energy: Energy = None,
-    energy_over: EnergyOver = None,
-    plan: PlanFile = None,
-    first_k: FirstK = None,
-    last_k: LastK = None,
-    layers: Layers = None,
-    skip: Skip = None,
-    allow_costlier: AllowCostlier = False,
-    fuse: Fuse = None,
-    kernel_scale: KernelScale = None,
-    config: Config = None,
-    input_shape: InputShape = None,
-    arch: Arch = None,
-    arch_arg: ArchArg = None,
-    key: Key = None,
-    trust_pickle: TrustPickle = False,
-    verify: Verify = None,
-    samples: Samples = None,
-    seed: Seed = None,
-    threads: Threads = None,
-    max_error: MaxError = None,
-    min_saving: MinSaving = None,
-    min_agreement: MinAgreement = None,
-    keep: Keep = False,
-    output: ConvertOut = None,
-    force: Force = False,
-    dry_run: DryRun = False,
-    json: JsonOut = None,
-    markdown: MarkdownOut = None,
+    model: Path,
+    config: Path | None,
+    output: Path | None,
+    force: bool,
+    keep: bool,
+    dry_run: bool,
+    json: Path | None,
+    markdown: Path | None,
+    **given: Any,
 ) -> None:
-    """Split the chosen conv layers and write the lighter model with its report."""
+    """Split the chosen conv layers and write the lighter model with its report.
+
+    The result is written to MODEL.dac.SUFFIX unless -o names another file.
+    """
     from dacconv import console, jobs
 
-    settings = _settings(context, config)
+    settings = _settings(given, config)
     with console.Bars() as bars:
         if dry_run:
             outcome = jobs.dry_run(model, settings, output=output, force=force, progress=bars)
@@ -145,30 +89,30 @@ def convert(
     _finish(outcome, json, markdown)
 
 
-@app.command()
+@app.command(cls=options.Command, epilog=EXIT_CODES)
+@model_argument
+@options.SOURCE
+@options.VERIFY
+@options.RUN
+@options.TARGET
+@options.JSON
+@options.MARKDOWN
 def fuse(
-    context: typer.Context,
-    model: ModelPath,
-    input_shape: InputShape = None,
-    arch: Arch = None,
-    arch_arg: ArchArg = None,
-    key: Key = None,
-    trust_pickle: TrustPickle = False,
-    verify: Verify = None,
-    samples: Samples = None,
-    seed: Seed = None,
-    threads: Threads = None,
-    max_error: MaxError = None,
-    keep: Keep = False,
-    output: FuseOut = None,
-    force: Force = False,
-    json: JsonOut = None,
-    markdown: MarkdownOut = None,
+    model: Path,
+    output: Path | None,
+    force: bool,
+    keep: bool,
+    json: Path | None,
+    markdown: Path | None,
+    **given: Any,
 ) -> None:
-    """Merge BatchNorm, parallel branches and chains into single convs, without loss."""
+    """Merge BatchNorm, parallel branches and chains into single convs, without loss.
+
+    The result is written to MODEL.fused.SUFFIX unless -o names another file.
+    """
     from dacconv import console, jobs
 
-    settings = _settings(context)
+    settings = _settings(given)
     with console.Bars() as bars:
         outcome = jobs.fuse_file(
             model, settings, output=output, force=force, keep=keep, progress=bars
@@ -176,69 +120,59 @@ def fuse(
     _finish(outcome, json, markdown)
 
 
-@app.command()
-def check(
-    context: typer.Context,
-    original: OriginalPath,
-    converted: ConvertedPath,
-    input_shape: InputShape = None,
-    arch: Arch = None,
-    arch_arg: ArchArg = None,
-    key: Key = None,
-    trust_pickle: TrustPickle = False,
-    samples: Samples = None,
-    seed: Seed = None,
-    threads: Threads = None,
-    max_error: MaxError = None,
-    min_agreement: MinAgreement = None,
-    json: JsonOut = None,
-) -> None:
+@app.command(cls=options.Command, epilog=EXIT_CODES)
+@click.argument("original", type=options.FILE)
+@click.argument("converted", type=options.FILE)
+@options.SOURCE
+@options.RUN
+@options.AGREEMENT
+@options.JSON
+def check(original: Path, converted: Path, json: Path | None, **given: Any) -> None:
     """Run two models on the same seeded inputs: do they agree, and which is faster."""
     from dacconv import console, formatting, jobs
     from dacconv.exporters import json_report
 
-    settings = _settings(context)
+    settings = _settings(given)
     with console.Bars() as bars:
         verification, missed = jobs.compare_files(original, converted, settings, bars)
     if json is not None:
         _write(json, json_report.render_verification(verification))
-    if not _on_stdout(json):
+    if json != STDOUT:
         console.print_lines(formatting.verification(verification))
     console.print_missed(missed)
     if missed:
-        raise typer.Exit(1)
+        raise click.exceptions.Exit(1)
 
 
 def main() -> NoReturn:
     """The entry point: every DacconvError becomes one message and its exit code."""
     try:
-        app()
+        app(prog_name="dacconv")
     except DacconvError as error:
-        typer.echo(f"dacconv: {error}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("dacconv: interrupted; nothing was left behind", err=True)
-        sys.exit(130)
+        _fail(f"dacconv: {error}", error.exit_code)
     except MemoryError:
-        typer.echo("dacconv: out of memory", err=True)
-        sys.exit(3)
+        _fail("dacconv: out of memory", 3)
     except Exception as error:
         if os.environ.get("DACCONV_DEBUG"):
             raise
-        typer.echo(
+        _fail(
             f"dacconv: this is a bug in dacconv, not in your input: {type(error).__name__}: {error}"
             "\n  please report it; DACCONV_DEBUG=1 shows where it happened. Nothing was written.",
-            err=True,
+            3,
         )
-        sys.exit(3)
     sys.exit(0)
 
 
-def _settings(context: typer.Context, config: Path | None = None) -> Settings:
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(message, err=True)
+    sys.exit(code)
+
+
+def _settings(given: dict[str, Any], config: Path | None = None) -> Settings:
     """The settings among a command's options; a flag that is off leaves the file's word."""
     from dacconv.config import from_options
 
-    return from_options(config, context.params)
+    return from_options(config, given)
 
 
 def _finish(outcome: Outcome, json: Path | None, markdown: Path | None) -> None:
@@ -247,12 +181,12 @@ def _finish(outcome: Outcome, json: Path | None, markdown: Path | None) -> None:
 
     _show(outcome.report, json, markdown)
     for path in outcome.written:
-        typer.echo(f"wrote {path}", err=_on_stdout(json, markdown))
+        click.echo(f"wrote {path}", err=STDOUT in (json, markdown))
     console.print_missed(outcome.missed)
     if outcome.missed:
         if not outcome.written:
-            typer.echo("nothing was written; --keep writes it all the same", err=True)
-        raise typer.Exit(1)
+            click.echo("nothing was written; --keep writes it all the same", err=True)
+        raise click.exceptions.Exit(1)
 
 
 def _show(report: Report, json: Path | None, markdown: Path | None) -> None:
@@ -260,24 +194,20 @@ def _show(report: Report, json: Path | None, markdown: Path | None) -> None:
     from dacconv import console
     from dacconv.exporters import EXPORTERS
 
-    if json == Path("-") and markdown == Path("-"):
+    if json == markdown == STDOUT:
         raise UsageError("--json - and --markdown - exclude each other")
     for name, target in (("json", json), ("markdown", markdown)):
         if target is not None:
             _write(target, EXPORTERS[name](report))
-    if not _on_stdout(json, markdown):
+    if STDOUT not in (json, markdown):
         console.print_report(report)
-
-
-def _on_stdout(*targets: Path | None) -> bool:
-    return Path("-") in targets
 
 
 def _write(target: Path, text: str) -> None:
     from dacconv.files import write_text
 
-    if target == Path("-"):
-        typer.echo(text, nl=False)
+    if target == STDOUT:
+        click.echo(text, nl=False)
     else:
         write_text(target, text)
 

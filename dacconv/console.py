@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import typer
+import click
 
 from dacconv import formatting
 from dacconv.report import CONVENTION, Report
@@ -46,14 +46,14 @@ def print_report(report: Report) -> None:
 def print_lines(lines: Sequence[str]) -> None:
     """Lines on stdout."""
     for line in lines:
-        typer.echo(line)
+        click.echo(line)
 
 
 def print_missed(missed: Sequence[str]) -> None:
     """The gates that were missed, on stderr."""
     for line in missed:
-        typer.secho("gate missed: ", err=True, nl=False, fg="red", bold=True)
-        typer.echo(line, err=True)
+        click.secho("gate missed: ", err=True, nl=False, fg="red", bold=True)
+        click.echo(line, err=True)
 
 
 class Bars:

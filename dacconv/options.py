@@ -2,254 +2,201 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Any, TypeVar
 
-import typer
+import click
 
 from dacconv.errors import UsageError
 
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
 
-def _whole(text: str) -> int:
+
+class Option(click.Option):
+    """An option that ``--help`` lists under a heading."""
+
+    def __init__(self, *args: Any, panel: str = "Options", **rest: Any) -> None:
+        super().__init__(*args, **rest)
+        self.panel = panel
+
+
+class Command(click.Command):
+    """A command whose help lists its options by their headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, grouped, in the order in which they were declared."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                panels.setdefault(getattr(parameter, "panel", "Options"), []).append(record)
+        for title, records in panels.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class Whole(click.ParamType[int]):
     """A number as the user typed it; whether it may be that small is told by who uses it."""
-    try:
-        return int(text)
-    except ValueError as error:
-        raise UsageError(f"'{text}' is not a whole number above 0") from error
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number, or a UsageError in dacconv's own words."""
+        try:
+            return int(value)
+        except ValueError as error:
+            where = param.opts[0] if param else ""
+            raise UsageError(f"'{value}' is not a whole number above 0", where=where) from error
 
 
-SOURCE, CHOICE, GATES, OUT = "Opening the model", "Choosing", "Verification and gates", "Output"
+FILE = click.Path(path_type=Path)
+NATURAL = click.IntRange(min=1)
 
-ModelPath = Annotated[
-    Path,
-    typer.Argument(help="ONNX, .pt2, .pt/.pth/.th, .safetensors.", show_default=False),
-]
-OriginalPath = Annotated[Path, typer.Argument(help="The model as it was.", show_default=False)]
-ConvertedPath = Annotated[Path, typer.Argument(help="What became of it.", show_default=False)]
-InputShape = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="SHAPE",
-        help="Sizes that the model does not fix, as 1,3,224,224 or NAME:1,3,224,224; repeatable.",
-        rich_help_panel=SOURCE,
+
+def panel(title: str, *options: tuple[Any, ...]) -> Decorator[Any]:
+    """Options under one heading, each a tuple of its names and, last, what it is."""
+
+    def decorate(function: F) -> F:
+        for *names, facts in reversed(options):
+            function = click.option(*names, cls=Option, panel=title, **facts)(function)
+        return function
+
+    return decorate
+
+
+def flag(help: str) -> dict[str, Any]:
+    """An option that is there or not."""
+    return {"is_flag": True, "help": help}
+
+
+SOURCE = panel(
+    "Opening the model",
+    (
+        "--input-shape",
+        {
+            "multiple": True,
+            "metavar": "SHAPE",
+            "help": "Sizes that the model does not fix, as 1,3,224,224 or NAME:1,3,224,224; "
+            "repeatable.",
+        },
     ),
-]
-Arch = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FACTORY",
-        help="What builds the network of a state dict: PACKAGE.MODULE:FACTORY or FILE.py:FACTORY.",
-        rich_help_panel=SOURCE,
+    (
+        "--arch",
+        {
+            "metavar": "FACTORY",
+            "help": "What builds the network of a state dict: PACKAGE.MODULE:FACTORY or "
+            "FILE.py:FACTORY.",
+        },
     ),
-]
-ArchArg = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME=VALUE", help="NAME=VALUE for the factory; repeatable.", rich_help_panel=SOURCE
+    (
+        "--arch-arg",
+        {"multiple": True, "metavar": "NAME=VALUE", "help": "For the factory; repeatable."},
     ),
-]
-Key = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KEY", help="The checkpoint's entry with the state dict.", rich_help_panel=SOURCE
-    ),
-]
-TrustPickle = Annotated[
-    bool,
-    typer.Option(
+    ("--key", {"help": "The checkpoint's entry that holds the state dict."}),
+    (
         "--trust-pickle",
-        help="Let a pickle run the code that it names. Only for files you trust.",
-        rich_help_panel=SOURCE,
+        flag("Let a pickle run the code that it names. Only for files you trust."),
     ),
-]
-JsonOut = Annotated[
-    Path | None,
-    typer.Option(
-        "--json", metavar="FILE", help="Write the report as JSON; - is stdout.", rich_help_panel=OUT
-    ),
-]
-MarkdownOut = Annotated[
-    Path | None,
-    typer.Option(
-        "--markdown",
-        metavar="FILE",
-        help="Write the report as Markdown; - is stdout.",
-        rich_help_panel=OUT,
-    ),
-]
-Samples = Annotated[
-    int | None,
-    typer.Option(
-        min=1, metavar="N", help="Seeded inputs to run (default: 8).", rich_help_panel=GATES
-    ),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(min=0, metavar="N", help="Their seed (default: 0).", rich_help_panel=GATES),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Threads of the runtime (default: its own choice).",
-        rich_help_panel=GATES,
-    ),
-]
-MaxError = Annotated[
-    float | None,
-    typer.Option(
-        metavar="ERROR", help="Fail above this relative output error.", rich_help_panel=GATES
-    ),
-]
-Verify = Annotated[
-    bool | None,
-    typer.Option(
-        "--verify/--no-verify",
-        help="Run original and converted side by side (default: yes).",
-        rich_help_panel=GATES,
-    ),
-]
-Keep = Annotated[
-    bool,
-    typer.Option("--keep", help="Write even when a gate is missed.", rich_help_panel=GATES),
-]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite.", rich_help_panel=OUT)]
-MinAgreement = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SHARE",
-        help="Fail when fewer inputs keep their top class, as 99%.",
-        rich_help_panel=GATES,
-    ),
-]
+)
 
-
-Rank = Annotated[
-    int | None,
-    typer.Option(
-        help="The same rank for every layer.",
-        parser=_whole,
-        metavar="R",
-        rich_help_panel=CHOICE,
+CHOICE = panel(
+    "Choosing layers and ranks",
+    ("--rank", {"type": Whole(), "metavar": "R", "help": "The same rank for every layer."}),
+    ("--ranks", {"metavar": "NAME=R,...", "help": "A rank for each name; names may be globs."}),
+    (
+        "--energy",
+        {"type": float, "metavar": "SHARE", "help": "Smallest rank keeping it, as 0.95."},
     ),
-]
-Ranks = Annotated[
-    str | None,
-    typer.Option(
-        metavar="RANKS", help="NAME=R,NAME=R; names may be globs.", rich_help_panel=CHOICE
+    (
+        "--energy-over",
+        {"metavar": "mean|max", "help": "That share of the mean channel, or of all (mean)."},
     ),
-]
-Energy = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SHARE",
-        help="Smallest rank that keeps this share, as 0.95.",
-        rich_help_panel=CHOICE,
+    ("--plan", {"metavar": "FILE", "help": "A plan in JSON, as --dry-run writes it."}),
+    ("--first-k", {"type": Whole(), "metavar": "K", "help": "Only the first K layers."}),
+    ("--last-k", {"type": Whole(), "metavar": "K", "help": "Only the last K layers."}),
+    (
+        "--layers",
+        {"multiple": True, "metavar": "GLOB", "help": "Only layers that match; repeatable."},
     ),
-]
-EnergyOver = Annotated[
-    str | None,
-    typer.Option(
-        metavar="mean|max",
-        help="Over the mean of the channels, or over the max of all (default: mean).",
-        rich_help_panel=CHOICE,
+    (
+        "--skip",
+        {"multiple": True, "metavar": "GLOB", "help": "No layers that match; repeatable."},
     ),
-]
-PlanFile = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="A plan in JSON, as --dry-run writes it.", rich_help_panel=CHOICE
-    ),
-]
-FirstK = Annotated[
-    int | None,
-    typer.Option(
-        help="Only the first K layers.", parser=_whole, metavar="K", rich_help_panel=CHOICE
-    ),
-]
-LastK = Annotated[
-    int | None,
-    typer.Option(
-        help="Only the last K layers.", parser=_whole, metavar="K", rich_help_panel=CHOICE
-    ),
-]
-Layers = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="GLOB",
-        help="Only layers that match this glob; repeatable.",
-        rich_help_panel=CHOICE,
-    ),
-]
-Skip = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="GLOB",
-        help="No layer that matches this glob; repeatable.",
-        rich_help_panel=CHOICE,
-    ),
-]
-AllowCostlier = Annotated[
-    bool,
-    typer.Option(
-        "--allow-costlier",
-        help="Split even where the rank makes a layer cost more.",
-        rich_help_panel=CHOICE,
-    ),
-]
-Fuse = Annotated[
-    bool | None,
-    typer.Option(
+    ("--allow-costlier", flag("Split even where the rank makes a layer cost more.")),
+    (
         "--fuse/--no-fuse",
-        help="Merge BatchNorm and branches without loss first (default: yes).",
-        rich_help_panel=CHOICE,
+        {"default": None, "help": "Merge BatchNorm and branches without loss first (yes)."},
     ),
-]
-KernelScale = Annotated[
-    str | None,
-    typer.Option(
-        metavar="own|folded|unit",
-        help="The scale that kernels are split in: as trained, as BatchNorm folded them, or "
-        "every output channel at norm 1 (default: own).",
-        rich_help_panel=CHOICE,
+    (
+        "--kernel-scale",
+        {
+            "metavar": "own|folded|unit",
+            "help": "Split kernels as trained, as BatchNorm folded them, or with every output "
+            "channel at norm 1 (own).",
+        },
     ),
-]
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="Settings in TOML; options given here win.", rich_help_panel=CHOICE
+    ("--config", {"type": FILE, "metavar": "FILE", "help": "Settings in TOML; options win."}),
+)
+
+RUN = panel(
+    "Verification and gates",
+    (
+        "--samples",
+        {"type": NATURAL, "metavar": "N", "help": "Seeded inputs to run (8)."},
     ),
-]
-MinSaving = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SHARE", help="Fail when fewer MACs are saved, as 40%.", rich_help_panel=GATES
+    ("--seed", {"type": click.IntRange(min=0), "metavar": "N", "help": "Their seed (0)."}),
+    (
+        "--threads",
+        {"type": NATURAL, "metavar": "N", "help": "Threads of the runtime (its own choice)."},
     ),
-]
-ConvertOut = Annotated[
-    Path | None,
-    typer.Option(
+    (
+        "--max-error",
+        {"type": float, "metavar": "ERROR", "help": "Fail above this relative output error."},
+    ),
+)
+VERIFY = panel(
+    "Verification and gates",
+    (
+        "--verify/--no-verify",
+        {"default": None, "help": "Run original and converted side by side (yes)."},
+    ),
+)
+SAVING = panel(
+    "Verification and gates",
+    ("--min-saving", {"metavar": "SHARE", "help": "Fail when fewer MACs are saved, as 40%."}),
+)
+AGREEMENT = panel(
+    "Verification and gates",
+    (
+        "--min-agreement",
+        {"metavar": "SHARE", "help": "Fail when fewer inputs keep their top class, as 99%."},
+    ),
+)
+
+TARGET = panel(
+    "Output",
+    (
         "-o",
         "--output",
-        metavar="FILE",
-        help="The file to write (default: MODEL.dac.SUFFIX).",
-        rich_help_panel=OUT,
+        {"type": FILE, "metavar": "FILE", "help": "The file to write."},
     ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", help="Print and write the plan only (-o names it).", rich_help_panel=OUT
+    ("--force", flag("Overwrite.")),
+    ("--keep", flag("Write even when a gate is missed.")),
+)
+DRY_RUN = panel("Output", ("--dry-run", flag("Print and write the plan only (-o names it).")))
+JSON = panel(
+    "Output",
+    (
+        "--json",
+        {"type": FILE, "metavar": "FILE", "help": "Write the report as JSON; - is stdout."},
     ),
-]
-FuseOut = Annotated[
-    Path | None,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="The file to write (default: MODEL.fused.SUFFIX).",
-        rich_help_panel=OUT,
+)
+MARKDOWN = panel(
+    "Output",
+    (
+        "--markdown",
+        {"type": FILE, "metavar": "FILE", "help": "Write the report as Markdown; - is stdout."},
     ),
-]
+)
