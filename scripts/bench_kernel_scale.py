@@ -1,11 +1,11 @@
 """In which scale should a kernel be split that a BatchNorm follows? Top-1 by rank.
 
-    .venv/bin/python scripts/bench_kernel_scale.py [--ranks 1 2 3 4 5] [--threads 2]
+    .venv/bin/python scripts/bench_kernel_scale.py [--ranks 1 2 3 4 5] [--images 10000]
 
 Plain DAC on every conv: BatchNorm left as it is; merged into the kernel before the split
 (``folded``); after it, into the pointwise conv (``own``); and every output channel brought to
 norm 1 for the split (``unit``). All cost the same but for the BatchNorm that the first keeps.
-ResNet-20 on the 10,000 CIFAR-10 test images, with and without its stem; the carried
+ResNet-20 on every n-th of the CIFAR-10 test images, ``--images`` in all, with and without its stem; the carried
 Fashion-MNIST net on its 2,000; and the same two nets with every channel's scale changed at
 random by up to 30 x, conv and BatchNorm statistics together, so that they compute the same
 function: nets whose channel scales differ widely.
@@ -68,7 +68,7 @@ def rescaled(source: Path, target: Path) -> None:
     onnx.save(model, target)
 
 
-def cases(folder: Path, made: Path) -> list[Case]:
+def cases(folder: Path, made: Path, count: int) -> list[Case]:
     """The networks, written to ``made``."""
     resnet = made / "resnet20.onnx"
     script = str(Path(__file__).with_name("export_onnx.py"))
@@ -77,7 +77,9 @@ def cases(folder: Path, made: Path) -> list[Case]:
     fashion = measure.ROOT / "tests" / "assets" / "fashion.onnx"
     held = np.load(fashion.with_name("fashion_test.npz"))
     clothes = ((held["x"][:, None].astype(np.float32) / 255 - MEAN) / STD, held["y"])
-    objects = test_images(folder)
+    x, y = test_images(folder)
+    step = len(x) // count  # the file is sorted by class
+    objects = (x[::step], y[::step])
     rescaled(resnet, made / "resnet20-rescaled.onnx")
     rescaled(fashion, made / "fashion-rescaled.onnx")
     return [
@@ -100,13 +102,14 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     measure.title("The scale of a split, plain DAC on every conv", "onnxruntime", "numpy")
     rows = []
     with tempfile.TemporaryDirectory() as name:
         made = Path(name)
-        for case in cases(measure.data_folder(), made):
+        for case in cases(measure.data_folder(), made, options.images):
             before = top1(onnx_net(case.graph, options.threads), *case.images)
             for rank in options.ranks:
                 found = [
