@@ -5,10 +5,10 @@
 Plain DAC on every conv: BatchNorm left as it is; merged into the kernel before the split
 (``folded``); after it, into the pointwise conv (``own``); and every output channel brought to
 norm 1 for the split (``unit``). All cost the same but for the BatchNorm that the first keeps.
-ResNet-20 on every n-th of the CIFAR-10 test images, ``--images`` in all, with and without its stem; the carried
-Fashion-MNIST net on its 2,000; and the same two nets with every channel's scale changed at
-random by up to 30 x, conv and BatchNorm statistics together, so that they compute the same
-function: nets whose channel scales differ widely.
+ResNet-20 on every n-th of the CIFAR-10 test images, ``--images`` in all, with and without its
+stem; the carried Fashion-MNIST net on its 2,000; and the same two nets with every channel's
+scale changed at random by up to 30 x, conv and BatchNorm statistics together, so that they
+compute the same function: nets whose channel scales differ widely.
 """
 
 from __future__ import annotations
