@@ -27,6 +27,9 @@ _NOTE = (
     "weights only: the order is that of the file; which layers are called when, strides, "
     "groups, transposed convs and MACs cannot be known (--arch tells them)"
 )
+_SORTED = (
+    "the file keeps its tensors sorted by name, so first and last layers are those of the alphabet"
+)
 _CANNOT_RUN = "weights alone cannot be run: give the architecture with --arch"
 
 
@@ -69,10 +72,13 @@ class WeightsModel:
 
     @cached_property
     def _graph(self) -> Graph:
-        nodes = tuple(read_nodes(self.source.state, self._prefix, self.vouched))
+        tensors = self.source.state.items()
+        names = [k for k, t in tensors if isinstance(t, torch.Tensor) and t.ndim == 4]
+        ordered = self.source.checkpoint.dtypes is None or names != sorted(names)
+        nodes = tuple(read_nodes(self.source.state, self._prefix, self.vouched, ordered=ordered))
         for name, chain in self.changes.items():
             nodes = tuple(n for node in nodes for n in _changed_nodes(node, name, chain))
-        notes = (_NOTE, *self.source.facts())
+        notes = (_NOTE, *(() if ordered else (_SORTED,)), *self.source.facts())
         return Graph(nodes, (), tuple(n.output for n in nodes[-1:]), order="file", notes=notes)
 
     def graph(self) -> Graph:

@@ -23,22 +23,32 @@ _IMAGES = (1, 3, 4)
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def read_nodes(state: Mapping[str, Any], prefix: str, vouched: Sequence[str]) -> list[Node]:
+def read_nodes(
+    state: Mapping[str, Any], prefix: str, vouched: Sequence[str], *, ordered: bool = True
+) -> list[Node]:
     """A node per layer, in the order of the file: convs, the unsure ones with their reasons.
 
     A conv is sure where the layers before it in the file can make as many channels as it
     takes (one of them, or a sum), or where it is the first and takes an image; unless its
     name, bias or kernel suggests another operator. ``vouched`` globs of names settle doubts.
+    Without ``ordered``, as in safetensors that sort by name, "before" means anywhere.
     """
     nodes: list[Node] = []
+    groups = _groups(state, prefix)
     reachable = 1  # bit c is set where earlier convs can make c channels between them
+    if not ordered:
+        for group in groups.values():
+            if _is_conv(group):
+                reachable |= reachable << int(group["weight"].shape[0])
     tied: dict[tuple[Any, ...], str] = {}
     first = True
-    for name, group in _groups(state, prefix).items():
-        weight = group.get("weight")
-        if weight is None or weight.ndim != 4 or not weight.is_floating_point():
+    for name, group in groups.items():
+        if not _is_conv(group):
             nodes.append(_other(name, group))
             continue
+        weight = group["weight"]
+        if not ordered:
+            first = int(weight.shape[1]) in _IMAGES[1:]
         doubt = _doubt(name, group, first, reachable)
         if any(fnmatchcase(name, glob) for glob in vouched):
             doubt = None
@@ -46,8 +56,14 @@ def read_nodes(state: Mapping[str, Any], prefix: str, vouched: Sequence[str]) ->
         identity = tied.setdefault(seen, name) if weight.numel() else name
         nodes.append(_conv(name, group, doubt, identity))
         first = False
-        reachable |= reachable << int(weight.shape[0])
+        if ordered:
+            reachable |= reachable << int(weight.shape[0])
     return nodes
+
+
+def _is_conv(group: Group) -> bool:
+    weight = group.get("weight")
+    return weight is not None and weight.ndim == 4 and weight.is_floating_point()
 
 
 def _groups(state: Mapping[str, Any], prefix: str) -> dict[str, Group]:

@@ -111,6 +111,21 @@ class TestSure:
         assert not any(n.skip for n in graph.nodes)
 
 
+def test_sorted_safetensors_say_so_and_are_judged_without_their_order(tmp_path: Path) -> None:
+    net = nn.Sequential(OrderedDict(
+        stem=nn.Conv2d(3, 8, 3), body=nn.Conv2d(8, 16, 3), dw=nn.Conv2d(16, 16, 3, groups=16),
+        a=nn.Conv2d(20, 8, 3, groups=4),
+    ))  # fmt: skip
+    save_file(net.state_dict(), tmp_path / "a.safetensors")
+    graph = open_model(tmp_path / "a.safetensors").graph()
+    assert any("sorted by name" in note for note in graph.notes)
+    skips = {n.name: n.skip for n in graph.nodes}
+    assert skips["stem"] is None
+    assert skips["body"] is None
+    assert "depthwise" in str(skips["dw"])
+    assert "5 channels" in str(skips["a"])
+
+
 class TestModel:
     def test_says_what_it_cannot_know(self, tmp_path: Path) -> None:
         model = open_model(saved(tmp_path / "a.pt", c__weight=(8, 3, 3, 3)))
