@@ -84,14 +84,18 @@ def channel_svd(weight: FloatArray) -> ChannelSVD:
 def left_factors(weight: FloatArray, right: F64) -> F64:
     """Left vectors times singular values for ``right`` ``(in, r, prod(k))``.
 
-    Shape ``(in, out, r)``. It is the projection of the kernel onto the filters, hence the
-    best pointwise factor for them, whatever rounding they carry.
+    Shape ``(in, out, r)``, laid out as ``(out, in, r)``, the order of a pointwise weight. It is
+    the projection of the kernel onto the filters, hence the best pointwise factor for them,
+    whatever rounding they carry.
     """
+    channels, rank = right.shape[:2]
+    left = np.empty((weight.shape[0], channels, rank)).transpose(1, 0, 2)
 
-    def project(weight: FloatArray, right: F64) -> F64:
-        return np.asarray(np.matmul(channel_matrices(weight), right.transpose(0, 2, 1)))
+    def project(weight: FloatArray, right: F64, left: F64) -> None:
+        left[...] = np.matmul(channel_matrices(weight), right.transpose(0, 2, 1))
 
-    return np.concatenate(_by_channels(project, weight, right))
+    _by_channels(project, weight, right, left)
+    return left
 
 
 def _gram_svd(weight: FloatArray) -> tuple[F64, F64]:
