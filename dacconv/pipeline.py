@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dacconv import __version__, report
+from dacconv.calibration.inputs import InputOptions
+from dacconv.calibration.prepare import Calibrated, prepare
+from dacconv.calibration.use import judge, measured_damage, rebuilt_splits
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.files import sha256
 from dacconv.layers import survey as survey_graph
@@ -15,11 +18,11 @@ from dacconv.merged import MergedModel, merged
 from dacconv.models import open_model
 from dacconv.models.base import LoadOptions, Model
 from dacconv.plans import bind, make_plan
-from dacconv.policies import RankOptions, Selection
+from dacconv.policies import RankOptions, Selection, select
 from dacconv.progress import Progress, silent
-from dacconv.report import LayerError, Report
-from dacconv.splitting import OWN, Spectra, split_layer
-from dacconv.types import Layer, Plan, Provenance, Rewrite
+from dacconv.report import Report
+from dacconv.splitting import OWN, Spectra, Split, split_layer
+from dacconv.types import Graph, Layer, Plan, Provenance, Rewrite
 
 WEIGHTS_ONLY = "weights"
 
@@ -74,6 +77,8 @@ def plan(
     ranks: Mapping[str, int] | None = None,
     energy: float | None = None,
     energy_over: str = "mean",
+    macs: float | None = None,
+    params: float | None = None,
     first_k: int | None = None,
     last_k: int | None = None,
     layers: Sequence[str] = (),
@@ -81,9 +86,13 @@ def plan(
     allow_costlier: bool = False,
     fuse: bool = True,
     kernel_scale: str = OWN,
+    calibrated: Calibrated | None = None,
     progress: Progress = silent,
 ) -> Plan:
-    """Choose a rank for each selected layer; exactly one of rank, ranks and energy is given.
+    """Choose a rank for each selected layer; exactly one way to choose is given.
+
+    ``macs`` and ``params`` are budgets: the share of the original's that may be left. They
+    minimise the damage that ``calibrated`` measures, or the squared kernel errors.
 
     Raises:
         UsageError: options that contradict each other or the model.
@@ -92,11 +101,24 @@ def plan(
     view = seen(model, fuse=fuse)
     rows = survey_graph(view.graph())
     require_eligible(rows, model.path)
+    spectra = Spectra(view, rows, kernel_scale, progress)
+    selection = Selection(first_k, last_k, tuple(layers), tuple(skip))
+    damage = None
+    if calibrated is not None and (macs is not None or params is not None):
+        damage = measured_damage(calibrated, select(rows, selection), spectra)
     return make_plan(
         rows,
-        RankOptions(rank=rank, ranks=dict(ranks or {}), energy=energy, energy_over=energy_over),
-        Selection(first_k, last_k, tuple(layers), tuple(skip)),
-        Spectra(view, rows, kernel_scale, progress),
+        RankOptions(
+            rank=rank,
+            ranks=dict(ranks or {}),
+            energy=energy,
+            energy_over=energy_over,
+            macs=macs,
+            params=params,
+            damage=damage,
+        ),
+        selection,
+        spectra,
         allow_costlier=allow_costlier,
     )
 
@@ -116,6 +138,7 @@ def convert(
     *,
     fuse: bool = True,
     kernel_scale: str = OWN,
+    calibrated: Calibrated | None = None,
     options: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Conversion:
@@ -123,7 +146,8 @@ def convert(
 
     With ``fuse`` what can be merged without loss is merged, as far as the format allows.
     ``kernel_scale`` says in which scale of its output channels a kernel is split; see
-    :data:`dacconv.splitting.KERNEL_SCALES`.
+    :data:`dacconv.splitting.KERNEL_SCALES`. With ``calibrated`` (see :func:`calibrate`) the
+    layers' outputs are reproduced, not only their kernels, wherever that does no harm.
 
     Raises:
         UnsupportedError: a chosen layer has weights that are NaN or infinite.
@@ -131,24 +155,25 @@ def convert(
     view = seen(model, fuse=fuse)
     graph = view.graph()
     layers = {layer.name: layer for layer in survey_graph(graph)}
-    rewrites: list[Rewrite] = []
-    errors: dict[str, LayerError] = {}
+    splits = {}
     for done, choice in enumerate(plan.choices):
         progress("splitting", done, len(plan.choices))
-        split = split_layer(view, layers[choice.layer], choice, kernel_scale)
-        errors[choice.layer] = split.error
-        rewrites += [
-            Rewrite(
-                target=site,
-                source=graph.node(site).inputs[0],
-                branches=branches,
-                reason=f"{choice.method} rank {choice.rank}",
-            )
-            for site, branches in split.sites
-        ]
+        splits[choice.layer] = split_layer(view, layers[choice.layer], choice, kernel_scale)
     progress("splitting", len(plan.choices), len(plan.choices))
+    changed = view.rewrite(_rewrites(graph, plan, splits))
+    calibration = None
+    if calibrated is not None and plan.choices:
+        better = rebuilt_splits(calibrated, [layers[c.layer] for c in plan.choices], plan, splits)
+        other = view.rewrite(_rewrites(graph, plan, better))
+        calibration = judge(calibrated, changed, other)
+        if calibration.taken:
+            changed, splits = other, better
+    errors = {name: split.error for name, split in splits.items()}
+    merging = _merging(view)
+    built = report.build(model.format, model.graph(), plan=plan, errors=errors, merging=merging)
     made = replace(
-        report.build(model.format, model.graph(), plan=plan, errors=errors, merging=_merging(view)),
+        built,
+        calibration=calibration,
         provenance=Provenance(
             version=__version__,
             sha256=sha256(*model.files),
@@ -156,7 +181,52 @@ def convert(
             options=dict(options or {}),
         ),
     )
-    return Conversion(view.rewrite(rewrites), made, plan)
+    return Conversion(changed, made, plan)
+
+
+def calibrate(
+    model: Model,
+    how: str = "auto",
+    *,
+    options: InputOptions | None = None,
+    fuse: bool = True,
+    kernel_scale: str = OWN,
+    seed: int = 0,
+    device: str | None = None,
+    progress: Progress = silent,
+) -> tuple[Calibrated | None, str]:
+    """Inputs for a model that :func:`plan` and :func:`convert` measure on; and what they are.
+
+    ``how`` is ``none``, ``synthetic``, ``distilled``, ``auto`` or the path of a folder of
+    images or an array.
+
+    Raises:
+        UnsupportedError: the model does not allow that; never with ``auto``.
+        UsageError: the path, or the options about the input, do not fit.
+    """
+    return prepare(
+        model,
+        seen(model, fuse=fuse),
+        how,
+        options or InputOptions(),
+        kernel_scale=kernel_scale,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+
+
+def _rewrites(graph: Graph, plan: Plan, splits: Mapping[str, Split]) -> list[Rewrite]:
+    return [
+        Rewrite(
+            target=site,
+            source=graph.node(site).inputs[0],
+            branches=branches,
+            reason=f"{choice.method} rank {choice.rank}",
+        )
+        for choice in plan.choices
+        for site, branches in splits[choice.layer].sites
+    ]
 
 
 def inspect(model: Model) -> Report:

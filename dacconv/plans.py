@@ -11,12 +11,13 @@ from typing import Any
 from dacconv.decompositions import METHODS, Method
 from dacconv.errors import UsageError
 from dacconv.numerics.cost import layer_cost, total
-from dacconv.policies import POLICIES, RankOptions, Selection, Spectra, select
+from dacconv.policies import BUDGETS, POLICIES, RankOptions, Selection, Spectra, select
 from dacconv.policies.uniform import check_rank
 from dacconv.types import Choice, Geometry, Layer, Plan, Skipped
 
 PLAN_VERSION = 1
 NOT_SELECTED = "not selected"
+SPARED = "left alone: the budget is met with less damage elsewhere"
 
 
 def make_plan(
@@ -38,11 +39,21 @@ def make_plan(
         have = " and ".join(f"--{name}" for name in given) or "none"
         raise UsageError(
             f"one way to choose ranks is needed, {have} given",
-            hint="--rank R, --ranks NAME=R,..., --energy 0.95, or --plan FILE",
+            hint="--rank R, --ranks NAME=R,..., --energy 0.95, --macs 0.45, --params 0.5, "
+            "or --plan FILE",
         )
     chosen = select(layers, selection)
+    options = replace(options, everything=tuple(layers))
     wanted = POLICIES[given[0]](chosen, METHODS[method], options, spectra)
-    return settle(layers, wanted, allow_costlier=allow_costlier)
+    made = settle(layers, wanted, allow_costlier=allow_costlier)
+    spared = {layer.name for layer in chosen} if given[0] in BUDGETS else set()
+    return replace(
+        made,
+        skipped=tuple(
+            replace(s, reason=SPARED) if s.layer in spared and s.reason == NOT_SELECTED else s
+            for s in made.skipped
+        ),
+    )
 
 
 def settle(layers: Sequence[Layer], wanted: Sequence[Choice], *, allow_costlier: bool) -> Plan:

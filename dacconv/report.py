@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dacconv.decompositions import METHODS
@@ -17,10 +17,50 @@ CONVENTION = "1 MAC = one multiply-add; FLOPs = 2 x MACs; bias additions are not
 
 
 @dataclass(frozen=True, slots=True)
+class LayerFit:
+    """Mean squared error of a layer's output over its variance, behind the converted layers.
+
+    ``predicted`` on the inputs that it was fitted to; ``plain`` and ``held`` on held-out ones,
+    for the plain split and for what was taken, which ``what`` names.
+    """
+
+    predicted: float
+    plain: float
+    held: float
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How the layers' outputs were reproduced, and what that did to the model's outputs.
+
+    Errors are squared and relative to the outputs' variance, on held-out inputs and on a
+    second family of inputs (None where there is none), for the plain conversion and for the
+    reconstructed one. The latter is ``taken`` where neither got worse.
+    """
+
+    kind: str
+    inputs: str
+    samples: int
+    notes: tuple[str, ...]
+    plain_error: float
+    error: float
+    second_plain_error: float | None
+    second_error: float | None
+    taken: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LayerError:
-    """What splitting one kernel lost: ``|T - T_r| / |T|``, Frobenius norm."""
+    """What splitting one kernel lost: ``|T - T_r| / |T|``, Frobenius norm.
+
+    ``fit`` says how far its output is reproduced, where that was tried. ``bias_added`` is true
+    where the layer got a bias that it did not have.
+    """
 
     kernel_error: float
+    fit: LayerFit | None = None
+    bias_added: bool = False
 
     @property
     def energy_kept(self) -> float:
@@ -45,6 +85,7 @@ class Row:
     energy_kept: float | None
     before: Cost
     after: Cost
+    fit: LayerFit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +189,7 @@ class Report:
     provenance: Provenance | None = None
     verification: Verification | None = None
     unverified: str | None = None
+    calibration: Calibration | None = None
 
     @property
     def before(self) -> Cost:
@@ -186,6 +228,7 @@ class Report:
             "plan": plan_to_dict(self.plan) if self.plan else None,
             "verification": asdict(self.verification) if self.verification else None,
             "unverified": self.unverified,
+            "calibration": asdict(self.calibration) if self.calibration else None,
             "provenance": asdict(self.provenance) if self.provenance else None,
         }
 
@@ -264,7 +307,8 @@ def _row(
         kernel_error=loss.kernel_error if loss else None,
         energy_kept=loss.energy_kept if loss else None,
         before=_cost(before) + Cost(0, merged_params, 0),
-        after=_after(layer, choice) if choice else _cost(layer),
+        after=_after(layer, choice, loss) if choice else _cost(layer),
+        fit=loss.fit if loss else None,
     )
 
 
@@ -292,8 +336,11 @@ def _cost(layer: Layer) -> Cost:
     return shared_cost(layer.geometries, layer.op)
 
 
-def _after(layer: Layer, choice: Choice) -> Cost:
-    parts = [METHODS[choice.method].parts(g, choice.rank) for g in layer.geometries]
+def _after(layer: Layer, choice: Choice, loss: LayerError | None) -> Cost:
+    method = METHODS[choice.method]
+    added = loss is not None and loss.bias_added
+    made = [replace(g, bias=g.bias or added) for g in layer.geometries]
+    parts = [method.parts(geometry, choice.rank) for geometry in made]
     return total(shared_cost(sites) for sites in zip(*parts, strict=True))
 
 
@@ -326,6 +373,7 @@ def _row_dict(row: Row) -> dict[str, Any]:
         "sites": row.sites,
         "kernel_error": row.kernel_error,
         "energy_kept": row.energy_kept,
+        "fit": asdict(row.fit) if row.fit else None,
     } | _pair(row.before, row.after)
 
 

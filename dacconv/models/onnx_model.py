@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from dacconv.errors import UnsupportedError
 from dacconv.models.base import Feeds, LoadOptions, Runner, Visit
 from dacconv.models.onnx_affine import batch_norm, loose_affine, loose_affine_axis
@@ -24,7 +26,8 @@ from dacconv.models.onnx_run import document_session, runner, runtime
 from dacconv.models.onnx_save import needs_side_file, save, side_path
 from dacconv.models.onnx_shapes import Inferred, infer
 from dacconv.models.onnx_walk import walk
-from dacconv.types import Affine, Array, Conv, Graph, Plan, Rewrite, ValueSpec
+from dacconv.progress import Progress
+from dacconv.types import Affine, Array, Conv, FloatArray, Graph, Plan, Rewrite, ValueSpec
 
 
 def load(path: Path, options: LoadOptions) -> OnnxModel:
@@ -157,6 +160,38 @@ class OnnxModel:
     ) -> list[dict[str, Array]]:
         """Run the graph in parts between the convs ``nodes``; see ``Walkable``."""
         return walk(self.document, self.constants, nodes, visit, batches, threads=threads)
+
+    def statistics(self, node: str) -> tuple[Array, Array] | None:
+        """The mean and variance that a BatchNorm has stored, in float64; None for others."""
+        entry = self._entry(node)
+        if entry.op != "BatchNormalization":
+            return None
+        names = entry.proto.input[3:5]
+        if any(name not in self.constants for name in names):
+            return None
+        mean, variance = (self.constants.value(name).astype(np.float64) for name in names)
+        return mean, variance
+
+    def distil(
+        self,
+        source: str,
+        images: FloatArray,
+        *,
+        low: FloatArray,
+        high: FloatArray,
+        device: str | None,
+        progress: Progress,
+    ) -> FloatArray | None:
+        """See ``calibration.prepare.Distillable``; torch computes the gradients."""
+        if not any(entry.op == "BatchNormalization" for entry in self.document.entries):
+            return None
+        from dacconv.models.onnx_torch import differentiable
+        from dacconv.models.torch_distil import distil
+
+        found = differentiable(self.document, self.constants, source, device)
+        if found is None:
+            return None
+        return distil(*found, images, low=low, high=high, device=device, progress=progress)
 
     def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
         """Write ONNX, with external data where the original had that."""

@@ -14,7 +14,8 @@ from torch import nn
 from dacconv.errors import UnsupportedError
 from dacconv.models.base import Feeds, LoadOptions, Runner, Visit
 from dacconv.models.torch_arch import user_code
-from dacconv.models.torch_convs import read_affine, read_conv
+from dacconv.models.torch_convs import NORMS, read_affine, read_conv, to_numpy
+from dacconv.models.torch_distil import distil_module
 from dacconv.models.torch_order import registered, symbolic, unreached
 from dacconv.models.torch_run import (
     as_arguments,
@@ -29,7 +30,8 @@ from dacconv.models.torch_run import (
 from dacconv.models.torch_surgery import Tree, rewrite_module, why_not
 from dacconv.models.torch_trace import Names, Trace, trace
 from dacconv.models.torch_walk import Stop, in_step, stopping
-from dacconv.types import Affine, Array, Conv, Graph, Rewrite, ValueSpec
+from dacconv.progress import Progress
+from dacconv.types import Affine, Array, Conv, FloatArray, Graph, Rewrite, ValueSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +189,38 @@ class TracedModel:
 
             results = in_step(run, len(batches), visit)
         return [flat_outputs(result) for result in results]
+
+    def statistics(self, node: str) -> tuple[Array, Array] | None:
+        """The mean and variance that a BatchNorm has stored, in float64; None for others."""
+        module = self._site(node)
+        if not isinstance(module, NORMS) or module.running_mean is None:
+            return None
+        if module.running_var is None:
+            return None
+        both = to_numpy(module.running_mean), to_numpy(module.running_var)
+        return both[0].astype("float64"), both[1].astype("float64")
+
+    def distil(
+        self,
+        source: str,
+        images: FloatArray,
+        *,
+        low: FloatArray,
+        high: FloatArray,
+        device: str | None,
+        progress: Progress,
+    ) -> FloatArray | None:
+        """See ``calibration.prepare.Distillable``."""
+        if len(self.inputs()) != 1:
+            return None
+        return distil_module(
+            for_inference(self.module),
+            images,
+            low=low,
+            high=high,
+            device=device,
+            progress=progress,
+        )
 
     def inputs(self) -> tuple[ValueSpec, ...]:
         """The inputs of ``forward``, with the user's shapes."""

@@ -24,7 +24,7 @@ F64 = NDArray[np.float64]
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridge strengths that are tried, as shares of the mean variance of the patches."""
 
-BLOCK = 1536
+BLOCK = 640
 """Unknowns of one block of the filters' normal equations: the matrix has its square."""
 
 JITTER = 1e-9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dacconv.policies.base import Policy, RankOptions, Spectra
+from dacconv.policies.budget import BUDGETS, budget, ranks_worth
 from dacconv.policies.energy import energy
 from dacconv.policies.per_layer import per_layer
 from dacconv.policies.select import Selection, select
@@ -12,6 +13,16 @@ POLICIES: dict[str, Policy] = {
     "rank": uniform,
     "ranks": per_layer,
     "energy": energy,
+    **dict.fromkeys(BUDGETS, budget),
 }
 
-__all__ = ["POLICIES", "Policy", "RankOptions", "Selection", "Spectra", "select"]
+__all__ = [
+    "BUDGETS",
+    "POLICIES",
+    "Policy",
+    "RankOptions",
+    "Selection",
+    "Spectra",
+    "ranks_worth",
+    "select",
+]

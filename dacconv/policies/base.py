@@ -15,16 +15,24 @@ Spectra = Callable[[str], ChannelSVD]
 
 @dataclass(frozen=True, slots=True)
 class RankOptions:
-    """How ranks are chosen: exactly one of ``rank``, ``ranks`` and ``energy`` is given.
+    """How ranks are chosen: exactly one of ``rank``, ``ranks``, ``energy``, ``macs`` and
+    ``params`` is given.
 
     ``ranks`` maps a layer's name or glob to its rank. ``energy`` is the share of squared
     singular values to keep; ``energy_over`` says over which channels: ``mean`` or ``max``.
+    ``macs`` and ``params`` are budgets: the share of the original's that may be left.
+    ``damage`` says what a rank does to a layer, and ``everything`` are all layers of the
+    network; both are for budgets.
     """
 
     rank: int | None = None
     ranks: dict[str, int] = field(default_factory=dict)
     energy: float | None = None
     energy_over: str = "mean"
+    macs: float | None = None
+    params: float | None = None
+    damage: Callable[[Layer, int], float] | None = None
+    everything: tuple[Layer, ...] = ()
 
 
 Policy = Callable[[Sequence[Layer], Method, RankOptions, Spectra], list[Choice]]

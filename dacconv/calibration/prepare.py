@@ -1,0 +1,181 @@
+"""From a model and a way to calibrate to what is measured on, and to the layers themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from dacconv.calibration import study
+from dacconv.calibration.inputs import (
+    InputOptions,
+    Inputs,
+    read_path,
+    replaced,
+    synthetic,
+)
+from dacconv.calibration.study import Price, Rebuilt, Target, basis_for
+from dacconv.errors import UnsupportedError
+from dacconv.merged import MergedModel
+from dacconv.models.base import Model, Walkable
+from dacconv.progress import Progress
+from dacconv.splitting import Spectra
+from dacconv.types import FloatArray, Layer, Node
+from dacconv.verification import why_not
+
+WAYS = ("none", "synthetic", "distilled", "auto")
+"""What ``--calibrate`` takes besides a path."""
+
+
+@runtime_checkable
+class Distillable(Protocol):
+    """A model that can move images until its BatchNorms see what they have stored."""
+
+    def distil(
+        self,
+        source: str,
+        images: FloatArray,
+        *,
+        low: FloatArray,
+        high: FloatArray,
+        device: str | None,
+        progress: Progress,
+    ) -> FloatArray | None:
+        """The images after the descent; None where the model has no BatchNorm to match."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibrated:
+    """A model ready to be measured: ``flat`` is the merged model as it is run."""
+
+    view: Model | MergedModel
+    flat: Model
+    inputs: Inputs
+    kernel_scale: str
+    progress: Progress
+
+    def prices(
+        self, layers: Sequence[Layer], ranks: Mapping[str, Sequence[int]]
+    ) -> dict[str, Price]:
+        """What each rank does to each layer; layers that cannot be measured are missing."""
+        targets = self.targets(layers)
+        return study.price(_walkable(self.flat), targets, ranks, self.inputs, self.progress)
+
+    def rebuilt(self, layers: Sequence[Layer], ranks: Mapping[str, int]) -> dict[str, Rebuilt]:
+        """The factors of each layer; layers that cannot be measured are missing."""
+        targets = self.targets(layers)
+        return study.rebuild(_walkable(self.flat), targets, ranks, self.inputs, self.progress)
+
+    def harm(self, converted: Model) -> tuple[float, float | None]:
+        """Relative squared output error on the held-out half and on the second family."""
+        original, changed = self.flat.runner(), converted.runner()
+        found = []
+        for family in (self.inputs.held, self.inputs.second):
+            pairs = [(original(feeds), changed(feeds)) for feeds in family]
+            found.append(
+                study.relative_error([a for a, _ in pairs], [b for _, b in pairs])
+                if pairs
+                else None
+            )
+        return found[0] or 0.0, found[1]
+
+    def targets(self, layers: Sequence[Layer]) -> list[Target]:
+        """The layers with one call site that the walked model has as one conv, in its order."""
+        outputs = {node.name: node.output for node in self.view.graph().nodes}
+        nodes = self.flat.graph().nodes
+        by_output = {node.output: node for node in nodes if node.op == "conv"}
+        by_name = {node.name: node for node in nodes if node.op == "conv"}
+        order = {node.name: index for index, node in enumerate(nodes)}
+        found: list[Target] = []
+        spectra = Spectra(self.view, layers, self.kernel_scale, self.progress)
+        for layer in layers:
+            site = layer.sites[0]
+            node = by_output.get(outputs[site]) or by_name.get(site)
+            if len(layer.sites) == 1 and node is not None and self._same(node, site):
+                conv, basis = self.flat.conv(node.name), basis_for(spectra(layer.name).right)
+                found.append(Target(layer.name, node.name, conv, basis))
+        return sorted(found, key=lambda target: order[target.node])
+
+    def _same(self, node: Node, site: str) -> bool:
+        return self.flat.conv(node.name).weight.shape == self.view.conv(site).weight.shape
+
+
+def prepare(
+    model: Model,
+    view: Model | MergedModel,
+    how: str,
+    options: InputOptions,
+    *,
+    kernel_scale: str,
+    seed: int,
+    device: str | None,
+    progress: Progress,
+) -> tuple[Calibrated | None, str]:
+    """The model with its calibration inputs, or None, and what was done in words.
+
+    ``how`` is one of ``WAYS`` or a path. ``auto`` takes the best that the model allows.
+
+    Raises:
+        UnsupportedError: the model does not allow what was asked for; never with ``auto``.
+    """
+    if how == "none":
+        return None, "no calibration: weights only"
+    reason = why_not(model)
+    if reason is None and not isinstance(model, Walkable):
+        reason = "a model of this format cannot be run layer by layer"
+    if reason is not None:
+        if how == "auto":
+            return None, f"no calibration: {reason}"
+        raise UnsupportedError(f"cannot calibrate: {reason}", where=str(model.path))
+    try:
+        inputs = _inputs(model, how, options, seed, device, progress)
+    except UnsupportedError as error:
+        if how == "auto":
+            return None, f"no calibration: {error.what}"
+        raise
+    flat = view.rewrite([]) if isinstance(view, MergedModel) else view
+    return Calibrated(view, flat, inputs, kernel_scale, progress), inputs.told
+
+
+def _inputs(
+    model: Model,
+    how: str,
+    options: InputOptions,
+    seed: int,
+    device: str | None,
+    progress: Progress,
+) -> Inputs:
+    if how not in WAYS:
+        return read_path(model, Path(how), options, seed)
+    progress("drawing images", 0, 1)
+    drawn, slot, scale = synthetic(model, options, seed)
+    progress("drawing images", 1, 1)
+    if how == "synthetic":
+        return drawn
+    made = None
+    if isinstance(model, Distillable) and not slot.last:
+        made = model.distil(
+            slot.spec.name,
+            drawn.images,
+            low=scale.offset,
+            high=scale.gain + scale.offset,
+            device=device,
+            progress=progress,
+        )
+    if made is None:
+        if how == "distilled":
+            raise UnsupportedError(
+                "there is no BatchNorm with stored statistics to distil images from",
+                where=str(model.path),
+                hint="--calibrate synthetic works without",
+            )
+        return drawn
+    return replaced(drawn, slot, made, model, seed)
+
+
+def _walkable(model: Model) -> Walkable:
+    if not isinstance(model, Walkable):
+        raise UnsupportedError("a model of this format cannot be run layer by layer")
+    return model

@@ -1,0 +1,90 @@
+"""How a model's input is scaled, as its first BatchNorm implies.
+
+A BatchNorm after the first conv has stored the mean and the variance of what that conv made
+of the training images. Natural images have much the same statistics everywhere, so the gain
+and the offset that turn pixels into the model's input follow from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dacconv.models.base import Model
+from dacconv.numerics.patches import patches
+from dacconv.types import FloatArray, Node
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Affinity:
+    """``gain * pixel + offset`` per channel, both ``(channels,)``; ``told`` says why."""
+
+    gain: NDArray[np.floating]
+    offset: NDArray[np.floating]
+    told: str
+
+    def apply(self, images: FloatArray) -> FloatArray:
+        """Images ``(batch, channels, *size)`` in 0..1 as the model's input."""
+        shape = (-1, *(1,) * (images.ndim - 2))
+        made = images * self.gain.reshape(shape) + self.offset.reshape(shape)
+        return np.asarray(made, np.float32)
+
+
+def implied_scale(model: Model, source: str, images: FloatArray, *, last: bool) -> Affinity | None:
+    """The scale that fits the stored statistics of the BatchNorm after the first conv.
+
+    None where there is no such BatchNorm, or where it does not determine the scale.
+    """
+    statistics = getattr(model, "statistics", None)
+    if statistics is None or last:
+        return None
+    graph = model.graph()
+    first = next((n for n in graph.nodes if source in n.inputs), None)
+    if first is None or first.op != "conv":
+        return None
+    norm = next((n for n in graph.nodes if first.output in n.inputs), None)
+    stored = statistics(norm.name) if norm is not None and norm.op == "affine" else None
+    if stored is None:
+        return None
+    return _fitted(model, first, stored, images)
+
+
+def _fitted(
+    model: Model,
+    first: Node,
+    stored: tuple[NDArray[np.float64], NDArray[np.float64]],
+    images: FloatArray,
+) -> Affinity | None:
+    mean, variance = stored
+    conv = model.conv(first.name)
+    if conv.groups != 1 or conv.transposed:
+        return None
+    channels = conv.in_channels
+    kernel = conv.weight.reshape(conv.out_channels, -1).astype(np.float64)
+    bias = 0.0 if conv.bias is None else conv.bias.astype(np.float64)
+    middle = tuple((0, 0) for _ in conv.padding)
+    inner = replace(conv, padding=middle, auto_pad=None)
+    rows = np.concatenate([r for _, _, r in patches(inner, images[:32])])
+    covariance = np.cov(rows, rowvar=False).reshape(len(rows[0]), -1)
+    response = np.einsum("on,nm,om->o", kernel, covariance, kernel)
+    usable = (response > 1e-12) & (variance > 1e-12)
+    if usable.sum() < channels + 1:
+        return None
+    gain = float(np.sqrt(np.median(variance[usable] / response[usable])))
+    sums = kernel.reshape(len(kernel), channels, -1).sum(axis=2)
+    wanted = mean - bias - gain * (sums @ images.mean(axis=(0, *range(2, images.ndim))))
+    weights = 1 / np.sqrt(variance + 1e-12)
+    left = sums * weights[:, None]
+    ridge = 1e-3 * float((left**2).mean()) * np.eye(channels)
+    middle_offset = -gain * images.mean(axis=(0, *range(2, images.ndim)))
+    residual = (wanted - sums @ middle_offset) * weights
+    offset = middle_offset + np.linalg.solve(left.T @ left + ridge * len(left), left.T @ residual)
+    if not (np.isfinite(gain) and np.isfinite(offset).all()) or gain == 0:
+        return None
+    told = (
+        f"the first BatchNorm implies an input of about {offset.mean():.3g} to "
+        f"{offset.mean() + gain:.3g}"
+    )
+    return Affinity(np.full(channels, gain), offset, told)
