@@ -95,24 +95,28 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+MEASURES: tuple[tuple[str, Callable[[Run], float], int], ...] = (
+    ("seconds", lambda run: run.seconds, 2),
+    ("processor seconds", lambda run: run.cpu, 2),
+    ("peak MiB", lambda run: run.mebibytes, 0),
+)
+"""What is told of a process: name, value and digits. Processor time bears a busy machine best."""
+
+
 def comparison(commands: Mapping[str, Sequence[str]], rounds: int) -> str:
     """A table of every command against the first one, measured side by side."""
     runs = alternate(commands, rounds)
-    (name, base), *others = runs.items()
-    header = ("process", "seconds", "time ratio", "peak MiB", "memory ratio")
-    rows = [
-        (name, spread(r.seconds for r in base), "1", spread((r.mebibytes for r in base), 0), "1")
-    ]
-    for name, results in others:
-        rows.append(
-            (
-                name,
-                spread(r.seconds for r in results),
-                spread(ratios(results, base, lambda r: r.seconds)),
-                spread((r.mebibytes for r in results), 0),
-                spread(ratios(results, base, lambda r: r.mebibytes)),
-            )
-        )
+    base = next(iter(runs.values()))
+    rows = []
+    for name, results in runs.items():
+        row = [name]
+        for _, of, digits in MEASURES:
+            row.append(spread((of(result) for result in results), digits))
+            row.append("1" if results is base else spread(ratios(results, base, of)))
+        rows.append(row)
+    header = ["process"]
+    for name, _, _ in MEASURES:
+        header += [name, "ratio"]
     return table(header, rows)
 
 
