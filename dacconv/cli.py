@@ -52,6 +52,7 @@ def inspect(model: Path, json: Path | None, markdown: Path | None, **given: Any)
 @app.command(cls=options.Command, epilog=EXIT_CODES)
 @model_argument
 @options.CHOICE
+@options.CALIBRATE
 @options.SOURCE
 @options.VERIFY
 @options.RUN

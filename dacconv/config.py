@@ -8,12 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dacconv.errors import UsageError
 from dacconv.gates import Gates, parse_share
 
-RANK_KEYS = ("rank", "ranks", "energy", "plan")
+if TYPE_CHECKING:  # plain DAC does without, and starts sooner for it
+    from dacconv.calibration.inputs import InputOptions
+
+BUDGET_KEYS = ("macs", "params")
+if TYPE_CHECKING:
+    
+RANK_KEYS = ("rank", "ranks", "energy", "plan", *BUDGET_KEYS)
 RANGE_KEYS = ("first_k", "last_k")
 SWITCHES = ("verify", "fuse")
 """Options that can be switched off as well as on."""
@@ -30,6 +36,8 @@ class Settings:
     ranks: dict[str, int] = field(default_factory=dict)
     energy: float | None = None
     energy_over: str = "mean"
+    macs: str | None = None
+    params: str | None = None
     plan: str | None = None
     first_k: int | None = None
     last_k: int | None = None
@@ -38,6 +46,14 @@ class Settings:
     allow_costlier: bool = False
     fuse: bool = True
     kernel_scale: str = "own"
+    calibrate: str | None = None
+    calibration_images: int | None = None
+    input_mean: str | None = None
+    input_std: str | None = None
+    input_range: str | None = None
+    input_layout: str | None = None
+    input_order: str = "rgb"
+    device: str | None = None
     arch: str | None = None
     arch_arg: tuple[str, ...] = ()
     key: str | None = None
@@ -60,6 +76,43 @@ class Settings:
             max_error=self.max_error,
             min_saving=None if saving is None else parse_share(saving, "--min-saving"),
             min_agreement=None if agreement is None else parse_share(agreement, "--min-agreement"),
+        )
+
+    def budget(self, name: str) -> float | None:
+        """The budget of that name as a share; UsageError for one that is none."""
+        text = getattr(self, name)
+        return None if text is None else parse_share(str(text), f"--{name}")
+
+    @property
+    def calibration(self) -> str:
+        """How to calibrate: what was asked for, else ``auto`` with a budget and ``none``."""
+        budgeted = any(getattr(self, name) is not None for name in BUDGET_KEYS)
+        return self.calibrate or ("auto" if budgeted else "none")
+
+    def input_options(self) -> InputOptions:
+        """What the user says about the model's input; UsageError where it makes no sense."""
+        from dacconv.calibration.inputs import InputOptions
+
+        from dacconv.calibration.inputs import InputOptions
+
+        for name, value, known in (
+            ("layout", self.input_layout, ("nchw", "nhwc")),
+            ("order", self.input_order, ("rgb", "bgr")),
+        ):
+            if value is not None and value not in known:
+                raise UsageError(
+                    f"'{value}' is not one of {', '.join(known)}", where=f"--input-{name}"
+                )
+        span = parse_numbers(self.input_range, "--input-range")
+        if span is not None and (len(span) != 2 or span[0] == span[1]):
+            raise UsageError("is not LOW,HIGH, as in 0,255", where="--input-range")
+        return InputOptions(
+            mean=parse_numbers(self.input_mean, "--input-mean"),
+            std=parse_numbers(self.input_std, "--input-std"),
+            range=None if span is None else (span[0], span[1]),
+            layout=self.input_layout,
+            order=self.input_order,
+            images=self.calibration_images,
         )
 
     def changed(self) -> dict[str, Any]:
@@ -131,6 +184,19 @@ def parse_ranks(text: str) -> dict[str, int]:
     return ranks
 
 
+def parse_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    """``0.5,0.5,0.5`` as numbers; UsageError where it is not that."""
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"'{text}' is not a list of numbers", where=option) from error
+    if not all(math.isfinite(value) for value in values):
+        raise UsageError(f"'{text}' holds a number that is not finite", where=option)
+    return values
+
+
 def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """``[name:]1,3,224,224`` as input name -> shape; the name ``""`` is the first input."""
     shapes: dict[str, tuple[int, ...]] = {}
@@ -186,8 +252,11 @@ def _checked(name: str, value: object, where: str) -> Any:
         if not isinstance(value, dict):
             raise UsageError("is not a table of layer = rank", where=where)
         return value
-    if name in ("min_saving", "min_agreement") and isinstance(value, (int, float)):
+    shares = ("min_saving", "min_agreement", *BUDGET_KEYS)
+    if name in shares and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
+    if name in ("input_mean", "input_std", "input_range") and not isinstance(value, str):
+        return ",".join(map(str, value if isinstance(value, list) else [value]))
     kinds = _KINDS[name]
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise UsageError(f"{value!r} is not {' or '.join(k.__name__ for k in kinds)}", where=where)
@@ -212,12 +281,22 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "rank": (int,),
     "energy": (float, int),
     "energy_over": (str,),
+    "macs": (str,),
+    "params": (str,),
     "plan": (str,),
     "first_k": (int,),
     "last_k": (int,),
     "allow_costlier": (bool,),
     "fuse": (bool,),
     "kernel_scale": (str,),
+    "calibrate": (str,),
+    "calibration_images": (int,),
+    "input_mean": (str,),
+    "input_std": (str,),
+    "input_range": (str,),
+    "input_layout": (str,),
+    "input_order": (str,),
+    "device": (str,),
     "arch": (str,),
     "key": (str,),
     "trust_pickle": (bool,),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -69,11 +70,47 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def sha256(*paths: Path) -> str:
-    """The hexadecimal SHA-256 of the files' bytes, one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+class Digest:
+    """The SHA-256 of a file and those that belong to it, computed while other work goes on.
+
+    The thread starts with the object; hashing releases the interpreter lock, so that a second
+    core does it while the first imports and parses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._hash = hashlib.sha256()
+        self._failure: OSError | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def of(self, *paths: Path) -> str:
+        """The hexadecimal digest of the bytes of ``paths``, the first being the object's own.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        digest = self._hash.copy()
+        for path in paths[1:]:
+            _feed(digest, path)
+        return digest.hexdigest()
+
+    def _run(self) -> None:
+        try:
+            _feed(self._hash, self._path)
+        except OSError as error:
+            self._failure = error
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file."""
+    return Digest(path).of(path)
+
+
+def _feed(digest: hashlib._Hash, path: Path) -> None:
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)

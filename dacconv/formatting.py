@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from dacconv.numerics.cost import Cost
-from dacconv.report import Report, Row, Verification
+from dacconv.report import Calibration, Report, Row, Verification
 from dacconv.types import Refusal
 
 UNKNOWN = "?"
@@ -145,6 +145,8 @@ def facts(report: Report) -> list[str]:
         f"left alone: {_listed(names)}: {reason}"
         for reason, names in left_alone(report.refusals).items()
     ]
+    if report.calibration:
+        lines += _calibrated(report, report.calibration)
     if report.fused:
         lines.append(f"merged without loss: {_merged(report)}")
     if report.unmerged:
@@ -157,6 +159,30 @@ def facts(report: Report) -> list[str]:
     if counted:
         lines.append(f"not counted: {', '.join(counted)}")
     return lines + list(report.notes)
+
+
+def _calibrated(report: Report, done: Calibration) -> list[str]:
+    """What the layers' outputs were reproduced on, and what came of it."""
+    verdict = "taken" if done.taken else "not taken: the plain split stays"
+    second = ""
+    if done.second_plain_error is not None:
+        second = f", second family {error(done.second_plain_error)} > {error(done.second_error)}"
+    lines = [
+        f"calibrated on {done.inputs}",
+        *done.notes,
+        "squared relative output error, plain > reconstructed: held out "
+        f"{error(done.plain_error)} > {error(done.error)}{second}; {verdict}",
+    ]
+    fits = [(row.name, row.fit) for row in report.rows if row.fit is not None]
+    if done.taken and fits:
+        lines.append(
+            "output error of each layer, plain > reconstructed (on what it was fitted to):"
+        )
+        lines += [
+            f"  {name}: {error(fit.plain)} > {error(fit.held)} ({error(fit.predicted)}), {fit.what}"
+            for name, fit in fits
+        ]
+    return lines
 
 
 def _merged(report: Report) -> str:

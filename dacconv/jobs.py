@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dacconv import pipeline, plans
 from dacconv.config import Settings, parse_arguments, parse_shapes
 from dacconv.errors import UsageError
-from dacconv.files import write_text
+from dacconv.files import Digest, write_text
 from dacconv.gates import missed
 from dacconv.models.base import LoadOptions, Model
 from dacconv.pipeline import Conversion, check_target, default_target
@@ -16,6 +17,9 @@ from dacconv.progress import Progress, silent
 from dacconv.report import Report, Verification
 from dacconv.types import Plan
 from dacconv.verification import verify, why_not
+
+if TYPE_CHECKING:
+    from dacconv.calibration.prepare import Calibrated
 
 NO_SPLIT = Plan(())
 """The plan that splits nothing."""
@@ -45,7 +49,28 @@ def open_with(path: Path, settings: Settings) -> Model:
     )
 
 
-def plan_for(model: Model, settings: Settings, progress: Progress = silent) -> Plan:
+def calibrated_for(
+    model: Model, settings: Settings, progress: Progress = silent
+) -> tuple[Calibrated | None, str]:
+    """The inputs to measure on that the settings ask for, and what they are in words."""
+    return pipeline.calibrate(
+        model,
+        settings.calibration,
+        options=None if settings.calibration == "none" else settings.input_options(),
+        fuse=settings.fuse,
+        kernel_scale=settings.kernel_scale,
+        seed=settings.seed,
+        device=settings.device,
+        progress=progress,
+    )
+
+
+def plan_for(
+    model: Model,
+    settings: Settings,
+    progress: Progress = silent,
+    calibrated: Calibrated | None = None,
+) -> Plan:
     """The plan that the settings ask for: from a file, or made by a policy."""
     if settings.plan is None:
         return pipeline.plan(
@@ -54,6 +79,9 @@ def plan_for(model: Model, settings: Settings, progress: Progress = silent) -> P
             ranks=settings.ranks,
             energy=settings.energy,
             energy_over=settings.energy_over,
+            macs=settings.budget("macs"),
+            params=settings.budget("params"),
+            calibrated=calibrated,
             first_k=settings.first_k,
             last_k=settings.last_k,
             layers=settings.layers,
@@ -65,7 +93,17 @@ def plan_for(model: Model, settings: Settings, progress: Progress = silent) -> P
         )
     other = [
         name
-        for name in ("rank", "ranks", "energy", "first_k", "last_k", "layers", "skip")
+        for name in (
+            "rank",
+            "ranks",
+            "energy",
+            "macs",
+            "params",
+            "first_k",
+            "last_k",
+            "layers",
+            "skip",
+        )
         if getattr(settings, name) not in (None, {}, ())
     ]
     if other:
@@ -98,21 +136,26 @@ def convert_file(
     Raises:
         DacconvError: whatever is wrong with the input, the options or the target.
     """
+    digest = Digest(path)
     gates = settings.gates()
     if gates.need_verification and not settings.verify:
         raise UsageError("--max-error and --min-agreement need the verification")
     model = open_with(path, settings)
     target = output or default_target(path)
     check_target(model, target, force=force)
-    plan = plan_for(model, settings, progress)
+    calibrated, told = calibrated_for(model, settings, progress)
+    plan = plan_for(model, settings, progress, calibrated)
     done = pipeline.convert(
         model,
         plan,
+        calibrated=calibrated,
         fuse=settings.fuse,
         kernel_scale=settings.kernel_scale,
         options=settings.changed(),
+        digest=digest,
         progress=progress,
     )
+    done = replace(done, report=_noted(done.report, told, settings))
     done = _verified(model, done, settings, progress)
     failed = tuple(missed(done.report, gates))
     written = () if failed and not keep else done.save(target, force=force)
@@ -132,8 +175,10 @@ def dry_run(
     target = output or path.with_suffix(".plan.json")
     if target.exists() and not force:
         raise UsageError("exists already", where=str(target), hint="--force overwrites it")
-    plan = plan_for(model, settings, progress)
+    calibrated, told = calibrated_for(model, settings, progress)
+    plan = plan_for(model, settings, progress, calibrated)
     report = pipeline.preview(model, plan, fuse=settings.fuse)
+    report = _noted(report, told, settings)
     write_text(target, plans.plan_to_json(plan))
     return Outcome(report, (), (target,))
 
@@ -189,6 +234,13 @@ def compare_files(
     )
     report = replace(pipeline.inspect(first), verification=check)
     return check, tuple(missed(report, replace(settings.gates(), min_saving=None)))
+
+
+def _noted(report: Report, told: str, settings: Settings) -> Report:
+    """The report with why nothing was calibrated, where that was asked for or the default."""
+    if report.calibration is not None or settings.calibration == "none":
+        return report
+    return replace(report, notes=(*report.notes, told))
 
 
 def _verified(model: Model, done: Conversion, settings: Settings, progress: Progress) -> Conversion:

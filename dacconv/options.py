@@ -113,6 +113,14 @@ CHOICE = panel(
         "--energy-over",
         {"metavar": "mean|max", "help": "That share of the mean channel, or of all (mean)."},
     ),
+    (
+        "--macs",
+        {"metavar": "SHARE", "help": "Best ranks that keep at most this share of the MACs, 0.45."},
+    ),
+    (
+        "--params",
+        {"metavar": "SHARE", "help": "Best ranks that keep at most this share of the parameters."},
+    ),
     ("--plan", {"metavar": "FILE", "help": "A plan in JSON, as --dry-run writes it."}),
     ("--first-k", {"type": Whole(), "metavar": "K", "help": "Only the first K layers."}),
     ("--last-k", {"type": Whole(), "metavar": "K", "help": "Only the last K layers."}),
@@ -139,6 +147,29 @@ CHOICE = panel(
     ),
     ("--config", {"type": FILE, "metavar": "FILE", "help": "Settings in TOML; options win."}),
 )
+
+CALIBRATE = panel(
+    "Reproducing the layers' outputs",
+    (
+        "--calibrate",
+        {
+            "metavar": "HOW",
+            "help": "none, synthetic, distilled, auto, or a folder of images or .npy/.npz of "
+            "unlabelled inputs (auto with a budget, else none).",
+        },
+    ),
+    (
+        "--calibration-images",
+        {"type": NATURAL, "metavar": "N", "help": "How many inputs at most."},
+    ),
+    ("--input-mean", {"metavar": "M,...", "help": "Mean that the model's input is freed of."}),
+    ("--input-std", {"metavar": "S,...", "help": "What it is divided by after that."}),
+    ("--input-range", {"metavar": "LOW,HIGH", "help": "Its range before that, as 0,255 (0,1)."}),
+    ("--input-layout", {"metavar": "nchw|nhwc", "help": "Where the channels are."}),
+    ("--input-order", {"metavar": "rgb|bgr", "help": "Order of colours read from files (rgb)."}),
+    ("--device", {"metavar": "DEVICE", "help": "Where images are distilled: cpu, cuda (cuda "
+                  "when present)."}),
+)  # fmt: skip
 
 RUN = panel(
     "Verification and gates",

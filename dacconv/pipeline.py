@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dacconv import __version__, report
-from dacconv.calibration.inputs import InputOptions
-from dacconv.calibration.prepare import Calibrated, prepare
-from dacconv.calibration.use import judge, measured_damage, rebuilt_splits
 from dacconv.errors import UnsupportedError, UsageError
-from dacconv.files import sha256
+from dacconv.files import Digest
 from dacconv.layers import survey as survey_graph
 from dacconv.merged import MergedModel, merged
 from dacconv.models import open_model
@@ -23,6 +20,10 @@ from dacconv.progress import Progress, silent
 from dacconv.report import Report
 from dacconv.splitting import OWN, Spectra, Split, split_layer
 from dacconv.types import Graph, Layer, Plan, Provenance, Rewrite
+
+if TYPE_CHECKING:  # plain DAC does without, and starts sooner for it
+    from dacconv.calibration.inputs import InputOptions
+    from dacconv.calibration.prepare import Calibrated
 
 WEIGHTS_ONLY = "weights"
 
@@ -105,6 +106,8 @@ def plan(
     selection = Selection(first_k, last_k, tuple(layers), tuple(skip))
     damage = None
     if calibrated is not None and (macs is not None or params is not None):
+        from dacconv.calibration.use import measured_damage
+
         damage = measured_damage(calibrated, select(rows, selection), spectra)
     return make_plan(
         rows,
@@ -140,6 +143,7 @@ def convert(
     kernel_scale: str = OWN,
     calibrated: Calibrated | None = None,
     options: Mapping[str, Any] | None = None,
+    digest: Digest | None = None,
     progress: Progress = silent,
 ) -> Conversion:
     """Carry out a plan. The model stays as it is; ``options`` go into the provenance.
@@ -148,6 +152,7 @@ def convert(
     ``kernel_scale`` says in which scale of its output channels a kernel is split; see
     :data:`dacconv.splitting.KERNEL_SCALES`. With ``calibrated`` (see :func:`calibrate`) the
     layers' outputs are reproduced, not only their kernels, wherever that does no harm.
+    ``digest`` is that of the file, if it is being computed already.
 
     Raises:
         UnsupportedError: a chosen layer has weights that are NaN or infinite.
@@ -163,6 +168,8 @@ def convert(
     changed = view.rewrite(_rewrites(graph, plan, splits))
     calibration = None
     if calibrated is not None and plan.choices:
+        from dacconv.calibration.use import judge, rebuilt_splits
+
         better = rebuilt_splits(calibrated, [layers[c.layer] for c in plan.choices], plan, splits)
         other = view.rewrite(_rewrites(graph, plan, better))
         calibration = judge(calibrated, changed, other)
@@ -176,7 +183,7 @@ def convert(
         calibration=calibration,
         provenance=Provenance(
             version=__version__,
-            sha256=sha256(*model.files),
+            sha256=(digest or Digest(model.path)).of(*model.files),
             source=model.path.name,
             options=dict(options or {}),
         ),
@@ -204,6 +211,11 @@ def calibrate(
         UnsupportedError: the model does not allow that; never with ``auto``.
         UsageError: the path, or the options about the input, do not fit.
     """
+    if how == "none":
+        return None, "no calibration: weights only"
+    from dacconv.calibration.inputs import InputOptions
+    from dacconv.calibration.prepare import prepare
+
     return prepare(
         model,
         seen(model, fuse=fuse),
