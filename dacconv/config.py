@@ -17,8 +17,6 @@ if TYPE_CHECKING:  # plain DAC does without, and starts sooner for it
     from dacconv.calibration.inputs import InputOptions
 
 BUDGET_KEYS = ("macs", "params")
-if TYPE_CHECKING:
-    
 RANK_KEYS = ("rank", "ranks", "energy", "plan", *BUDGET_KEYS)
 RANGE_KEYS = ("first_k", "last_k")
 SWITCHES = ("verify", "fuse")
@@ -91,8 +89,6 @@ class Settings:
 
     def input_options(self) -> InputOptions:
         """What the user says about the model's input; UsageError where it makes no sense."""
-        from dacconv.calibration.inputs import InputOptions
-
         from dacconv.calibration.inputs import InputOptions
 
         for name, value, known in (

@@ -17,7 +17,7 @@ from dacconv.types import Choice, Geometry, Layer, Plan, Skipped
 
 PLAN_VERSION = 1
 NOT_SELECTED = "not selected"
-SPARED = "left alone: the budget is met with less damage elsewhere"
+SPARED = "the budget is met with less damage elsewhere"
 
 
 def make_plan(

@@ -16,7 +16,8 @@ from dacconv.models.base import Feeds, Model
 from dacconv.types import Array, FloatArray, ValueSpec
 from dacconv.verification import make_inputs
 
-IMAGES = 64
+IMAGES = {"synthetic": 64, "distilled": 256, "real": 500}
+"""How many inputs by default."""
 MEMORY = 2**30
 """Bytes that the live activations of all calibration inputs may take, about."""
 BATCH = 16
@@ -36,7 +37,7 @@ class InputOptions:
     range: tuple[float, float] | None = None
     layout: str | None = None
     order: str = "rgb"
-    images: int = IMAGES
+    images: int | None = None
 
     @property
     def given(self) -> bool:
@@ -120,14 +121,16 @@ def affordable(model: Model, wanted: int) -> int:
     return max(8, min(wanted, MEMORY // max(per_sample, 1)))
 
 
-def synthetic(model: Model, options: InputOptions, seed: int) -> tuple[Inputs, Slot, Affinity]:
-    """Dead leaves to fit to and to judge by, clouds as the second family.
+def synthetic(
+    model: Model, options: InputOptions, seed: int, most: int
+) -> tuple[Inputs, Slot, Affinity]:
+    """At most ``most`` dead leaves to fit to and to judge by, clouds as the second family.
 
     Raises:
         UnsupportedError: the model takes no image, or its size is not known.
     """
     slot = find_slot(model, options.layout)
-    count = affordable(model, options.images)
+    count = affordable(model, most)
     leaves = dead_leaves(count, slot.channels, slot.size, seed)
     second = clouds(max(8, count // 4), slot.channels, slot.size, seed + 1)
     scale = pixel_scale(model, slot, options, leaves)
@@ -162,7 +165,7 @@ def read_path(model: Model, path: Path, options: InputOptions, seed: int) -> Inp
         UsageError: nothing there, not readable, or not of the model's shape.
     """
     slot = find_slot(model, options.layout)
-    count = affordable(model, options.images)
+    count = affordable(model, options.images or IMAGES["real"])
     if path.is_dir():
         images, raw = _folder(path, slot, options, count), False
     else:

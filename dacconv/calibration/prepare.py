@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from dacconv.calibration import study
 from dacconv.calibration.inputs import (
+    IMAGES,
     InputOptions,
     Inputs,
     read_path,
@@ -17,13 +18,21 @@ from dacconv.calibration.inputs import (
 )
 from dacconv.calibration.study import Price, Rebuilt, Target, basis_for
 from dacconv.errors import UnsupportedError
+from dacconv.layers import survey
 from dacconv.merged import MergedModel
 from dacconv.models.base import Model, Walkable
+from dacconv.numerics.cost import shared_cost
 from dacconv.progress import Progress
 from dacconv.splitting import Spectra
 from dacconv.types import FloatArray, Layer, Node
 from dacconv.verification import why_not
 
+STEPS = 120
+"""Steps of distillation that an adapter takes, about; for the estimate of the effort."""
+EFFORT = 6 * 10**12
+"""Multiply-adds that distillation may take by default: some minutes on two cores."""
+FEWEST = 16
+"""Images below which distillation is not worth its while."""
 WAYS = ("none", "synthetic", "distilled", "auto")
 """What ``--calibrate`` takes besides a path."""
 
@@ -149,13 +158,22 @@ def _inputs(
 ) -> Inputs:
     if how not in WAYS:
         return read_path(model, Path(how), options, seed)
+    distilled, refused = 0, ""
+    if how != "synthetic":
+        distilled, refused = _distillable(model, options)
+    if how == "distilled" and not distilled:
+        raise UnsupportedError(
+            f"cannot distil images: {refused}",
+            where=str(model.path),
+            hint="--calibrate synthetic works without",
+        )
+    if how == "auto" and distilled and distilled < FEWEST and options.images is None:
+        refused, distilled = "distilling images would take long; --calibrate distilled does it", 0
     progress("drawing images", 0, 1)
-    drawn, slot, scale = synthetic(model, options, seed)
+    most = max(distilled, FEWEST) if distilled else options.images or IMAGES["synthetic"]
+    drawn, slot, scale = synthetic(model, options, seed, most)
     progress("drawing images", 1, 1)
-    if how == "synthetic":
-        return drawn
-    made = None
-    if isinstance(model, Distillable) and not slot.last:
+    if distilled and isinstance(model, Distillable) and not slot.last:
         made = model.distil(
             slot.spec.name,
             drawn.images,
@@ -164,15 +182,30 @@ def _inputs(
             device=device,
             progress=progress,
         )
-    if made is None:
-        if how == "distilled":
-            raise UnsupportedError(
-                "there is no BatchNorm with stored statistics to distil images from",
-                where=str(model.path),
-                hint="--calibrate synthetic works without",
-            )
-        return drawn
-    return replaced(drawn, slot, made, model, seed)
+        if made is not None:
+            return replaced(drawn, slot, made, model, seed)
+        refused = "there is no BatchNorm with stored statistics that can be differentiated through"
+    elif distilled:
+        refused = "its channels come last"
+    if how == "distilled":
+        raise UnsupportedError(f"cannot distil images: {refused}", where=str(model.path))
+    notes = (*drawn.notes, f"not distilled: {refused}") if refused else drawn.notes
+    return replace(drawn, notes=notes)
+
+
+def _distillable(model: Model, options: InputOptions) -> tuple[int, str]:
+    """How many images are distilled, 0 where that cannot be, and why not."""
+    if not isinstance(model, Distillable):
+        return 0, "a model of this format gives no gradients"
+    graph = model.graph()
+    if not any("BatchNorm" in node.kind for node in graph.nodes):
+        return 0, "there is no BatchNorm with stored statistics"
+    if options.images is not None:
+        return options.images, ""
+    costs = [shared_cost(layer.geometries, layer.op).macs for layer in survey(graph)
+             if layer.geometries]  # fmt: skip
+    macs = sum(cost or 0 for cost in costs)
+    return max(1, min(IMAGES["distilled"], EFFORT // max(3 * STEPS * macs, 1))), ""
 
 
 def _walkable(model: Model) -> Walkable:

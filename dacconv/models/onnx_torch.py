@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dacconv.models.onnx_consts import Constants
 from dacconv.models.onnx_document import Document, Entry
-from dacconv.models.torch_distil import Stored
+from dacconv.models.torch_distil import Stored, place_for
 from dacconv.types import Array
 
 Attributes = dict[str, Any]
@@ -46,12 +46,13 @@ def differentiable(
 
     None where there is no BatchNorm with constants, or an operator that is not known here.
     """
+    place = place_for(device)
     norms = batch_norms(document, constants)
     entries = _leading_to(document, constants, norms)
     if not norms or any(entry.op not in OPERATORS for entry in entries):
         return None
     read = {name for entry in entries for name in entry.reads}
-    fixed = {name: _tensor(constants.value(name), device) for name in read if name in constants}
+    fixed = {name: _tensor(constants.value(name), place) for name in read if name in constants}
     made = {source, *(name for entry in entries for name in entry.writes[:1])}
     if not (read | set(norms)) <= made | fixed.keys():
         return None
@@ -64,7 +65,7 @@ def differentiable(
             values[entry.writes[0]] = apply(given, attributes)
         return [values[name] for name in norms]
 
-    stored = [Stored(_tensor(m, device), _tensor(v, device)) for m, v in norms.values()]
+    stored = [Stored(_tensor(m, place), _tensor(v, place)) for m, v in norms.values()]
     return seen, stored
 
 
@@ -80,11 +81,11 @@ def _leading_to(
     return found[::-1]
 
 
-def _tensor(array: Array, device: str | None) -> Tensor:
+def _tensor(array: Array, device: torch.device) -> Tensor:
     made = np.array(array, copy=True, order="C")
     if made.dtype.kind == "f" or made.dtype.name == "bfloat16":
         made = made.astype(np.float32)
-    return torch.from_numpy(made).to(device or "cpu")
+    return torch.from_numpy(made).to(device)
 
 
 def _attributes(entry: Entry) -> Attributes:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dacconv.errors import UsageError
 from dacconv.models.torch_convs import NORMS
 from dacconv.progress import Progress
 from dacconv.types import FloatArray
@@ -34,6 +35,21 @@ class Stored:
     variance: torch.Tensor
 
 
+def place_for(device: str | None) -> torch.device:
+    """The device of that name; by default CUDA where there is one.
+
+    Raises:
+        UsageError: torch has no such device here.
+    """
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).splitlines()[0]
+        raise UsageError(f"'{device}' cannot be used: {said}", where="--device") from error
+    return place
+
+
 def distil(
     seen: Seen,
     stored: Sequence[Stored],
@@ -46,7 +62,7 @@ def distil(
 ) -> FloatArray:
     """Images ``(count, channels, *size)`` after ``STEPS`` steps, within ``low`` and ``high``."""
     shape = (1, -1, *(1,) * (images.ndim - 2))
-    place = torch.device(device or "cpu")
+    place = place_for(device)
     bounds = [
         torch.tensor(np.asarray(b, np.float32), device=place).view(shape) for b in (low, high)
     ]
@@ -116,8 +132,8 @@ def distil_module(
 
     None where it has no BatchNorm with stored statistics that it runs through.
     """
-    place = torch.device(device or "cpu")
-    module = copy.deepcopy(module).to(place).float() if device else module
+    place = place_for(device)
+    module = copy.deepcopy(module).to(place).float()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     values: list[torch.Tensor] = []
