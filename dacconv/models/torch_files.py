@@ -136,7 +136,12 @@ def _read_safetensors(path: Path) -> Checkpoint:
 def write_pickle(content: Any, path: Path) -> None:
     """``torch.save`` whose bytes do not depend on the file's name."""
     with path.open("wb") as stream:  # given a path, torch.save would write the name into it
-        torch.save(content, stream)
+        try:
+            torch.save(content, stream)
+        except RuntimeError as error:  # closing the archive hides what went wrong before
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def write_safetensors(

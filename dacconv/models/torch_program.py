@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 import zipfile
@@ -257,8 +258,11 @@ class ProgramModel:
         """Write a .pt2 that ``torch.export.load`` opens; the plan is its extra file."""
         record = to_json(make_record(plan, provenance, {}, ""))
         extras = {**self.extras, RECORD: record}
-        with replacing(path) as (temporary,), quiet(), temporary.open("wb+") as stream:
-            torch.export.save(self.program, stream, extra_files=extras)
+        whole = io.BytesIO()  # on a full disk, torch would end the process, not raise
+        with quiet():
+            torch.export.save(self.program, whole, extra_files=extras)
+        with replacing(path) as (temporary,):
+            temporary.write_bytes(whole.getbuffer())
         return (path,)
 
     def side_files(self, path: Path) -> tuple[Path, ...]:
