@@ -37,6 +37,8 @@ ROWS = 32_768
 """Positions used per layer and half of the inputs, or 12 per regressor where that is more."""
 
 SWEEPS = 12
+"""Alternations; wide layers, where each takes seconds, get ``WIDE_SWEEPS``."""
+WIDE, WIDE_SWEEPS = 1500, 4
 PRICE_SWEEPS = 0
 LAST_SWEEPS = 3
 """Alternations that go on from the fitted half's filters once both halves are taken together."""
@@ -347,7 +349,8 @@ def _rebuilt(target: Target, rank: int, sums: Sequence[Accumulator]) -> Rebuilt:
     before = best_error = _error(judge, plain)
     sweeps_taken: int | None = None
     filters = plain.filters
-    for sweeps in (0,) if full else (0, SWEEPS):
+    most = SWEEPS if len(known.cov) <= WIDE else WIDE_SWEEPS
+    for sweeps in (0,) if full else (0, most):
         made = fit(known, kernel, plain.filters, strength=strength, sweeps=sweeps)
         error = _error(judge, made)
         if error < best_error and (other is None or _error(other, made) <= _error(other, plain)):

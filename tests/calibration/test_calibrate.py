@@ -1,0 +1,204 @@
+"""Whole conversions with calibration, on a small residual net with BatchNorm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import dacconv
+from dacconv import pipeline
+from dacconv.calibration import inputs as made_inputs
+from dacconv.calibration.inputs import InputOptions
+from dacconv.calibration.study import relative_error
+from dacconv.errors import UnsupportedError, UsageError
+from dacconv.models import torch_distil
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+class Residual(nn.Module):
+    """Two convs with BatchNorm, a strided and dilated one, and a head."""
+
+    def __init__(self, norm=True):
+        super().__init__()
+        normed = nn.BatchNorm2d if norm else nn.Identity
+        self.first = nn.Conv2d(3, 12, 3, padding=1, bias=False)
+        self.bn1 = normed(12)
+        self.second = nn.Conv2d(12, 12, (3, 5), padding=(2, 2), dilation=(2, 1), bias=False)
+        self.bn2 = normed(12)
+        self.third = nn.Conv2d(12, 16, 3, 2)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, image):
+        x = torch.relu(self.bn1(self.first(image)))
+        x = torch.relu(x + self.bn2(self.second(x)))
+        return self.head(torch.relu(self.third(x)).mean((2, 3)))
+
+
+def trained(norm=True):
+    """Weights at random, and statistics of what they make of pixels in -2..2."""
+    torch.manual_seed(0)
+    net = Residual(norm)
+    net.train()
+    for _ in range(30):
+        net(torch.rand(16, 3, 16, 16).mul(4).sub(2))
+    return net.eval()
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "net.pt"
+    torch.save(trained(), path)
+    return dacconv.load(path, trust_pickle=True, input_shapes={"": (1, 3, 16, 16)})
+
+
+@pytest.fixture
+def plain_net(tmp_path):
+    path = tmp_path / "plain.pt"
+    torch.save(trained(norm=False), path)
+    return dacconv.load(path, trust_pickle=True, input_shapes={"": (1, 3, 16, 16)})
+
+
+def converted(model, how, **choice):
+    calibrated, told = pipeline.calibrate(model, how, options=InputOptions(images=24))
+    plan = pipeline.plan(model, calibrated=calibrated, **choice)
+    return pipeline.convert(model, plan, calibrated=calibrated), calibrated, told
+
+
+def test_reconstruction_lowers_the_error_that_it_reports(model):
+    done, calibrated, _ = converted(model, "synthetic", rank=1)
+    report = done.report.calibration
+    assert report.taken
+    assert report.error < report.plain_error
+    assert {row.name for row in done.report.rows if row.fit} == {"first", "second", "third"}
+    for row in done.report.rows:
+        if row.fit:
+            assert row.fit.held <= row.fit.plain
+    plain = pipeline.convert(model, done.plan).model
+    fresh = pipeline.calibrate(model, "synthetic", options=InputOptions(images=24), seed=7)[0]
+    original = [model.runner()(feeds) for feeds in fresh.inputs.held]
+
+    def error(made):
+        run = made.runner()
+        return relative_error(original, [run(feeds) for feeds in fresh.inputs.held])
+
+    assert error(done.model) < 0.7 * error(plain)
+
+
+def test_the_same_result_twice_and_full_rank_is_exact(model):
+    first, again = (converted(model, "synthetic", rank=1)[0] for _ in range(2))
+    x = {"image": np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)}
+    for key, value in first.model.runner()(x).items():
+        np.testing.assert_array_equal(value, again.model.runner()(x)[key])
+    calibrated, _ = pipeline.calibrate(model, "synthetic", options=InputOptions(images=24))
+    plan = pipeline.plan(model, rank=100, allow_costlier=True)
+    full = pipeline.convert(model, plan, calibrated=calibrated).model.runner()(x)
+    for key, value in model.runner()(x).items():
+        np.testing.assert_allclose(full[key], value, rtol=2e-3, atol=2e-3)
+
+
+def test_rank_alone_stays_as_it_was(model):
+    plan = pipeline.plan(model, rank=2)
+    without, said = pipeline.calibrate(model, "none")
+    assert without is None
+    assert "weights only" in said
+    assert pipeline.convert(model, plan).report.calibration is None
+
+
+def test_a_budget_is_met_with_the_bias_counted(model):
+    done, _, _ = converted(model, "synthetic", params=0.6)
+    assert done.report.after.params <= 0.6 * done.report.before.params
+    loaded = sum(p.numel() for p in done.model.module.parameters())
+    assert done.report.after.params == loaded
+
+
+def test_distilled_images_see_the_stored_statistics(model, monkeypatch):
+    monkeypatch.setattr(torch_distil, "STEPS", 30)
+    done, calibrated, told = converted(model, "auto", macs=0.6)
+    assert calibrated.inputs.kind == "distilled"
+    assert "distilled" in told
+    assert done.report.calibration.second_error is not None
+    assert 1 - done.report.saving() <= 0.6
+
+
+def test_without_batchnorm_auto_is_synthetic_and_says_so(plain_net):
+    _, calibrated, _ = converted(plain_net, "auto", macs=0.6)
+    assert calibrated.inputs.kind == "synthetic"
+    assert any("no BatchNorm" in note for note in calibrated.inputs.notes)
+    assert any("0..1 was assumed" in note for note in calibrated.inputs.notes)
+    with pytest.raises(UnsupportedError, match="no BatchNorm"):
+        pipeline.calibrate(plain_net, "distilled")
+
+
+def test_the_first_batchnorm_tells_how_the_input_is_scaled(model):
+    scaled = pipeline.calibrate(model, "synthetic")[0].inputs.images
+    spread = scaled.std()
+    assert 0.5 < spread / np.sqrt(16 / 12) < 2
+    assert abs(scaled.mean()) < 1
+
+
+def test_the_plain_split_stays_where_nothing_else_does_better(model, monkeypatch):
+    from dacconv.calibration import use
+
+    monkeypatch.setattr(
+        use, "judge", lambda c, plain, rebuilt, judge=use.judge: judge(c, plain, plain)
+    )
+    done, _, _ = converted(model, "synthetic", rank=1)
+    assert not done.report.calibration.taken
+    assert all(row.fit is None for row in done.report.rows)
+    x = {"image": np.ones((1, 3, 16, 16), np.float32)}
+    plain = pipeline.convert(model, done.plan).model.runner()(x)
+    for key, value in done.model.runner()(x).items():
+        np.testing.assert_array_equal(value, plain[key])
+
+
+def test_inputs_from_files(model, tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", x=pixels, y=np.arange(12))
+    given = InputOptions(mean=(0.5,), std=(0.25,))
+    read = pipeline.calibrate(model, str(tmp_path / "x.npz"), options=given)[0].inputs
+    expected = (pixels.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    np.testing.assert_allclose(read.images, expected, atol=1e-5)
+    raw = rng.standard_normal((12, 3, 16, 16)).astype(np.float32)
+    np.save(tmp_path / "x.npy", raw)
+    read = pipeline.calibrate(model, str(tmp_path / "x.npy"))[0].inputs
+    np.testing.assert_array_equal(read.images, raw)
+    from PIL import Image
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{i:02}.png")
+    read = pipeline.calibrate(model, str(folder), options=InputOptions(range=(0, 255)))[0].inputs
+    np.testing.assert_allclose(read.images, pixels.transpose(0, 3, 1, 2), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("x.npy", b"not an array"),
+        ("missing.npy", None),
+        ("shape.npy", np.zeros((8, 3, 9, 9), np.float32)),
+        ("few.npy", np.zeros((2, 3, 16, 16), np.float32)),
+        ("nan.npy", np.full((8, 3, 16, 16), np.nan, np.float32)),
+    ],
+)
+def test_bad_inputs_are_told(model, tmp_path, name, content):
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content)
+    with pytest.raises(UsageError) as caught:
+        pipeline.calibrate(model, str(path))
+    assert caught.value.where == str(path)
+
+
+def test_halves_of_one_batch_are_told_apart():
+    one = [{"x": np.arange(6)}]
+    fitted, held = made_inputs.halves(one)
+    assert fitted[0]["x"].tolist() == [0, 2, 4]
+    assert held[0]["x"].tolist() == [1, 3, 5]
