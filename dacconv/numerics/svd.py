@@ -27,8 +27,11 @@ SAFE_RATIO = 1e-9
 """Squared singular values below this share of the largest are lost to rounding in a Gram
 matrix of float64 (1e-16 / 1e-9 leaves seven digits); such channels get a true SVD."""
 
-SLICE = 32
+SLICE = 64
 """Input channels per task: enough to share out evenly, few enough to stay in the cache."""
+
+BLOCK = 72
+"""Rows of the block diagonal matrices of :func:`left_factors`, where a kernel has fewer taps."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,11 +91,20 @@ def left_factors(weight: FloatArray, right: F64) -> F64:
     the projection of the kernel onto the filters, hence the best pointwise factor for them,
     whatever rounding they carry.
     """
-    channels, rank = right.shape[:2]
-    left = np.empty((weight.shape[0], channels, rank)).transpose(1, 0, 2)
+    channels, rank, taps = right.shape
+    left = np.empty((len(weight), channels, rank)).transpose(1, 0, 2)
+    group = max(1, BLOCK // taps)
 
     def project(weight: FloatArray, right: F64, left: F64) -> None:
-        left[...] = np.matmul(channel_matrices(weight), right.transpose(0, 2, 1))
+        for start in range(0, len(right), group):
+            filters = right[start : start + group]
+            # a few channels at once, by a block diagonal matrix: the kernel stays as it lies
+            diagonal = np.zeros((len(filters), taps, len(filters), rank))
+            for index, each in enumerate(filters):
+                diagonal[index, :, index] = each.T
+            block = weight[:, start : start + group].reshape(len(weight), -1)
+            product = block.astype(np.float64) @ diagonal.reshape(block.shape[1], -1)
+            left[start : start + group] = product.reshape(len(weight), -1, rank).transpose(1, 0, 2)
 
     _by_channels(project, weight, right, left)
     return left
