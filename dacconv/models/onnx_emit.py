@@ -54,17 +54,23 @@ class Store:
         return self._known[key][0]
 
 
-def _cast(values: Array, name: str, dtype: DType) -> Array:
+def overflows(values: Array, dtype: DType) -> bool:
+    """Whether finite values are infinite in ``dtype``."""
     with np.errstate(over="ignore"):
         cast = values.astype(dtype, copy=False)
     wide = cast.astype(np.float32, copy=False) if cast.itemsize < 4 else cast
-    if not np.isfinite(wide).all() and np.isfinite(values).all():
+    return bool(not np.isfinite(wide).all() and np.isfinite(values).all())
+
+
+def _cast(values: Array, name: str, dtype: DType) -> Array:
+    if overflows(values, dtype):
         raise UnsupportedError(
             f"the new weights overflow in {dtype.name}",
             where=name.rpartition(".")[0],
             hint="leave this layer out (--skip), or convert the model in float32",
         )
-    return cast
+    with np.errstate(over="ignore"):
+        return values.astype(dtype, copy=False)
 
 
 def successor(node: NodeProto, model: Entry) -> Entry:

@@ -12,7 +12,7 @@ from dacconv.models.onnx_document import Document, Entry, entry_of, subgraphs
 from dacconv.models.onnx_geometry import conv_attributes, conv_geometry
 from dacconv.models.onnx_load import version_notes
 from dacconv.models.onnx_names import unique
-from dacconv.models.onnx_roles import Known, role
+from dacconv.models.onnx_roles import Known, Role, role
 from dacconv.models.onnx_skips import QUANTISED_CONVS, quantised
 from dacconv.types import Graph, Node, ValueSpec
 
@@ -39,7 +39,7 @@ def _nodes(document: Document, known: Known) -> Iterator[Node]:
         yield Node(
             name=entry.name,
             op=is_a.op,
-            inputs=_operands(entry, known.constants),
+            inputs=_operands(entry, is_a, known),
             output=output,
             shape=known.inferred.shapes.get(output),
             kind=entry.op,
@@ -51,8 +51,16 @@ def _nodes(document: Document, known: Known) -> Iterator[Node]:
         )
 
 
-def _operands(entry: Entry, constants: Constants) -> tuple[str, ...]:
-    """The values that are not constants: inputs as often as they are read, then captures."""
+def _operands(entry: Entry, is_a: Role, known: Known) -> tuple[str, ...]:
+    """The values that are not constants: inputs as often as they are read, then captures.
+
+    A node that reads a value for its fixed size alone does not depend on it.
+    """
+    if entry.name in known.static.size_only:
+        return ()
+    if is_a.op == "fill":
+        return (entry.proto.input[0],)
+    constants = known.constants
     inputs = [name for name in entry.proto.input if name and name not in constants]
     explicit = set(inputs)
     captures = [n for n in entry.reads if n not in constants and n not in explicit]

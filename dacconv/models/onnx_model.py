@@ -20,11 +20,12 @@ from dacconv.models.onnx_inputs import input_specs
 from dacconv.models.onnx_layers import read_conv
 from dacconv.models.onnx_load import read
 from dacconv.models.onnx_operators import CannotEvaluate
-from dacconv.models.onnx_rewrite import rewrite
+from dacconv.models.onnx_rewrite import rewrite, why_not
 from dacconv.models.onnx_roles import Known
 from dacconv.models.onnx_run import document_session, runner, runtime
 from dacconv.models.onnx_save import needs_side_file, save, side_path
 from dacconv.models.onnx_shapes import Inferred, infer
+from dacconv.models.onnx_static import Static
 from dacconv.models.onnx_walk import walk
 from dacconv.progress import Progress
 from dacconv.types import Affine, Array, Conv, FloatArray, Graph, Plan, Rewrite, ValueSpec
@@ -93,7 +94,14 @@ class OnnxModel:
 
     @cached_property
     def _known(self) -> Known:
-        return Known(self.constants, self.inferred)
+        return Known(self.constants, self.inferred, self._static)
+
+    @cached_property
+    def _static(self) -> Static:
+        fixed = self.inferred
+        if self.options.input_shapes:
+            fixed = infer(self.document, self.constants, input_specs(self.document, {}))
+        return Static(self.constants, fixed)
 
     @cached_property
     def _entries(self) -> dict[str, Entry]:
@@ -137,9 +145,13 @@ class OnnxModel:
             f"{node} ({entry.op}) is not affine per channel", where=str(self.path)
         )
 
+    def can_rewrite(self, edit: Rewrite) -> str | None:
+        """Why ``rewrite`` would refuse an edit; None where it would not."""
+        return why_not(edit, self._known)
+
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:
         """A new model with the edits applied; unchanged weights are shared, not copied."""
-        document = rewrite(self.document, self.constants, self.inferred, edits)
+        document = rewrite(self.document, self._known, edits)
         return type(self)(self.path, document, self.options)
 
     def session(self, *, threads: int | None = None, optimise: bool = True) -> Any:

@@ -18,15 +18,20 @@ from dacconv.models.onnx_document import (
     givens,
     subgraphs,
 )
-from dacconv.models.onnx_emit import DType, Store, emit, successor
+from dacconv.models.onnx_emit import DType, Store, emit, overflows, successor
 from dacconv.models.onnx_names import unique
 from dacconv.models.onnx_operators import CannotEvaluate
-from dacconv.models.onnx_prune import without_dead
+from dacconv.models.onnx_prune import (
+    INPUTS_CARRY_WEIGHTS_BELOW_IR,
+    with_fixed_sizes,
+    without_dead,
+)
+from dacconv.models.onnx_roles import Known
 from dacconv.models.onnx_shapes import Inferred
+from dacconv.models.onnx_static import Static
 from dacconv.models.onnx_tensors import FLOATS, numpy_dtype, value_info
 from dacconv.types import Conv, Rewrite
 
-_INPUTS_CARRY_WEIGHTS_BELOW_IR = 4
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
@@ -34,22 +39,41 @@ _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 class _Editor:
     """One batch of rewrites on its way: what goes, and what comes in its place.
 
-    ``aliases`` maps values that vanish to those that their readers get instead.
+    ``aliases`` maps values that vanish to those that their readers get instead; ``resized``
+    are values that are of another size afterwards.
     """
 
     document: Document
     constants: Constants
     inferred: Inferred
+    static: Static
     index: Mapping[str, int]
     store: Store
     replaced: dict[int, list[Entry]] = field(default_factory=dict)
     dropped: dict[int, Entry] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    resized: set[str] = field(default_factory=set)
 
 
-def rewrite(
-    document: Document, constants: Constants, inferred: Inferred, edits: Sequence[Rewrite]
-) -> Document:
+def why_not(edit: Rewrite, known: Known) -> str | None:
+    """Why an edit cannot be made; None where it can."""
+    for conv in (conv for chain in edit.branches for conv in chain):
+        if conv.pad_mode != "zeros":
+            return f"an ONNX Conv has no {conv.pad_mode!r} padding"
+    editor = _editor(known, set())
+    names = dict.fromkeys((edit.target, *edit.drop))
+    if (fault := _fault(editor, edit, names)) is not None:
+        return fault
+    gone = [editor.document.entries[editor.index[name]] for name in names]
+    target = editor.document.entries[editor.index[edit.target]]
+    dtype = _dtype(editor, gone, target, edit)
+    arrays = [a for chain in edit.branches for c in chain for a in (c.weight, c.bias)]
+    if any(array is not None and overflows(array, dtype) for array in arrays):
+        return f"the merged weights overflow in {dtype.name}"
+    return None
+
+
+def rewrite(document: Document, known: Known, edits: Sequence[Rewrite]) -> Document:
     """A new document with the edits applied; the old one is untouched.
 
     The new nodes stand where the target stood. Constants that nothing reads any longer go;
@@ -58,12 +82,17 @@ def rewrite(
     Raises:
         UnsupportedError: an edit does not fit the graph; says which and why.
     """
-    index = {entry.name: at for at, entry in enumerate(document.entries)}
-    store = Store(names=set(index), values=_values(document))
-    editor = _Editor(document, constants, inferred, index, store)
+    editor = _editor(known, _values(document))
     for edit in edits:
         _apply(editor, edit)
     return _result(editor)
+
+
+def _editor(known: Known, values: set[str]) -> _Editor:
+    document = known.constants.document
+    index = {entry.name: at for at, entry in enumerate(document.entries)}
+    store = Store(names=set(index), values=values)
+    return _Editor(document, known.constants, known.inferred, known.static, index, store)
 
 
 def _values(document: Document) -> set[str]:
@@ -102,6 +131,8 @@ def _apply(editor: _Editor, edit: Rewrite) -> None:
     editor.replaced[at] = _nodes(editor, edit, target, model, base, dtype)
     for value, other in edit.alias.items():
         _redirect(editor, value, other)
+        if editor.constants.makers[value].op == "Pad":
+            _note_resized(editor, value)
 
 
 def _fault(editor: _Editor, edit: Rewrite, names: Mapping[str, object]) -> str | None:
@@ -204,6 +235,14 @@ def _must_exist(editor: _Editor, value: str) -> bool:
     return value in editor.document.outputs or captured
 
 
+def _note_resized(editor: _Editor, value: str) -> None:
+    """A padding goes from before a Transpose: what lies between is smaller now."""
+    editor.resized.add(value)
+    for entry in editor.constants.readers.get(value, ()):
+        if entry.op in ("Transpose", "Identity", "Cast", "Dropout"):
+            _note_resized(editor, entry.writes[0])
+
+
 def _redirect(editor: _Editor, value: str, other: str) -> None:
     maker = editor.constants.makers.get(value)
     if maker is None or editor.index[maker.name] not in editor.dropped:
@@ -225,11 +264,12 @@ def _result(editor: _Editor) -> Document:
     rest = GraphProto()
     rest.CopyFrom(document.rest)
     added = editor.store.tensors
-    if document.header.ir_version < _INPUTS_CARRY_WEIGHTS_BELOW_IR:
+    if document.header.ir_version < INPUTS_CARRY_WEIGHTS_BELOW_IR:
         rest.input.extend(value_info(tensor) for tensor in added.values())
     tensors = {**document.tensors, **added}
     result = replace(document, entries=tuple(entries), tensors=tensors, rest=rest)
-    result = without_dead(result, editor.constants, editor.dropped.values())
+    result = without_dead(result, editor.static, editor.dropped.values())
+    result = with_fixed_sizes(result, editor.static, editor.resized)
     _check(result)
     return result
 

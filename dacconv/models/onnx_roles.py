@@ -22,6 +22,7 @@ from dacconv.models.onnx_linear import read_linear
 from dacconv.models.onnx_operators import CannotEvaluate
 from dacconv.models.onnx_shapes import Inferred
 from dacconv.models.onnx_skips import QUANTISED_CONVS, RUNTIME_CONVS, conv_skip
+from dacconv.models.onnx_static import Static, fill_of
 from dacconv.types import Array, Geometry, Op, Shape
 
 
@@ -42,6 +43,7 @@ class Known:
 
     constants: Constants
     inferred: Inferred
+    static: Static
 
     def input_shape(self, entry: Entry, index: int = 0) -> Shape | None:
         """The shape of one of a node's inputs, as far as it is known."""
@@ -249,6 +251,12 @@ def _pad(entry: Entry, known: Known) -> Role:
     return Role("pad", attrs={"pads": tuple(pads), "mode": mode, "value": fill})
 
 
+def _scatter(entry: Entry, known: Known) -> Role:
+    """An assignment to a slice."""
+    attrs = fill_of(entry, known.static)
+    return Role() if attrs is None else Role("fill", attrs=attrs)
+
+
 def _transpose(entry: Entry, known: Known) -> Role:
     perm = attributes_of(entry).get("perm")
     shape = known.input_shape(entry)
@@ -289,6 +297,7 @@ _ROLES: Mapping[str, Callable[[Entry, Known], Role]] = {
     "Mul": _arithmetic,
     "Neg": _arithmetic,
     "Pad": _pad,
+    "ScatterND": _scatter,
     "Sub": _arithmetic,
     "Sum": _arithmetic,
     "Transpose": _transpose,
