@@ -68,7 +68,7 @@ def converted(model, how, **choice):
 
 
 def test_reconstruction_lowers_the_error_that_it_reports(model):
-    done, calibrated, _ = converted(model, "synthetic", rank=1)
+    done, _, _ = converted(model, "synthetic", rank=1)
     report = done.report.calibration
     assert report.taken
     assert report.error < report.plain_error
@@ -177,7 +177,7 @@ def test_inputs_from_files(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, content",
+    ("name", "content"),
     [
         ("x.npy", b"not an array"),
         ("missing.npy", None),
