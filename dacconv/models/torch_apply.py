@@ -17,7 +17,8 @@ from dacconv.models.torch_blocks import rebuilt
 from dacconv.models.torch_convs import CONVS, from_spec
 from dacconv.models.torch_entries import best_prefix
 from dacconv.models.torch_files import read_checkpoint
-from dacconv.models.torch_state import StateFile, fill, open_state
+from dacconv.models.torch_state import fill
+from dacconv.models.torch_statefile import StateFile, open_state
 
 M = TypeVar("M", bound=nn.Module)
 Replaced = tuple[nn.Module, str, nn.Module]

@@ -19,7 +19,7 @@ from dacconv.models.base import LoadOptions, Runner
 from dacconv.models.torch_convs import from_numpy, to_numpy
 from dacconv.models.torch_entries import wrapper_prefix
 from dacconv.models.torch_record import make_record
-from dacconv.models.torch_state import StateFile
+from dacconv.models.torch_statefile import StateFile
 from dacconv.models.torch_weights_read import read_nodes
 from dacconv.types import Affine, Array, Conv, Graph, Node, Plan, Rewrite, ValueSpec
 
