@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dacconv.models.base import LoadOptions as LoadOptions
     from dacconv.models.torch_apply import apply as apply
     from dacconv.pipeline import Conversion as Conversion
+    from dacconv.pipeline import calibrate as calibrate
     from dacconv.pipeline import convert as convert
     from dacconv.pipeline import inspect as inspect
     from dacconv.pipeline import load as load
@@ -37,6 +38,7 @@ _HOME = {
     "Plan": "types",
     "Report": "report",
     "apply": "models.torch_apply",
+    "calibrate": "pipeline",
     "convert": "pipeline",
     "inspect": "pipeline",
     "load": "pipeline",
