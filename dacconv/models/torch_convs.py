@@ -17,6 +17,7 @@ from dacconv.errors import UnsupportedError
 from dacconv.numerics.kernels import swap_channels
 from dacconv.types import Affine, Array, Conv, Geometry
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ConvModule: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -32,6 +33,19 @@ def to_numpy(tensor: torch.Tensor) -> Array:
     if plain.dtype == torch.bfloat16:
         plain = plain.float()
     return np.asarray(plain.resolve_conj().resolve_neg().numpy())
+
+
+def weight_problem(weight: torch.Tensor) -> str | None:
+    """Why a weight cannot be split, whatever it is used for; None where it can."""
+    if weight.layout != torch.strided:
+        return f"its weight is sparse ({str(weight.layout).removeprefix('torch.')})"
+    if weight.device.type == "meta":
+        return "its weight has no data (it is on the meta device)"
+    if weight.dtype not in _FLOATS:
+        return f"its weight is {str(weight.dtype).removeprefix('torch.')}, not floating point"
+    if weight.numel() == 0:
+        return "it has no channels"
+    return None
 
 
 def from_numpy(array: Array, like: torch.Tensor) -> torch.Tensor:

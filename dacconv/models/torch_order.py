@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from dacconv.models.torch_convs import module_geometry
+from dacconv.models.torch_convs import module_geometry, weight_problem
 from dacconv.models.torch_trace import Names, Trace, leaf_op
 from dacconv.types import Node, Op
 
@@ -112,7 +112,9 @@ class _Reader:
         if path in self.names.held:
             where = self.names.held[path]
             return replace(node, skip=f"it is also held in '{where}', outside the module tree")
-        return replace(node, skip=self.reads.get(path))
+        module = self.root.get_submodule(path)
+        problem = weight_problem(module.weight) if isinstance(module, _ConvNd) else None
+        return replace(node, skip=self.reads.get(path) or problem)
 
 
 def registered(root: nn.Module) -> Trace:
@@ -133,6 +135,8 @@ def module_node(module: nn.Module, name: str, names: Names, inputs: tuple[str, .
     """The node of a module that holds parameters, apart from any dataflow."""
     op = leaf_op(module) or "other"
     skip = why_not_plain(module)
+    if skip is None and isinstance(module, (_ConvNd, nn.Linear)):
+        skip = weight_problem(module.weight)
     if skip is None and name in names.held:
         skip = f"it is also held in '{names.held[name]}', outside the module tree"
     geometry = weight = None

@@ -14,7 +14,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec
 
-from dacconv.models.torch_convs import batchnorm_affine, linear_value, to_numpy
+from dacconv.models.torch_convs import batchnorm_affine, linear_value, to_numpy, weight_problem
 from dacconv.models.torch_functions import per_axis
 from dacconv.models.torch_program_flow import (
     changed_later,
@@ -248,7 +248,7 @@ class _Reader:
         bias = bind(node).get("bias")
         if isinstance(bias, fx.Node) and bias not in self.constants:
             return "its bias is computed while the model runs"
-        return self._why_not_constant(weight)
+        return self._why_not_constant(weight) or weight_problem(self.constants[weight])
 
     def _why_not_constant(self, part: fx.Node) -> str | None:
         what = "weight"

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from dacconv.models.torch_arithmetic import OF_CONSTANTS, constant_affine
 from dacconv.models.torch_blocks import Block
-from dacconv.models.torch_convs import CONVS, NORMS, TRANSPOSED, module_geometry
+from dacconv.models.torch_convs import CONVS, NORMS, TRANSPOSED, module_geometry, weight_problem
 from dacconv.models.torch_functions import conv_call, describe_call
 from dacconv.types import Geometry, Node, Op
 
@@ -116,6 +116,8 @@ def leaf_op(module: nn.Module) -> Op | None:
     if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
         return None
     kind = type(module)
+    if kind not in NORMS and module._parameters.get("weight") is None:
+        return None  # some other code keeps the weight
     if kind in CONVS:
         return "conv"
     if kind in TRANSPOSED:
@@ -350,13 +352,14 @@ class _Recorder(TorchFunctionMode):
         self.sites[name] = path
         op = leaf_op(module) or "other"
         own = dict(module.named_parameters(recurse=False))
-        geometry = weight = None
+        geometry = weight = skip = None
         if op != "affine":
             geometry = module_geometry(module, taken[0], result)
             weight = self.names.tensor(own["weight"])
+            skip = weight_problem(own["weight"])
         params = sum(self.count(self.names.tensor(p) or "", p) for p in own.values())
         self.emit(name, op, [v for t in taken if (v := self.lookup(t))], [result],
-                  kind=type(module).__name__, weight=weight, geometry=geometry,
+                  kind=type(module).__name__, weight=weight, geometry=geometry, skip=skip,
                   params=params)  # fmt: skip
 
     def _whole(self, module: nn.Module) -> None:

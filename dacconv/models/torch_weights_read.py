@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from dacconv.models.torch_convs import weight_problem
 from dacconv.types import Geometry, Node
 
 Group: TypeAlias = dict[str, torch.Tensor]
@@ -20,6 +21,7 @@ _TRANSPOSED = re.compile(
     re.IGNORECASE,
 )
 _IMAGES = (1, 3, 4)
+_TOP = "(top)"
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -52,9 +54,13 @@ def read_nodes(
         doubt = _doubt(name, group, first, reachable)
         if any(fnmatchcase(name, glob) for glob in vouched):
             doubt = None
-        seen = (weight.data_ptr(), tuple(weight.shape), weight.stride())
-        identity = tied.setdefault(seen, name) if weight.numel() else name
-        nodes.append(_conv(name, group, doubt, identity))
+        problem, identity = weight_problem(weight), name
+        if not name:
+            problem = "the file is this one layer, with no module around it"
+        if problem is None:
+            seen = (weight.data_ptr(), tuple(weight.shape), weight.stride())
+            identity = tied.setdefault(seen, name)
+        nodes.append(_conv(name or _TOP, group, problem or doubt, identity))
         first = False
         if ordered:
             reachable |= reachable << int(weight.shape[0])
@@ -137,5 +143,5 @@ def _other(name: str, group: Group) -> Node:
         kind = "BatchNorm"
     else:
         kind = "tensors" if weight is None else f"{weight.ndim}-D weight"
-    label = name or "(top)"
+    label = name or _TOP
     return Node(label, "other", (f"{label}:in",), f"{label}:0", kind=kind, params=params)

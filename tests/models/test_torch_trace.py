@@ -219,6 +219,23 @@ class TestLeftAlone:
         net = Code(lambda s, x: s.a(x.to(next(s.parameters()).device)), a=conv())
         assert node(run(net), "a").skip is None
 
+    def test_without_channels(self) -> None:
+        with pytest.warns(UserWarning, match="zero-element"):
+            layer = conv(3, 0)
+        assert "no channels" in str(node(registered(nn.Sequential(layer)), "0").skip)
+        found = symbolic(nn.Sequential(layer).eval())
+        assert found is not None
+        assert "no channels" in str(node(found, "0").skip)
+
+    def test_weight_that_is_no_parameter(self) -> None:
+        layer = conv(bias=False)
+        weight = layer.weight.data
+        del layer.weight
+        layer.register_buffer("weight", weight)
+        found = run(Code(lambda s, x: s.a(x), a=layer))
+        assert [n.op for n in found.nodes] == ["conv"]
+        assert found.nodes[0].skip
+
     def test_held_in_a_plain_list(self) -> None:
         net = Code(lambda s, x: s.layers[0](x), a=conv())
         net.layers = [net.a]

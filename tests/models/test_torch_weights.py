@@ -126,6 +126,35 @@ def test_sorted_safetensors_say_so_and_are_judged_without_their_order(tmp_path: 
     assert "5 channels" in str(skips["a"])
 
 
+@pytest.mark.parametrize(
+    ("weight", "why"),
+    [
+        (torch.zeros(0, 3, 3, 3), "no channels"),
+        (torch.zeros(4, 0, 3, 3), "no channels"),
+        (torch.zeros(4, 3, 3, 3, device="meta"), "no data"),
+        (torch.zeros(4, 3, 3, 3).to(torch.float8_e4m3fn), "float8"),
+        (torch.zeros(4, 3, 3, 3).to_sparse(), "sparse"),
+    ],
+    ids=["no outputs", "no inputs", "meta", "float8", "sparse"],
+)
+def test_weights_that_no_vouching_helps(tmp_path: Path, weight: torch.Tensor, why: str) -> None:
+    content = {"a.weight": weight, "b.weight": torch.ones(4, 3, 3, 3)}
+    torch.save(content, tmp_path / "a.pt")
+    found = reasons(tmp_path / "a.pt", "*")
+    assert why in str(found["a"])
+    split_all(open_model(tmp_path / "a.pt", LoadOptions(vouched=("b",)))).save(
+        tmp_path / "b.pt", provenance={}, plan=PLAN
+    )
+    assert list(torch.load(tmp_path / "b.pt", weights_only=True)) == [
+        "a.weight", "b.0.weight", "b.1.weight",
+    ]  # fmt: skip
+
+
+def test_file_that_is_one_layer(tmp_path: Path) -> None:
+    torch.save(nn.Conv2d(3, 4, 3).state_dict(), tmp_path / "a.pt")
+    assert "one layer" in str(reasons(tmp_path / "a.pt", "*")["(top)"])
+
+
 class TestModel:
     def test_says_what_it_cannot_know(self, tmp_path: Path) -> None:
         model = open_model(saved(tmp_path / "a.pt", c__weight=(8, 3, 3, 3)))
