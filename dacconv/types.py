@@ -179,6 +179,8 @@ class ValueSpec:
 class Graph:
     """The nodes of a model in order of execution, and what goes in and comes out.
 
+    ``fixed`` says that the file fixes the sizes of its inputs, but for the batch, so that the
+    shapes of the nodes hold for every run and not only for an input of the user's choice.
     ``order`` says what the order of the nodes is. ``notes`` are facts that a reader of the
     report must know, such as what could not be read from the file.
     """
@@ -188,6 +190,7 @@ class Graph:
     outputs: tuple[str, ...]
     order: Literal["execution", "registration", "file"] = "execution"
     notes: tuple[str, ...] = ()
+    fixed: bool = False
 
     def node(self, name: str) -> Node:
         """The node of that name; KeyError where there is none."""

@@ -37,7 +37,7 @@ class Toy:
     # -- what the fusions see ------------------------------------------------------------
 
     def graph(self) -> Graph:
-        return Graph(tuple(self.nodes), tuple(self.specs), self.outputs)
+        return Graph(tuple(self.nodes), tuple(self.specs), self.outputs, fixed=self.known_shapes)
 
     def conv(self, node: str) -> Conv:
         payload = self.payload[node]

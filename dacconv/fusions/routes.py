@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dacconv.fusions.view import CONV_LIKE, Site, View
-from dacconv.fusions.walk import is_channel_axis, is_vector
+from dacconv.fusions.walk import is_channel_axis, is_vector, spatial_size
 from dacconv.numerics.kernels import (
     Inexact,
     Pads,
@@ -19,7 +19,7 @@ from dacconv.numerics.kernels import (
     pad_output,
     work,
 )
-from dacconv.numerics.merging import Sizes, compose, composed_weights
+from dacconv.numerics.merging import compose, composed_weights
 from dacconv.types import Conv
 
 
@@ -201,11 +201,10 @@ def pool_conv(view: View, site: Site, channels: int, axes: int) -> Conv:
 
 
 def _require_whole_windows(view: View, site: Site, conv: Conv) -> None:
-    shape = view.shape(site.inputs[0])
-    sizes: Sizes = None if shape is None else tuple(shape[2:])
+    sizes = spatial_size(view, site.inputs[0], len(conv.kernel))
     for axis, (k, s, d, pad) in enumerate(
         zip(conv.kernel, conv.stride, conv.dilation, conv.padding, strict=True)
     ):
-        size = None if sizes is None or axis >= len(sizes) else sizes[axis]
+        size = None if sizes is None else sizes[axis]
         if s > 1 and (size is None or (size + sum(pad) - d * (k - 1) - 1) % s):
             raise Inexact(f"{site.name} rounds its output size up")

@@ -114,6 +114,8 @@ class View:
     def __init__(self, graph: Graph, weights: Weights) -> None:
         self._weights = weights
         self._outputs = frozenset(graph.outputs)
+        self.fixed = graph.fixed
+        """Whether the sizes hold for every run; see :class:`dacconv.types.Graph`."""
         self._shapes: dict[str, Shape | None] = {spec.name: spec.shape for spec in graph.inputs}
         self._sites: dict[str, Site] = {}
         self._makers: dict[str, str] = {}

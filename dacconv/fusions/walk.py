@@ -90,6 +90,6 @@ def is_conv_like(site: Site | None) -> bool:
 
 
 def spatial_size(view: View, value: str, axes: int) -> tuple[int | None, ...] | None:
-    """The spatial size of an activation ``(batch, channels, *spatial)`` as far as it is known."""
-    shape = view.shape(value)
+    """The spatial size of an activation ``(batch, channels, *spatial)`` as far as it is fixed."""
+    shape = view.shape(value) if view.fixed else None
     return None if shape is None or len(shape) != axes + 2 else tuple(shape[2:])

@@ -82,9 +82,19 @@ def successor(node: NodeProto, model: Entry) -> Entry:
 
 
 def emit(
-    store: Store, conv: Conv, *, name: str, source: str, result: str, dtype: DType, model: Entry
+    store: Store,
+    conv: Conv,
+    *,
+    name: str,
+    source: str,
+    result: str,
+    dtype: DType,
+    model: Entry,
+    flat: bool = False,
 ) -> list[Entry]:
     """The nodes that make value ``result`` from ``source`` as ``conv`` says.
+
+    ``flat`` says that ``source`` is known to have two axes, as a Gemm wants it.
 
     Raises:
         UnsupportedError: ONNX cannot say this.
@@ -92,7 +102,7 @@ def emit(
     if conv.pad_mode != "zeros":
         raise UnsupportedError(f"an ONNX Conv has no {conv.pad_mode!r} padding", where=name)
     if not conv.kernel:
-        return _linear(store, conv, name, source, result, dtype, model)
+        return _linear(store, conv, (name, source, result), dtype, model, flat=flat)
     spelling = _Swap(conv.groups) if conv.transposed else None
     inputs = [source, store.put(conv.weight, f"{name}.weight", dtype, spelling)]
     if conv.bias is not None:
@@ -130,10 +140,17 @@ def _turned(weight: Array) -> Array:
 
 
 def _linear(
-    store: Store, conv: Conv, name: str, source: str, result: str, dtype: DType, model: Entry
+    store: Store,
+    conv: Conv,
+    names: tuple[str, str, str],
+    dtype: DType,
+    model: Entry,
+    *,
+    flat: bool,
 ) -> list[Entry]:
-    """A Gemm where one was, else MatMul and Add, which take data of any rank."""
-    if model.op == "Gemm":
+    """A Gemm where one was or fits, else MatMul and Add, which take data of any rank."""
+    name, source, result = names
+    if model.op == "Gemm" or (flat and conv.bias is not None):
         inputs = [source, store.put(conv.weight, f"{name}.weight", dtype)]
         if conv.bias is not None:
             inputs.append(store.put(conv.bias, f"{name}.bias", dtype))

@@ -10,6 +10,7 @@ from dacconv.errors import UnsupportedError
 from dacconv.models.onnx_consts import Constants
 from dacconv.models.onnx_document import Document, Entry, entry_of, subgraphs
 from dacconv.models.onnx_geometry import conv_attributes, conv_geometry
+from dacconv.models.onnx_inputs import declared_specs
 from dacconv.models.onnx_load import version_notes
 from dacconv.models.onnx_names import unique
 from dacconv.models.onnx_roles import Known, Role, role
@@ -25,6 +26,10 @@ def graph_of(document: Document, known: Known, inputs: tuple[ValueSpec, ...]) ->
         outputs=document.outputs,
         order="execution",
         notes=document.notes + version_notes(document),
+        fixed=all(
+            spec.shape is not None and None not in spec.shape[1:]
+            for spec in declared_specs(document)
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from onnx import ValueInfoProto
 
@@ -30,6 +31,13 @@ def declared_shape(value: ValueInfoProto) -> Shape | None:
         int(d.dim_value) if d.HasField("dim_value") and d.dim_value > 0 else None
         for d in tensor.shape.dim
     )
+
+
+def declared_specs(document: Document) -> tuple[ValueSpec, ...]:
+    """The real inputs as the file has them, what is free left free."""
+    specs = input_specs(document, {})
+    declared = {value.name: declared_shape(value) for value in real_inputs(document)}
+    return tuple(replace(spec, shape=declared[spec.name]) for spec in specs)
 
 
 def input_specs(document: Document, shapes: Mapping[str, tuple[int, ...]]) -> tuple[ValueSpec, ...]:

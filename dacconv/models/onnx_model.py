@@ -16,7 +16,7 @@ from dacconv.models.onnx_affine import batch_norm, loose_affine, loose_affine_ax
 from dacconv.models.onnx_consts import Constants
 from dacconv.models.onnx_document import Document, Entry
 from dacconv.models.onnx_graph import graph_of, refuse_quantised
-from dacconv.models.onnx_inputs import input_specs
+from dacconv.models.onnx_inputs import declared_specs, input_specs
 from dacconv.models.onnx_layers import read_conv
 from dacconv.models.onnx_load import read
 from dacconv.models.onnx_operators import CannotEvaluate
@@ -98,9 +98,9 @@ class OnnxModel:
 
     @cached_property
     def _static(self) -> Static:
-        fixed = self.inferred
-        if self.options.input_shapes:
-            fixed = infer(self.document, self.constants, input_specs(self.document, {}))
+        declared = declared_specs(self.document)
+        same = declared == self._inputs
+        fixed = self.inferred if same else infer(self.document, self.constants, declared)
         return Static(self.constants, fixed)
 
     @cached_property

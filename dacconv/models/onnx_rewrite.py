@@ -183,6 +183,7 @@ def _nodes(
     if edit.branches == ((),):
         return _bypass(editor, base, edit.source, output)
     several = len(edit.branches) > 1
+    flat = len(editor.inferred.shapes.get(edit.source) or ()) == 2
     new: list[Entry] = []
     terms: list[str] = []
     for number, chain in enumerate(edit.branches, start=1):
@@ -193,8 +194,9 @@ def _nodes(
             last = step == len(chain) and not several
             result = output if last else unique(f"{name}_out", store.values)
             new += emit(
-                store, conv, name=name, source=value, result=result, dtype=dtype, model=model
-            )
+                store, conv, name=name, source=value, result=result, dtype=dtype, model=model,
+                flat=flat,
+            )  # fmt: skip
             value = result
         terms.append(value)
     total = terms[0]

@@ -139,7 +139,11 @@ class ProgramModel:
     @cached_property
     def _graph(self) -> Graph:
         reading = self._reading
-        return Graph(reading.nodes, self.inputs(), reading.outputs, notes=reading.notes)
+        sizes = [_sizes(node) for node in self._placeholders]
+        fixed = all(size is not None and None not in size[1:] for size in sizes)
+        return Graph(
+            reading.nodes, self.inputs(), reading.outputs, notes=reading.notes, fixed=fixed
+        )
 
     def graph(self) -> Graph:
         """The aten calls of the program, named by the modules that they come from."""
