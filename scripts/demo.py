@@ -5,6 +5,7 @@ The commands are real; paste them to repeat one. Results go to out/demo.
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import subprocess
 import sys
@@ -16,7 +17,6 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 ASSETS = Path("tests/assets")
 OUT = Path("out/demo")
-CHOICE = ["--rank", "4", "--last-k", "4"]
 ARCH = f"{ASSETS / 'fashion_net.py'}:FashionNet"
 MEAN, STD = 0.2860, 0.3530
 BATCH = 250
@@ -69,11 +69,16 @@ def top1(net: Net, x: np.ndarray, y: np.ndarray) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rank", default="4", help="as dacconv convert takes it")
+    parser.add_argument("--last-k", default="4", help="as dacconv convert takes it")
+    options = parser.parse_args()
+    choice = ["--rank", options.rank, "--last-k", options.last_k]
     (ROOT / OUT).mkdir(parents=True, exist_ok=True)
     model, graph = OUT / "fashion.dac.pth", OUT / "fashion.dac.onnx"
-    run("convert", str(ASSETS / "fashion.onnx"), *CHOICE, "--force", "-o", str(graph))
+    run("convert", str(ASSETS / "fashion.onnx"), *choice, "--force", "-o", str(graph))
     arch = ["--arch", ARCH, "--input-shape", "1,1,28,28"]
-    run("convert", str(ASSETS / "fashion.pth"), *arch, *CHOICE, "--force", "-o", str(model))
+    run("convert", str(ASSETS / "fashion.pth"), *arch, *choice, "--force", "-o", str(model))
 
     held = np.load(ROOT / ASSETS / "fashion_test.npz")
     x, y = (held["x"][:, None].astype(np.float32) / 255 - MEAN) / STD, held["y"]
