@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import nn
 
-from dacconv.errors import UnsupportedError
+from dacconv.errors import UnsupportedError, UsageError
 from dacconv.models.base import Feeds, LoadOptions, Runner, Visit
 from dacconv.models.torch_arch import user_code
 from dacconv.models.torch_convs import NORMS, read_affine, read_conv, to_numpy
@@ -27,7 +27,7 @@ from dacconv.models.torch_run import (
     seeded,
     told_shapes,
 )
-from dacconv.models.torch_surgery import Tree, rewrite_module, why_not
+from dacconv.models.torch_surgery import Edited, Tree, rewrite_module, why_not
 from dacconv.models.torch_trace import Names, Trace, trace
 from dacconv.models.torch_walk import Stop, in_step, stopping
 from dacconv.progress import Progress
@@ -151,12 +151,40 @@ class TracedModel:
         inside = tuple(f"{path}." for path in made.kept)
         before = {name for name in self.edited if not name.startswith(inside)}
         kept = {path: names for path, names in self.kept.items() if not path.startswith(inside)}
-        return replace(
+        after = replace(
             self,
             module=made.module,
             edited=frozenset(before) | made.changed,
             kept={**kept, **made.kept},
         )
+        if edits and needs_shape(self.inputs()) is None:
+            self._require_same_calls(after, edits, made)
+        return after
+
+    def _require_same_calls(self, after: Self, edits: Sequence[Rewrite], made: Edited) -> None:
+        """Raise UnsupportedError where the model's code treats the new layers differently.
+
+        Code that asks for a layer's class or attributes may pass the new ones by.
+        """
+        hint = "leave them alone with --skip"
+        try:
+            found, graph = after._traced
+        except UsageError as error:
+            what = f"the model's code cannot do with the new layers: {error.what}"
+            raise UnsupportedError(what, where=str(self.path), hint=hint) from error
+        reached = tuple(f"{path}." for path in found.sites.values())
+        for path in sorted(made.changed):
+            empty = isinstance(made.module.get_submodule(path), nn.Identity)
+            if not empty and not any(name.startswith(f"{path}.") for name in reached):
+                what = f"the model's code does not call what takes the place of '{path}'"
+                raise UnsupportedError(what, where=str(self.path), hint=hint)
+        if made.kept or found.notes:
+            return  # a tail that became layers, or code that may branch on values
+        gone = {name for edit in edits for name in (edit.target, *edit.drop)}
+        new = {n for n, p in found.sites.items() if f"{p}.".startswith(_inside(made.changed))}
+        if _other_calls(self.graph(), gone) != _other_calls(graph, new):
+            what = "the model's code calls other functions where it sees the new layers"
+            raise UnsupportedError(what, where=str(self.path), hint=hint)
 
     def runner(self, *, threads: int | None = None) -> Runner:
         """Runs the module in eval mode without gradients."""
@@ -225,6 +253,19 @@ class TracedModel:
     def inputs(self) -> tuple[ValueSpec, ...]:
         """The inputs of ``forward``, with the user's shapes."""
         return input_specs(self.module, self.options.input_shapes, str(self.path))
+
+
+def _inside(paths: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{path}." for path in paths)
+
+
+def _other_calls(graph: Graph, without: Set[str]) -> list[str]:
+    """The calls that a run made, in order, apart from some of them."""
+    return [
+        node.kind
+        for node in graph.nodes
+        if node.name not in without and node.inputs and node.op != "identity"
+    ]
 
 
 def require_tree(module: nn.Module, path: Path) -> None:

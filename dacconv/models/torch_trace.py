@@ -35,6 +35,10 @@ _PLAIN_READS = frozenset(
      "named_modules", "parameters", "named_parameters", "buffers", "named_buffers", "state_dict"}
 )  # fmt: skip
 _WATCHED: tuple[type[nn.Module], ...] = (_ConvNd, nn.Linear, _BatchNorm)
+_WRITERS = frozenset(
+    {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__",
+     "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__", "__ifloordiv__", "__imod__"}
+)  # fmt: skip
 _VALUE = "_dacconv_value"
 
 
@@ -83,7 +87,10 @@ def tensor_key(tensor: torch.Tensor) -> tuple[Any, ...]:
     """The same for tensors that are the same memory, seen in the same way."""
     if tensor.layout != torch.strided or tensor.numel() == 0:
         return (id(tensor),)
-    return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+    try:
+        return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+    except RuntimeError:  # under vmap and the like there is no memory to point to
+        return (id(tensor),)
 
 
 def held_outside(root: nn.Module) -> dict[str, str]:
@@ -193,9 +200,13 @@ class _Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         taken = tensors_in((args, kwargs))
         sources = [self.lookup(t) for t in taken]
-        versions = [t._version for t in taken]
+        versions = [_version(t) for t in taken]
         result = func(*args, **kwargs)
-        written = [t for t, v in zip(taken, versions, strict=True) if t._version != v]
+        written = [
+            t
+            for t, v in zip(taken, versions, strict=True)
+            if _version(t) != v or (v is None and writes(func, t, args, kwargs))
+        ]
         self._record(func, args, kwargs, taken, sources, written, result)
         return result
 
@@ -506,6 +517,20 @@ class _Recorder(TorchFunctionMode):
         if node.weight in self.readers:
             return f"its weight is also read by {self.readers[node.weight]}"
         return "the model is this one layer" if path == "" else None
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    """How often it was written to; None under inference mode, where torch does not count."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def writes(func: Any, tensor: torch.Tensor, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call writes to a tensor, going by its name."""
+    name = str(getattr(func, "__name__", ""))
+    in_place = name.endswith("_") != name.endswith("__") or name in _WRITERS
+    given = kwargs.get("out")
+    out = given if isinstance(given, (tuple, list)) else (given,)
+    return (in_place and bool(args) and args[0] is tensor) or any(o is tensor for o in out)
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -227,3 +227,39 @@ def test_what_forward_leaves_behind_is_not_saved() -> None:
     assert net.seen is None
     assert after.module.seen is None
     assert after.module.gain is net.gain
+
+
+class ByClass(nn.Module):
+    """Passes its input by whatever is no conv."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                x = layer(x)
+        return x
+
+
+class BySize(nn.Module):
+    """Doubles the output of a conv that is one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        once = len(list(self.modules())) == 2
+        return self.conv(x) * 2 if once else self.conv(x)
+
+
+@pytest.mark.parametrize(
+    ("net", "why"), [(ByClass(), r"layers\.0"), (BySize(), "calls other functions")]
+)
+def test_code_that_treats_new_layers_differently(tmp_path: Path, net: nn.Module, why: str) -> None:
+    model = open_model(saved(tmp_path / "a.pt", net), TRUSTED)
+    with pytest.raises(UnsupportedError, match=why) as caught:
+        split_all(model)
+    assert "--skip" in str(caught.value)

@@ -161,6 +161,31 @@ class TestInPlace:
         assert node(found, "b").inputs != ("a:0",)
 
 
+class TestUnderModes:
+    @pytest.mark.parametrize("change", ["mul_", "setitem", "out", "iadd"])
+    def test_inference_mode_counts_no_versions(self, change: str) -> None:
+        @torch.inference_mode()
+        def code(s: Any, x: torch.Tensor) -> torch.Tensor:
+            y = s.a(x)
+            if change == "mul_":
+                y.mul_(2)
+            elif change == "setitem":
+                y[:, 0] = 0
+            elif change == "out":
+                torch.mul(y, 2, out=y)
+            else:
+                y += 1
+            return s.b(y)
+
+        found = run(Code(code, a=conv(), b=conv()))
+        assert skips(found) == {"a": None, "b": None}
+        assert node(found, "b").inputs != ("a:0",)
+
+    def test_vmap(self) -> None:
+        found = run(Code(lambda s, x: torch.vmap(lambda t: s.a(t[None])[0])(x), a=conv()))
+        assert "a" in skips(found)
+
+
 class TestLeftAlone:
     def test_functional(self) -> None:
         found = run(Code(lambda s, x: F.conv2d(x, s.a.weight) + s.b(x), a=conv(k=1), b=conv()))
