@@ -7,7 +7,7 @@ padded conv takes in where it refuses the parts.
 from __future__ import annotations
 
 from dacconv.fusions.view import Merge, Site, View, is_zero
-from dacconv.fusions.walk import is_vector, walk_back
+from dacconv.fusions.walk import is_bias_of_matmul, is_vector, walk_back
 from dacconv.types import Affine
 
 
@@ -20,7 +20,8 @@ def find(view: View, site: Site) -> Merge | None:
     if view.blocked(before) or view.blocked(site):
         return None
     first, second = view.affine(before), view.affine(site)
-    if is_zero(second.shift):
+    biased = is_bias_of_matmul(view, view.maker(before.inputs[0]), before)
+    if is_zero(second.shift) and not biased:
         return None  # a mere scale goes into any conv, even where the whole would not
     vectors = [site for site, each in ((before, first), (site, second)) if is_vector(each)]
     if len({each.axis for each in vectors}) > 1:

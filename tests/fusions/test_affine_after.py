@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -175,6 +176,8 @@ def test_a_bias_and_a_batch_norm_after_a_matmul():
     value = net.conv_node(net.input(2, 5, 4), make_conv(0, 6, 4, (), bias=False))
     net.nodes[-1] = replace(net.nodes[-1], kind="MatMul")
     value = net.bn(value, Affine(np.ones(6), np.arange(6.0)), axis=-1, kind="Add")
-    net.outputs = (net.bn(value, make_affine(0, 6), axis=2),)
-    made, _, _ = assert_fused(net)
-    assert len(made.nodes) == 1
+    for shift in (True, False):
+        after = copy.deepcopy(net)
+        after.outputs = (after.bn(value, make_affine(0, 6, shift=shift), axis=2),)
+        made, _, _ = assert_fused(after)
+        assert len(made.nodes) == 1
