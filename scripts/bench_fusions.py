@@ -66,8 +66,14 @@ def count(path: Path, error: float | None = None) -> Count:
 
     model = dacconv.load(path)
     nodes = model.graph().nodes
+    products = {n.output for n in nodes if n.op == "linear"}
     wide = [
-        n for n in nodes if n.op == "affine" and (n.skip or model.affine(n.name).scale.size > 1)
+        n
+        for n in nodes
+        if n.op == "affine"
+        and (n.skip or model.affine(n.name).scale.size > 1)
+        # the bias of a MatMul, which has no place for one
+        and not (n.kind == "Add" and n.inputs[0] in products)
     ]
     return Count(
         sum(n.op in ("conv", "conv_transpose") for n in nodes),
@@ -228,7 +234,8 @@ def pattern(*steps: tuple) -> onnx.ModelProto:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         tensors,
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return onnx.shape_inference.infer_shapes(made)  # onnxsim wants the output's shape
 
 
 def table(title: str, rows: list[tuple[str, dict[str, Count | str]]]) -> Iterator[str]:
