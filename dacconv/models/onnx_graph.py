@@ -73,11 +73,15 @@ def _operands(entry: Entry, is_a: Role, known: Known) -> tuple[str, ...]:
 
 
 def _params(entry: Entry, constants: Constants, owned: set[str]) -> int:
-    """The floating-point constant elements that this node is the first to use at runtime."""
+    """The floating-point constant elements that this node is the first to use at runtime.
+
+    Running statistics are no parameters, as in PyTorch.
+    """
     if entry.writes and entry.writes[0] in constants.chained:
         return 0
     total = 0
-    for name in entry.reads:
+    reads = entry.reads[:3] if entry.op == "BatchNormalization" else entry.reads
+    for name in reads:
         for root in constants.roots(name) if name in constants else ():
             if root not in owned:
                 owned.add(root)

@@ -250,7 +250,7 @@ def bn_constants() -> dict[str, np.ndarray]:
 def test_batch_norm_is_affine(tmp_path: Path) -> None:
     original = opened(model([batch_norm(epsilon=0.01)], bn_constants()), tmp_path)
     (each,) = original.graph().nodes
-    assert (each.op, each.skip, each.params, each.inputs) == ("affine", None, 16, ("x",))
+    assert (each.op, each.skip, each.params, each.inputs) == ("affine", None, 8, ("x",))
     affine, inputs = original.affine("bn"), feeds(original)
     column = (-1, 1, 1)
     expected = inputs["x"] * affine.scale.reshape(column) + affine.shift.reshape(column)
