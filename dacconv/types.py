@@ -29,6 +29,7 @@ Op = Literal[
     "pad",
     "fill",
     "transpose",
+    "reshape",
     "identity",
     "other",
 ]
@@ -149,6 +150,8 @@ class Node:
       ``attrs["axis"]`` overwritten by the constant ``attrs["value"]``: a float, or one per
       channel as an array. ``begin`` and ``end`` are as in a Python slice.
     - ``transpose``: ``attrs["perm"]`` as numpy has it.
+    - ``reshape``: ``inputs[0]`` with other leading axes, the last one as it was;
+      ``attrs["ranks"]`` is the number of axes before and after.
     - ``identity``: ``inputs[0]`` unchanged at inference (Identity, Dropout, a Cast to the
       type that the value has already).
     """

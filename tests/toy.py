@@ -163,6 +163,14 @@ class Toy:
 
         return self.add_node("transpose", "Transpose", [value], permute, attrs={"perm": perm})
 
+    def reshape(self, value: str, *shape: int) -> str:
+        ranks = (len(self.shapes[value]), len(shape))
+
+        def turn(x):
+            return x.reshape(shape)
+
+        return self.add_node("reshape", "Reshape", [value], turn, attrs={"ranks": ranks})
+
     def pad(self, value: str, pads, constant=0.0) -> str:
         border = np.asarray(constant, dtype=np.float64)
 

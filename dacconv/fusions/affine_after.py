@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dacconv.fusions.view import Merge, Obstacle, Site, View
 from dacconv.fusions.walk import (
+    NO_AXIS,
     is_bias_of_matmul,
     is_channel_axis,
     is_conv_like,
@@ -34,6 +35,8 @@ def find(view: View, site: Site) -> Merge | Obstacle | None:
         return Obstacle(site.name, reason)
     conv, affine = view.conv(before), view.affine(site)
     axis = found.axis_before(site.axis)
+    if is_vector(affine) and axis == NO_AXIS:
+        return None
     if is_vector(affine) and not is_channel_axis(view, conv, before.output, axis):
         return Obstacle(site.name, f"it acts on axis {axis} of the output of {before.title}")
     try:

@@ -6,7 +6,7 @@ Also spelled as loose Sub, Mul, Add and Div, also before a Transpose; linear lay
 from __future__ import annotations
 
 from dacconv.fusions.view import Merge, Obstacle, Site, View
-from dacconv.fusions.walk import is_channel_axis, is_vector, walk_back
+from dacconv.fusions.walk import NO_AXIS, is_channel_axis, is_vector, walk_back
 from dacconv.numerics.kernels import Inexact, absorb_affine
 
 
@@ -23,6 +23,8 @@ def find(view: View, site: Site) -> Merge | Obstacle | None:
         return Obstacle(before.name, reason)
     conv, affine = view.conv(site), view.affine(before)
     axis = found.axis_after(before.axis)
+    if is_vector(affine) and axis == NO_AXIS:
+        return None
     if is_vector(affine) and not is_channel_axis(view, conv, site.inputs[0], axis):
         return Obstacle(before.name, f"it acts on axis {axis} of the input of {site.title}")
     try:

@@ -10,7 +10,12 @@ from dacconv.numerics.kernels import Inexact, pad_input
 def find(view: View, site: Site) -> Merge | Obstacle | None:
     """Merge the padding that feeds the conv ``site`` into it."""
     found = walk_back(view, site.inputs[0], site)
-    if found is None or found.site.op != "pad" or not view.padding(found.site).zeros:
+    if (
+        found is None
+        or found.reshaped
+        or found.site.op != "pad"
+        or not view.padding(found.site).zeros
+    ):
         return None
     before = found.site
     reason = view.blocked(before) or found.obstacle

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from dacconv.fusions.view import CONV_LIKE, Site, View
-from dacconv.types import Affine, Conv
+from dacconv.types import Affine, Conv, Op
+
+PASSING: frozenset[Op] = frozenset({"identity", "transpose", "reshape"})
+"""What an affine can be moved across, as long as it is known where its axis goes."""
+
+NO_AXIS = 1 << 20
+"""In the place of an axis that a reshape has mixed with others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,13 +29,21 @@ class Found:
 
     @property
     def transposed(self) -> bool:
-        """Whether the order of axes changes on the way."""
-        return any(site.op == "transpose" for site in self.between)
+        """Whether the axes change on the way."""
+        return self.reshaped or any(site.op == "transpose" for site in self.between)
+
+    @property
+    def reshaped(self) -> bool:
+        """Whether there is a reshape, through which the last axis alone is known."""
+        return any(site.op == "reshape" for site in self.between)
 
     def axis_before(self, axis: int) -> int:
         """The axis of the found site's output that has become ``axis`` at the reader."""
         for site in reversed(self.between):
-            if site.op == "transpose":
+            if site.op == "reshape":
+                before, after = site.node.attrs["ranks"]
+                axis = before - 1 if axis in (-1, after - 1) else NO_AXIS
+            if site.op == "transpose" and axis != NO_AXIS:
                 perm = site.node.attrs["perm"]
                 axis = int(perm[axis % len(perm)])
         return axis
@@ -37,18 +51,21 @@ class Found:
     def axis_after(self, axis: int) -> int:
         """The axis at the reader that was ``axis`` of the found site's output."""
         for site in self.between:
-            if site.op == "transpose":
+            if site.op == "reshape":
+                before, after = site.node.attrs["ranks"]
+                axis = after - 1 if axis in (-1, before - 1) else NO_AXIS
+            if site.op == "transpose" and axis != NO_AXIS:
                 perm = [int(each) for each in site.node.attrs["perm"]]
                 axis = perm.index(axis % len(perm))
         return axis
 
 
 def walk_back(view: View, value: str, reader: Site) -> Found | None:
-    """The first site behind ``value`` that is neither an identity nor a transpose."""
+    """The first site behind ``value`` that is no identity, transpose or reshape."""
     between: list[Site] = []
     obstacle = view.elsewhere(value, reader.name)
     site = view.maker(value)
-    while site is not None and site.op in ("identity", "transpose") and site.inputs:
+    while site is not None and site.op in PASSING and site.inputs:
         between.insert(0, site)
         obstacle = obstacle or view.blocked(site) or view.elsewhere(site.inputs[0], site.name)
         site = view.maker(site.inputs[0])

@@ -251,6 +251,14 @@ def _pad(entry: Entry, known: Known) -> Role:
     return Role("pad", attrs={"pads": tuple(pads), "mode": mode, "value": fill})
 
 
+def _reshape(entry: Entry, known: Known) -> Role:
+    """A Reshape or Flatten that keeps the last axis."""
+    before, after = known.input_shape(entry), known.output_shape(entry)
+    if not before or not after or before[-1] is None or before[-1] != after[-1]:
+        return Role()
+    return Role("reshape", attrs={"ranks": (len(before), len(after))})
+
+
 def _scatter(entry: Entry, known: Known) -> Role:
     """An assignment to a slice."""
     attrs = fill_of(entry, known.static)
@@ -291,12 +299,14 @@ _ROLES: Mapping[str, Callable[[Entry, Known], Role]] = {
     "ConvTranspose": _conv_transpose,
     "Div": _arithmetic,
     "Dropout": _dropout,
+    "Flatten": _reshape,
     "Gemm": _linear,
     "Identity": lambda entry, known: Role("identity"),
     "MatMul": _linear,
     "Mul": _arithmetic,
     "Neg": _arithmetic,
     "Pad": _pad,
+    "Reshape": _reshape,
     "ScatterND": _scatter,
     "Sub": _arithmetic,
     "Sum": _arithmetic,

@@ -17,7 +17,7 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
 from dacconv.errors import UnsupportedError
 from dacconv.models.torch_convs import from_numpy, string_padding
-from dacconv.models.torch_program_flow import written
+from dacconv.models.torch_program_flow import SIZED_AS, written
 from dacconv.models.torch_program_graph import Reading, constant
 from dacconv.models.torch_program_ops import bind, op_name
 from dacconv.models.torch_trace import tensor_key
@@ -153,7 +153,10 @@ class _Editor:
         for node in reversed(dropped):
             self._erase_unread_users(node)
             for user in list(node.users):
-                if op_name(user) == "sym_size" and _shape(node) == _shape(result):
+                sized = op_name(user) == "sym_size" or (
+                    op_name(user) in SIZED_AS and user.args[0] is not node
+                )
+                if sized and _shape(node) == _shape(result):
                     user.replace_input_with(node, result)
             if node.users:
                 reader = next(iter(node.users)).name

@@ -30,6 +30,10 @@ VIEWS = frozenset(
 """Operators whose result may share the memory of their first argument."""
 
 
+SIZED_AS = frozenset({"reshape_as", "view_as", "expand_as"})
+"""Operators that take of their second argument nothing but its size."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fill:
     """A slice of ``base`` along one axis that is overwritten with ``value``, one per channel."""

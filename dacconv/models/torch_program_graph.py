@@ -17,6 +17,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec
 from dacconv.models.torch_convs import batchnorm_affine, linear_value, to_numpy, weight_problem
 from dacconv.models.torch_functions import per_axis
 from dacconv.models.torch_program_flow import (
+    SIZED_AS,
     changed_later,
     evaluate,
     fill_of,
@@ -164,6 +165,8 @@ class _Reader:
         inputs = tuple(self.values[n] for n in self._sources(node))
         if op_name(node) == "sym_size":
             inputs = ()  # the size of a value is not the value
+        if op_name(node) in SIZED_AS:
+            inputs = inputs[:1]
         if (fill := fill_of(node, self.constants)) is not None and op == "fill":
             inputs = (self.values[fill.base],)
         params = sum(self._count(n) for n in node.all_input_nodes if n in self.constants)

@@ -138,6 +138,8 @@ def describe(node: fx.Node, sizes: Sizes) -> tuple[Op, Mapping[str, Any]]:
         return "pad", _pad(call, len(made))
     if name in ("permute", "transpose", "t") and made is not None:
         return "transpose", {"perm": _perm(name, call, len(made))}
+    if name in ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "reshape_as", "view_as"):
+        return _reshape(call, made, sizes)
     if name in _SAME or (name in ("dropout", "dropout_") and not call["train"]):
         return "identity", {}
     return "other", {}
@@ -186,6 +188,14 @@ def _pad(call: Call, ndim: int) -> Mapping[str, Any]:
         "mode": call.get("mode", "constant"),
         "value": 0.0 if value is None else float(value),
     }
+
+
+def _reshape(call: Call, made: Any, sizes: Sizes) -> tuple[Op, Mapping[str, Any]]:
+    source = call.get("self", call.get("input"))
+    before = sizes(source) if isinstance(source, fx.Node) else None
+    if not before or not made or before[-1] is None or before[-1] != made[-1]:
+        return "other", {}
+    return "reshape", {"ranks": (len(before), len(made))}
 
 
 def _perm(name: str, call: Call, ndim: int) -> tuple[int, ...]:

@@ -181,3 +181,23 @@ def test_a_bias_and_a_batch_norm_after_a_matmul():
         after.outputs = (after.bn(value, make_affine(0, 6, shift=shift), axis=2),)
         made, _, _ = assert_fused(after)
         assert len(made.nodes) == 1
+
+
+def test_behind_a_reshape_that_keeps_the_channels():
+    """LeViT: linear, the positions flattened into the batch, BatchNorm, and back."""
+    net = Toy()
+    value = net.conv_node(net.input(2, 5, 4), make_conv(0, 6, 4, ()))
+    value = net.bn(net.reshape(value, 10, 6), make_affine(0, 6))
+    net.outputs = (net.relu(net.reshape(value, 2, 5, 6)),)
+    made, _, refusals = assert_fused(net)
+    assert [node.kind for node in made.nodes] == ["merged", "Reshape", "Reshape", "Relu"]
+    assert not refusals
+
+
+def test_behind_a_reshape_that_mixes_the_channels_with_others():
+    net = Toy()
+    value = net.conv_node(net.input(2, 4, 6, 6), make_conv(0, 4, 4, (1, 1)))
+    net.outputs = (net.relu(net.bn(net.reshape(value, 8, 6, 6), make_affine(0, 6), name="bn")),)
+    _, fused, refusals = assert_fused(net)
+    assert not fused
+    assert "no conv beside it" in refusals["bn"]
