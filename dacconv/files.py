@@ -105,11 +105,6 @@ class Digest:
             self._failure = error
 
 
-def sha256(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file."""
-    return Digest(path).of(path)
-
-
 def _feed(digest: hashlib._Hash, path: Path) -> None:
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -17,6 +17,7 @@ from dacconv.fusions import Fusing, find_fusions
 from dacconv.models.base import Model
 from dacconv.types import Conv, FloatArray, Geometry, Graph, Node, Op, Refusal, Rewrite
 
+_KEPT = "_merged"
 CONV_LIKE: tuple[Op, ...] = ("conv", "conv_transpose", "linear")
 
 
@@ -168,9 +169,16 @@ class MergedModel:
 
 
 def merged(model: Model) -> MergedModel:
-    """The model with everything merged that can be without changing its outputs."""
-    found = find_fusions(model)
-    return MergedModel(model, found)
+    """The model with everything merged that can be without changing its outputs.
+
+    Found once per model and kept in it, as its own cached properties are: planning, calibrating
+    and converting all look at the same merged graph.
+    """
+    kept = vars(model)
+    if _KEPT not in kept:
+        kept[_KEPT] = MergedModel(model, find_fusions(model))
+    found: MergedModel = kept[_KEPT]
+    return found
 
 
 def _op(conv: Conv) -> Op:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dacconv.files import WriteError, replacing, sha256, write_text
+from dacconv.files import Digest, WriteError, replacing, write_text
 
 
 def test_a_file_is_complete_or_absent(tmp_path):
@@ -55,7 +55,7 @@ def test_several_files_take_their_names_together(tmp_path):
         data.write_text("d")
         model.write_text("m")
     assert sorted(os.listdir(tmp_path)) == ["data", "model"]
-    assert sha256(tmp_path / "data") == (
+    assert Digest(tmp_path / "data").of(tmp_path / "data") == (
         "18ac3e7343f016890c510e93f935261169d9e3f565436429830faf0934f4f8e4"
     )
 
