@@ -57,7 +57,7 @@ def constant_affine(
     if found is None:
         return None
     value, axis = found
-    return _affine(kind, value, float(alpha), swapped=swapped), axis
+    return arithmetic_affine(kind, value, float(alpha), swapped=swapped), axis
 
 
 def _constant(raw: Any, made: torch.Tensor) -> tuple[FloatArray, int] | None:
@@ -73,7 +73,13 @@ def _constant(raw: Any, made: torch.Tensor) -> tuple[FloatArray, int] | None:
     return np.array(values), next(iter(wide), 1)
 
 
-def _affine(kind: str, value: FloatArray, alpha: float, *, swapped: bool) -> Affine:
+def arithmetic_affine(
+    kind: str | None, value: FloatArray, alpha: float, *, swapped: bool
+) -> Affine:
+    """What ``neg``, ``mul``, ``div``, ``add``, ``sub`` or ``rsub`` with a constant does.
+
+    ``swapped``: the constant is the first operand.
+    """
     one, zero = np.ones_like(value), np.zeros_like(value)
     if kind == "neg":
         return Affine(-one, zero)

@@ -14,6 +14,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec
 
+from dacconv.models.torch_arithmetic import arithmetic_affine
 from dacconv.models.torch_convs import batchnorm_affine, linear_value, to_numpy, weight_problem
 from dacconv.models.torch_functions import per_axis
 from dacconv.models.torch_program_flow import (
@@ -389,17 +390,7 @@ class _Reader:
         )
         value = value.reshape(()) if value.size == 1 else value
         alpha = float(call.get("alpha", 1))
-        one, zero = np.ones_like(value), np.zeros_like(value)
-        if kind == "neg":
-            return Affine(-one, zero)
-        if kind == "mul":
-            return Affine(value, zero)
-        if kind == "div":
-            return Affine(1 / value, zero)
-        if kind == "rsub":  # other - alpha * self
-            return Affine(one, -alpha * value) if swapped else Affine(-alpha * one, value)
-        sign = -alpha if kind == "sub" else alpha  # self + sign * other
-        return Affine(sign * one, value) if swapped else Affine(one, sign * value)
+        return arithmetic_affine(kind, value, alpha, swapped=swapped)
 
     # -- names and shapes -------------------------------------------------------------------
 
