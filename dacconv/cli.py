@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -41,12 +42,14 @@ def app() -> None:
 @options.SOURCE
 @options.JSON
 @options.MARKDOWN
-def inspect(model: Path, json: Path | None, markdown: Path | None, **given: Any) -> None:
+@options.HTML
+def inspect(model: Path, **given: Any) -> None:
     """List every layer in order of execution: sizes, costs, and why one cannot be split."""
     from dacconv import pipeline
     from dacconv.jobs import open_with
 
-    _show(pipeline.inspect(open_with(model, _settings(given))), json, markdown)
+    reports = _reports(given)
+    _show(pipeline.inspect(open_with(model, _settings(given))), reports)
 
 
 @app.command(cls=options.Command, epilog=EXIT_CODES)
@@ -62,6 +65,7 @@ def inspect(model: Path, json: Path | None, markdown: Path | None, **given: Any)
 @options.DRY_RUN
 @options.JSON
 @options.MARKDOWN
+@options.HTML
 def convert(
     model: Path,
     config: Path | None,
@@ -69,8 +73,6 @@ def convert(
     force: bool,
     keep: bool,
     dry_run: bool,
-    json: Path | None,
-    markdown: Path | None,
     **given: Any,
 ) -> None:
     """Split the chosen conv layers and write the lighter model with its report.
@@ -79,7 +81,7 @@ def convert(
     """
     from dacconv import console, jobs
 
-    settings = _settings(given, config)
+    reports, settings = _reports(given), _settings(given, config)
     with console.Bars() as bars:
         if dry_run:
             outcome = jobs.dry_run(model, settings, output=output, force=force, progress=bars)
@@ -87,7 +89,7 @@ def convert(
             outcome = jobs.convert_file(
                 model, settings, output=output, force=force, keep=keep, progress=bars
             )
-    _finish(outcome, json, markdown)
+    _finish(outcome, reports)
 
 
 @app.command(cls=options.Command, epilog=EXIT_CODES)
@@ -98,13 +100,12 @@ def convert(
 @options.TARGET
 @options.JSON
 @options.MARKDOWN
+@options.HTML
 def fuse(
     model: Path,
     output: Path | None,
     force: bool,
     keep: bool,
-    json: Path | None,
-    markdown: Path | None,
     **given: Any,
 ) -> None:
     """Merge BatchNorm, parallel branches and chains into single convs, without loss.
@@ -113,12 +114,12 @@ def fuse(
     """
     from dacconv import console, jobs
 
-    settings = _settings(given)
+    reports, settings = _reports(given), _settings(given)
     with console.Bars() as bars:
         outcome = jobs.fuse_file(
             model, settings, output=output, force=force, keep=keep, progress=bars
         )
-    _finish(outcome, json, markdown)
+    _finish(outcome, reports)
 
 
 @app.command(cls=options.Command, epilog=EXIT_CODES)
@@ -128,17 +129,24 @@ def fuse(
 @options.RUN
 @options.AGREEMENT
 @options.JSON
-def check(original: Path, converted: Path, json: Path | None, **given: Any) -> None:
+@options.HTML
+def check(original: Path, converted: Path, **given: Any) -> None:
     """Run two models on the same seeded inputs: do they agree, and which is faster."""
     from dacconv import console, formatting, jobs
-    from dacconv.exporters import json_report
 
-    settings = _settings(given)
+    reports, settings = _reports(given), _settings(given)
     with console.Bars() as bars:
         verification, missed = jobs.compare_files(original, converted, settings, bars)
-    if json is not None:
-        _write(json, json_report.render_verification(verification))
-    if json != STDOUT:
+    if "json" in reports:
+        from dacconv.exporters import json_report
+
+        _write(reports["json"], json_report.render_verification(verification))
+    if "html" in reports:
+        from dacconv.exporters import html
+
+        title = f"{original.name} and {converted.name}"
+        _write(reports["html"], html.render_verification(verification, title, missed))
+    if STDOUT not in reports.values():
         console.print_lines(formatting.verification(verification))
     console.print_missed(missed)
     if missed:
@@ -176,31 +184,39 @@ def _settings(given: dict[str, Any], config: Path | None = None) -> Settings:
     return from_options(config, given)
 
 
-def _finish(outcome: Outcome, json: Path | None, markdown: Path | None) -> None:
+def _reports(given: dict[str, Any]) -> dict[str, Path]:
+    """Where the reports go, by their kind, among a command's options."""
+    named = {name: given.get(name) for name in options.REPORTS}
+    reports = {name: path for name, path in named.items() if path is not None}
+    if sum(path == STDOUT for path in reports.values()) > 1:
+        kinds = " and ".join(f"--{name} -" for name, path in reports.items() if path == STDOUT)
+        raise UsageError(f"{kinds} exclude each other")
+    return reports
+
+
+def _finish(outcome: Outcome, reports: Mapping[str, Path]) -> None:
     """Show what a job did; exit with 1 where a gate was missed."""
     from dacconv import console
 
-    _show(outcome.report, json, markdown)
+    _show(outcome.report, reports)
     for path in outcome.written:
-        click.echo(f"wrote {path}", err=STDOUT in (json, markdown))
-    console.print_missed(outcome.missed)
-    if outcome.missed:
+        click.echo(f"wrote {path}", err=STDOUT in reports.values())
+    console.print_missed(outcome.report.missed)
+    if outcome.report.missed:
         if not outcome.written:
             click.echo("nothing was written; --keep writes it all the same", err=True)
         raise click.exceptions.Exit(1)
 
 
-def _show(report: Report, json: Path | None, markdown: Path | None) -> None:
+def _show(report: Report, reports: Mapping[str, Path]) -> None:
     """Print the report, and write it where the user wants it."""
     from dacconv import console
-    from dacconv.exporters import EXPORTERS
 
-    if json == markdown == STDOUT:
-        raise UsageError("--json - and --markdown - exclude each other")
-    for name, target in (("json", json), ("markdown", markdown)):
-        if target is not None:
-            _write(target, EXPORTERS[name](report))
-    if STDOUT not in (json, markdown):
+    for name, target in reports.items():
+        from dacconv.exporters import EXPORTERS
+
+        _write(target, EXPORTERS[name](report))
+    if STDOUT not in reports.values():
         console.print_report(report)
 
 

@@ -129,8 +129,11 @@ def plain_table(report: Report) -> list[str]:
     ]
 
 
-def facts(report: Report) -> list[str]:
-    """What a reader must know besides the table, a sentence each."""
+def facts(report: Report, *, by_layer: bool = True) -> list[str]:
+    """What a reader must know besides the table, a sentence each.
+
+    Without ``by_layer``, what is to be said of single layers is told elsewhere.
+    """
     eligible = sum(row.eligible for row in report.rows)
     lines = [
         f"{eligible} of {len(report.rows)} layers can be split"
@@ -141,15 +144,16 @@ def facts(report: Report) -> list[str]:
         lines[0] += f"; layers in order of {report.order}"
     if report.before.macs is None:
         lines.append("MACs and bytes moved are unknown without the sizes: give --input-shape")
-    lines += [
-        f"left alone: {_listed(names)}: {reason}"
-        for reason, names in left_alone(report.refusals).items()
-    ]
+    if by_layer:
+        lines += [
+            f"left alone: {_listed(names)}: {reason}"
+            for reason, names in left_alone(report.refusals).items()
+        ]
     if report.calibration:
-        lines += _calibrated(report, report.calibration)
+        lines += _calibrated(report, report.calibration, by_layer=by_layer)
     if report.fused:
         lines.append(f"merged without loss: {_merged(report)}")
-    if report.unmerged:
+    if report.unmerged and by_layer:
         lines += _unmerged(report)
     counted = [
         f"{entry.count} {entry.kind}"
@@ -161,7 +165,7 @@ def facts(report: Report) -> list[str]:
     return lines + list(report.notes)
 
 
-def _calibrated(report: Report, done: Calibration) -> list[str]:
+def _calibrated(report: Report, done: Calibration, *, by_layer: bool) -> list[str]:
     """What the layers' outputs were reproduced on, and what came of it."""
     verdict = "taken" if done.taken else "not taken: the plain split stays"
     second = ""
@@ -174,7 +178,7 @@ def _calibrated(report: Report, done: Calibration) -> list[str]:
         f"{error(done.plain_error)} > {error(done.error)}{second}; {verdict}",
     ]
     fits = [(row.name, row.fit) for row in report.rows if row.fit is not None]
-    if done.taken and fits:
+    if done.taken and fits and by_layer:
         lines.append(
             "output error of each layer, plain > reconstructed (on what it was fitted to):"
         )

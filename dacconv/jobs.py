@@ -10,7 +10,7 @@ from dacconv import pipeline, plans
 from dacconv.config import Settings, parse_arguments, parse_shapes
 from dacconv.errors import UsageError
 from dacconv.files import Digest, write_text
-from dacconv.gates import missed
+from dacconv.gates import Gates, missed
 from dacconv.models.base import LoadOptions, Model
 from dacconv.pipeline import Conversion, check_target, default_target
 from dacconv.progress import Progress, silent
@@ -27,10 +27,9 @@ NO_SPLIT = Plan(())
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """What a job did: its report, the gates that it missed and the files that it wrote."""
+    """What a job did: its report, with the gates that it missed, and the files that it wrote."""
 
     report: Report
-    missed: tuple[str, ...]
     written: tuple[Path, ...]
 
 
@@ -157,9 +156,7 @@ def convert_file(
     )
     done = replace(done, report=_noted(done.report, told, settings))
     done = _verified(model, done, settings, progress)
-    failed = tuple(missed(done.report, gates))
-    written = () if failed and not keep else done.save(target, force=force)
-    return Outcome(done.report, failed, written)
+    return _saved(done, gates, target, force=force, keep=keep)
 
 
 def dry_run(
@@ -180,7 +177,7 @@ def dry_run(
     report = pipeline.preview(model, plan, fuse=settings.fuse)
     report = _noted(report, told, settings)
     write_text(target, plans.plan_to_json(plan))
-    return Outcome(report, (), (target,))
+    return Outcome(report, (target,))
 
 
 def fuse_file(
@@ -207,9 +204,7 @@ def fuse_file(
     gates = settings.gates()
     if gates.max_error is None and settings.verify and done.report.verification:
         gates = replace(gates, max_error=lossless_error(done.report.verification))
-    failed = tuple(missed(done.report, gates))
-    written = () if failed and not keep else done.save(target, force=force)
-    return Outcome(done.report, failed, written)
+    return _saved(done, gates, target, force=force, keep=keep)
 
 
 def lossless_error(check: Verification) -> float:
@@ -234,6 +229,13 @@ def compare_files(
     )
     report = replace(pipeline.inspect(first), verification=check)
     return check, tuple(missed(report, replace(settings.gates(), min_saving=None)))
+
+
+def _saved(done: Conversion, gates: Gates, target: Path, *, force: bool, keep: bool) -> Outcome:
+    """What came of a conversion, written unless it misses a gate and is not to be kept."""
+    report = replace(done.report, missed=tuple(missed(done.report, gates)))
+    written = () if report.missed and not keep else done.save(target, force=force)
+    return Outcome(report, written)
 
 
 def _noted(report: Report, told: str, settings: Settings) -> Report:

@@ -224,6 +224,13 @@ JSON = panel(
         {"type": FILE, "metavar": "FILE", "help": "Write the report as JSON; - is stdout."},
     ),
 )
+HTML = panel(
+    "Output",
+    (
+        "--html",
+        {"type": FILE, "metavar": "FILE", "help": "Write the report as a page; - is stdout."},
+    ),
+)
 MARKDOWN = panel(
     "Output",
     (
@@ -231,3 +238,5 @@ MARKDOWN = panel(
         {"type": FILE, "metavar": "FILE", "help": "Write the report as Markdown; - is stdout."},
     ),
 )
+REPORTS = ("json", "markdown", "html")
+"""The options that name a file for the report."""

@@ -175,6 +175,7 @@ class Report:
     """What was done to a model, what it saves, what it costs and what was left alone.
 
     ``verification`` is None where it was not done, and then ``unverified`` says why.
+    ``missed`` are the gates that were missed, a sentence each.
     """
 
     format: str
@@ -190,6 +191,7 @@ class Report:
     verification: Verification | None = None
     unverified: str | None = None
     calibration: Calibration | None = None
+    missed: tuple[str, ...] = ()
 
     @property
     def before(self) -> Cost:
@@ -228,6 +230,7 @@ class Report:
             "plan": plan_to_dict(self.plan) if self.plan else None,
             "verification": asdict(self.verification) if self.verification else None,
             "unverified": self.unverified,
+            "missed": list(self.missed),
             "calibration": asdict(self.calibration) if self.calibration else None,
             "provenance": asdict(self.provenance) if self.provenance else None,
         }

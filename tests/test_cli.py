@@ -412,3 +412,18 @@ def test_the_same_from_python(work):
     assert done.save("out.onnx") == (Path("out.onnx"),)
     assert 0 < dacconv.verify(model, dacconv.load("out.onnx")).relative_error < 2
     assert [layer.name for layer in dacconv.survey(model)][:3] == ["conv1", "conv2", "conv3"]
+
+
+def test_html(run, work):
+    assert run("convert", "net.onnx", "--rank", 2, "--html", "r.html").code == 0
+    text = (work / "r.html").read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert "of the MACs saved" in text
+    done = run("check", "net.onnx", "net.dac.onnx", "--max-error", 0, "--html", "-")
+    assert done.code == 1
+    assert done.out.startswith("<!doctype html>")
+    assert "Gate missed: relative error" in done.out
+    assert run("inspect", "net.onnx", "--html", "-").out.startswith("<!doctype html>")
+    done = run("inspect", "net.onnx", "--html", "-", "--json", "-")
+    assert (done.code, done.out) == (2, "")
+    assert "--json - and --html - exclude each other" in done.err

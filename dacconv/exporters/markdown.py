@@ -12,7 +12,10 @@ def render(report: Report) -> str:
     """The report as GitHub-flavoured Markdown."""
     origin = report.provenance
     title = f"# dacconv: {origin.source}" if origin else "# dacconv"
-    parts = [title, _headline(report), _table(report), _bullets(formatting.facts(report))]
+    parts = [title, _headline(report)]
+    if report.missed:
+        parts.append("\n>\n".join(f"> **Gate missed:** {_escape(line)}" for line in report.missed))
+    parts += [_table(report), _bullets(formatting.facts(report))]
     if report.verification:
         parts += ["## Verification", _bullets(formatting.verification(report.verification))]
     elif report.unverified:

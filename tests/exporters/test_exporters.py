@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from dacconv import formatting
-from dacconv.exporters import EXPORTERS
+from dacconv.exporters import EXPORTERS, html
 from dacconv.report import Latency, LayerError, OutputCheck, Verification, build
 from dacconv.types import Choice, Geometry, Graph, Node, Plan, Provenance, Skipped, ValueSpec
 
@@ -95,3 +95,42 @@ def test_numbers_as_words():
     ]  # fmt: skip
     assert formatting.saved(100, 58) == "42.0 %"
     assert formatting.saved(None, 58) == "?"
+
+
+def test_the_page_holds_everything():
+    evil = "<script>alert(1)</script>"
+    made = replace(report(), missed=("relative error: 0.25, at most 0.1 wanted",))
+    made = replace(made, rows=(replace(made.rows[0], name=evil), *made.rows[1:]))
+    text = EXPORTERS["html"](made)
+    assert text == EXPORTERS["html"](made)
+    assert evil not in text
+    assert "&lt;script&gt;alert(1)" in text
+    for words in (
+        "net.onnx",
+        "Gate missed: relative error: 0.25, at most 0.1 wanted",
+        "keep their top class",
+        "2.00 x",
+        "rank 9 would cost 2 x",
+        "a 1x1 kernel",
+        "&#34;plan_version&#34;: 1",
+        "ab" * 32,
+        "rank = 2",
+        "rank 2 of 9, kernel error 0.6",
+    ):
+        assert words in text
+    assert text.count("<svg") == 2
+    assert "not verified" in EXPORTERS["html"](report(False))
+
+
+def test_the_page_of_a_model_as_it_is():
+    text = EXPORTERS["html"](build("onnx", GRAPH))
+    assert "layers can be split" in text
+    assert "saved" not in text[text.index("<h1") :]
+
+
+def test_the_page_of_a_verification():
+    check = report().verification
+    text = html.render_verification(check, "a and b", ("agreement <b>",))
+    assert "Gate missed: agreement &lt;b&gt;" in text
+    assert "87.5 %" in text
+    assert "1x10" in text

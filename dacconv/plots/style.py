@@ -1,0 +1,90 @@
+"""How every figure looks, and figures as files.
+
+The colours are Okabe and Ito's, which stay apart for colour-blind eyes; ``pages`` gives the ink
+and the paper other values where a page is dark. A figure is made without pyplot, so that no
+display is looked for, and the same figure gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, SOFT, LINE, PAPER, GREY = "#1f2328", "#59636e", "#d1d9e0", "#ffffff", "#9aa4ae"
+BLUE, GREEN, ORANGE, RED, PINK, SKY = (
+    "#0072b2", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#56b4e9",
+)  # fmt: skip
+WIDTH, HEIGHT = 5.0, 3.0
+"""Inches: narrow enough that the text is still read on a phone."""
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "axes.facecolor": PAPER,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": PAPER,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "savefig.dpi": 160,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "dacconv",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The style of all figures; a function that draws is decorated with it."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def new_figure(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """An empty figure with one pair of axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG text, without a date."""
+    text = io.StringIO()
+    _write(figure, text, "svg", dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return text.getvalue()
+
+
+def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
+    """Write ``name.png`` and ``name.svg`` into ``folder``; return both paths."""
+    from dacconv.files import replacing
+
+    paths = folder / f"{name}.png", folder / f"{name}.svg"
+    with replacing(*paths) as (png, vector):
+        _write(figure, png, "png", {"Software": None})
+        vector.write_text(svg(figure), encoding="utf-8")
+    return paths
+
+
+def _write(
+    figure: Figure, target: Path | io.StringIO, form: str, metadata: dict[str, None]
+) -> None:
+    with style():
+        figure.savefig(target, format=form, metadata=metadata)
