@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from dacconv import __version__, options
-from dacconv.errors import DacconvError, UsageError
+from dacconv.errors import UsageError, describe
 
 if TYPE_CHECKING:
+    from dacconv.batch import Result
     from dacconv.config import Settings
     from dacconv.jobs import Outcome
     from dacconv.report import Report
@@ -53,7 +53,7 @@ def inspect(model: Path, **given: Any) -> None:
 
 
 @app.command(cls=options.Command, epilog=EXIT_CODES)
-@model_argument
+@click.argument("models", type=options.FILE, nargs=-1, required=True, metavar="MODEL...")
 @options.CHOICE
 @options.CALIBRATE
 @options.SOURCE
@@ -62,14 +62,18 @@ def inspect(model: Path, **given: Any) -> None:
 @options.SAVING
 @options.AGREEMENT
 @options.TARGET
+@options.FOLDER
+@options.AT_ONCE
 @options.DRY_RUN
 @options.JSON
 @options.MARKDOWN
 @options.HTML
 def convert(
-    model: Path,
+    models: tuple[Path, ...],
     config: Path | None,
     output: Path | None,
+    output_dir: Path | None,
+    at_once: int,
     force: bool,
     keep: bool,
     dry_run: bool,
@@ -77,17 +81,33 @@ def convert(
 ) -> None:
     """Split the chosen conv layers and write the lighter model with its report.
 
-    The result is written to MODEL.dac.SUFFIX unless -o names another file.
+    The result is written to MODEL.dac.SUFFIX unless -o names another file or -O another folder.
+    With several models, one that fails stops no other, and --json, --markdown and --html name
+    folders.
     """
-    from dacconv import console, jobs
+    from dacconv import batch, console, jobs
 
     reports, settings = _reports(given), _settings(given, config)
+    if output is not None and (output_dir is not None or len(models) > 1):
+        raise UsageError("-o names the file of one model; -O names the folder of several")
+    if len(models) > 1:
+        if STDOUT in reports.values():
+            raise UsageError("of several models a report needs a folder, not -")
+        tasks = batch.tasks_for(models, settings, output_dir, reports=reports, dry_run=dry_run)
+        manner = batch.Manner(at_once, force, keep, dry_run)
+        _finish_all(batch.run_all(tasks, manner, _told))
+        return
+    model, target = models[0], output
+    if output_dir is not None:
+        (task,) = batch.tasks_for(models, settings, output_dir, reports={}, dry_run=dry_run)
+        batch.make_folders([task])
+        target = task.output
     with console.Bars() as bars:
         if dry_run:
-            outcome = jobs.dry_run(model, settings, output=output, force=force, progress=bars)
+            outcome = jobs.dry_run(model, settings, output=target, force=force, progress=bars)
         else:
             outcome = jobs.convert_file(
-                model, settings, output=output, force=force, keep=keep, progress=bars
+                model, settings, output=target, force=force, keep=keep, progress=bars
             )
     _finish(outcome, reports)
 
@@ -157,24 +177,11 @@ def main() -> NoReturn:
     """The entry point: every DacconvError becomes one message and its exit code."""
     try:
         app(prog_name="dacconv")
-    except DacconvError as error:
-        _fail(f"dacconv: {error}", error.exit_code)
-    except MemoryError:
-        _fail("dacconv: out of memory", 3)
     except Exception as error:
-        if os.environ.get("DACCONV_DEBUG"):
-            raise
-        _fail(
-            f"dacconv: this is a bug in dacconv, not in your input: {type(error).__name__}: {error}"
-            "\n  please report it; DACCONV_DEBUG=1 shows where it happened. Nothing was written.",
-            3,
-        )
+        message, code = describe(error)
+        click.echo(f"dacconv: {message}", err=True)
+        sys.exit(code)
     sys.exit(0)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    click.echo(message, err=True)
-    sys.exit(code)
 
 
 def _settings(given: dict[str, Any], config: Path | None = None) -> Settings:
@@ -206,6 +213,25 @@ def _finish(outcome: Outcome, reports: Mapping[str, Path]) -> None:
         if not outcome.written:
             click.echo("nothing was written; --keep writes it all the same", err=True)
         raise click.exceptions.Exit(1)
+
+
+def _told(result: Result, done: int, total: int) -> None:
+    """Write the reports of one of many models, and tell that it is through."""
+    from dacconv.exporters import EXPORTERS
+
+    if result.outcome is not None:
+        for name, target in result.task.reports.items():
+            _write(target, EXPORTERS[name](result.outcome.report))
+    click.echo(f"[{done}/{total}] {result.task.name}: {result.status}", err=True)
+
+
+def _finish_all(results: Sequence[Result]) -> None:
+    """Show what came of many models; exit with the gravest code."""
+    from dacconv import batch, console
+
+    console.print_results(results)
+    if code := batch.exit_code(results):
+        raise click.exceptions.Exit(code)
 
 
 def _show(report: Report, reports: Mapping[str, Path]) -> None:

@@ -18,9 +18,11 @@ from dacconv import formatting
 from dacconv.report import CONVENTION, Report
 
 if TYPE_CHECKING:
+    from dacconv.batch import Result
     from dacconv.terminal import TerminalBars
 
 DELAY_SECONDS = 1.0
+RESULT_NUMBERS = ("MACs saved", "parameters saved", "error", "same top class")
 
 
 def print_report(report: Report) -> None:
@@ -54,6 +56,32 @@ def print_missed(missed: Sequence[str]) -> None:
     for line in missed:
         click.secho("gate missed: ", err=True, nl=False, fg="red", bold=True)
         click.echo(line, err=True)
+
+
+def print_results(results: Sequence[Result]) -> None:
+    """A line per model on stdout, then what went wrong with each on stderr."""
+    rows: list[tuple[str, ...]] = [("model", "status", "written", *RESULT_NUMBERS)]
+    for result in results:
+        report = result.outcome.report if result.outcome else None
+        written = result.outcome.written if result.outcome else ()
+        numbers = (formatting.UNKNOWN,) * len(RESULT_NUMBERS)
+        if report is not None:
+            check = report.verification
+            numbers = (
+                formatting.saved(report.before.macs, report.after.macs),
+                formatting.saved(report.before.params, report.after.params),
+                formatting.error(check.relative_error if check else None),
+                formatting.share(check.agreement if check else None),
+            )
+        name = str(written[0]) if written else "-"
+        rows.append((result.task.name, result.status, name, *numbers))
+    print_lines(formatting.aligned(rows, 3))
+    for result in results:
+        if result.error:
+            known = result.error.startswith(str(result.task.source))
+            click.echo(result.error if known else f"{result.task.name}: {result.error}", err=True)
+        if result.outcome:
+            print_missed([f"{result.task.name}: {m}" for m in result.outcome.report.missed])
 
 
 class Bars:

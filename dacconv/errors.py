@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import traceback
+
 
 class DacconvError(Exception):
     """Bad input, told in one message.
@@ -23,6 +26,21 @@ class DacconvError(Exception):
     def __str__(self) -> str:
         message = f"{self.where}: {self.what}" if self.where else self.what
         return f"{message}\n  {self.hint}" if self.hint else message
+
+
+def describe(error: Exception) -> tuple[str, int]:
+    """An error as a message to the user, and its exit code; what is no DacconvError is a bug."""
+    if isinstance(error, DacconvError):
+        return str(error), error.exit_code
+    if isinstance(error, MemoryError):
+        return "out of memory", 3
+    message = (
+        f"this is a bug in dacconv, not in your input: {type(error).__name__}: {error}"
+        "\n  please report it; DACCONV_DEBUG=1 shows where it happened. Nothing was written."
+    )
+    if os.environ.get("DACCONV_DEBUG"):
+        message += "\n" + "".join(traceback.format_exception(error))
+    return message, 3
 
 
 class UsageError(DacconvError):

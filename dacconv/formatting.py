@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from dacconv.numerics.cost import Cost
 from dacconv.report import Calibration, Report, Row, Verification
@@ -118,11 +118,15 @@ def summary_rows(report: Report) -> list[tuple[str, ...]]:
 
 def plain_table(report: Report) -> list[str]:
     """The table as lines of aligned text, however long."""
-    rows = [COLUMNS, *map(row_cells, report.rows), *summary_rows(report)]
+    return aligned([COLUMNS, *map(row_cells, report.rows), *summary_rows(report)], TEXT_COLUMNS)
+
+
+def aligned(rows: Sequence[Sequence[str]], text_columns: int) -> list[str]:
+    """Rows as lines, the first columns flush left and the others flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            cell.ljust(width) if index < TEXT_COLUMNS else cell.rjust(width)
+            cell.ljust(width) if index < text_columns else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

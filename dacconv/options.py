@@ -216,6 +216,22 @@ TARGET = panel(
     ("--force", flag("Overwrite.")),
     ("--keep", flag("Write even when a gate is missed.")),
 )
+AT_ONCE = panel(
+    "Output",
+    (
+        "--jobs",
+        "at_once",
+        {"type": NATURAL, "default": 1, "metavar": "N", "help": "Models converted at once (1)."},
+    ),
+)
+FOLDER = panel(
+    "Output",
+    (
+        "-O",
+        "--output-dir",
+        {"type": FILE, "metavar": "DIR", "help": "The folder to write into; made if missing."},
+    ),
+)
 DRY_RUN = panel("Output", ("--dry-run", flag("Print and write the plan only (-o names it).")))
 JSON = panel(
     "Output",

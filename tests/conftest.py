@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,3 +25,43 @@ def shared_data() -> Path:
 def assets() -> Path:
     """The small real network and images that the repository carries."""
     return ROOT / "tests" / "assets"
+
+
+@pytest.fixture(scope="session")
+def nets(tmp_path_factory) -> Path:
+    """A small network in every format; see ``cli_nets``."""
+    from tests import cli_nets
+
+    folder = tmp_path_factory.mktemp("nets")
+    cli_nets.write_all(folder)
+    return folder
+
+
+@pytest.fixture
+def work(nets, tmp_path, monkeypatch) -> Path:
+    """A folder with copies of the small networks, which the test runs in."""
+    for source in nets.iterdir():
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(work, monkeypatch, capfd):
+    """Run a command as a user types it: its exit code, output, and what it did to the folder."""
+    from dacconv import cli
+
+    def call(*args: object) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["dacconv", *map(str, args)])
+        before = {p: p.read_bytes() for p in work.iterdir() if p.is_file()}
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        assert "bug in dacconv" not in err
+        assert not [p for p in work.iterdir() if p.name.startswith(".")], "a partial file"
+        new = sorted(p.name for p in work.iterdir() if p not in before)
+        kept = all(p.read_bytes() == data for p, data in before.items())
+        return SimpleNamespace(code=stop.value.code or 0, out=out, err=err, new=new, kept=kept)
+
+    return call

@@ -7,7 +7,6 @@ import os
 import stat
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,44 +15,11 @@ import pytest
 import torch
 
 import dacconv
-from dacconv import cli, files
+from dacconv import files
 from tests import cli_nets
 
 HERE = Path(__file__).parent
 ARCH = ("--arch", f"{HERE / 'cli_nets.py'}:SmallNet", "--input-shape", "1,3,12,12")
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("nets")
-    cli_nets.write_all(folder)
-    return folder
-
-
-@pytest.fixture
-def work(made, tmp_path, monkeypatch) -> Path:
-    for source in made.iterdir():
-        (tmp_path / source.name).write_bytes(source.read_bytes())
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def run(work, monkeypatch, capfd):
-    def call(*args: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["dacconv", *map(str, args)])
-        before = {p: p.read_bytes() for p in work.iterdir() if p.is_file()}
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        assert "bug in dacconv" not in err
-        assert not [p for p in work.iterdir() if p.name.startswith(".")], "a partial file"
-        new = sorted(p.name for p in work.iterdir() if p not in before)
-        kept = all(p.read_bytes() == data for p, data in before.items())
-        return SimpleNamespace(code=stop.value.code or 0, out=out, err=err, new=new, kept=kept)
-
-    return call
 
 
 def scores(path: Path) -> np.ndarray:
@@ -375,7 +341,7 @@ def test_version_and_help(run):
     assert run("convert", "--no-such-option").code == 2
 
 
-def test_help_loads_no_framework(made):
+def test_help_loads_no_framework(nets):
     import subprocess
 
     code = (
@@ -389,11 +355,11 @@ def test_help_loads_no_framework(made):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_converting_onnx_loads_no_torch(made, tmp_path):
+def test_converting_onnx_loads_no_torch(nets, tmp_path):
     import subprocess
 
     code = (
-        f"import sys; sys.argv = ['dacconv', 'convert', r'{made / 'net.onnx'}', '--rank', '2',"
+        f"import sys; sys.argv = ['dacconv', 'convert', r'{nets / 'net.onnx'}', '--rank', '2',"
         f" '-o', r'{tmp_path / 'o.onnx'}']\n"
         "from dacconv.cli import main\n"
         "try: main()\n"
