@@ -173,6 +173,35 @@ def check(original: Path, converted: Path, **given: Any) -> None:
         raise click.exceptions.Exit(1)
 
 
+@app.command("run", cls=options.Command, epilog=EXIT_CODES)
+@click.argument("file", type=options.FILE, default=Path("dacconv.toml"))
+@options.AT_ONCE
+@options.FORCE
+@options.DRY_RUN
+def run_release(file: Path, at_once: int, force: bool, dry_run: bool) -> None:
+    """Do all jobs of a release that FILE lists (dacconv.toml), and write their SHA256SUMS.
+
+    Paths in FILE are relative to its folder. The checksums are written when every job is done
+    and no gate was missed.
+    """
+    from contextlib import chdir
+
+    from dacconv import batch, release
+
+    jobs = release.read_release(file, dry_run=dry_run)
+    folder = file.absolute().parent
+    if folder != Path.cwd():
+        click.echo(f"in {file.parent}:", err=True)
+    with chdir(folder):
+        if not dry_run:
+            release.check_sums(jobs, force=force)
+        manner = batch.Manner(at_once, force=force, dry_run=dry_run)
+        results = batch.run_all(jobs.tasks, manner, _told)
+        if not dry_run and batch.exit_code(results) == 0:
+            _write(jobs.sums, release.checksums(results, jobs.folder))
+    _finish_all(results)
+
+
 def main() -> NoReturn:
     """The entry point: every DacconvError becomes one message and its exit code."""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -129,10 +129,15 @@ def settings(config: Path | None, given: Mapping[str, Any]) -> Settings:
     """
     values = read_toml(config) if config else {}
     mine = {key: value for key, value in given.items() if value not in (None, (), {}, [])}
+    return Settings(**overlaid(values, mine))
+
+
+def overlaid(values: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with ``mine`` over them; one way to choose ranks or layers replaces another."""
     for group in (RANK_KEYS, RANGE_KEYS):
         if any(key in mine for key in group):
             values = {key: value for key, value in values.items() if key not in group}
-    return Settings(**(values | mine))
+    return {**values, **mine}
 
 
 def from_options(config: Path | None, options: Mapping[str, Any]) -> Settings:
@@ -155,15 +160,38 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: not TOML, an unknown key (names the nearest), a value of a wrong type.
     """
+    data = load_toml(path)
+    check_known(data, setting_names(), str(path))
+    return entries(data, str(path))
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds; UsageError where it cannot be read."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError("no such file", where=str(path)) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"not readable as TOML: {error}", where=str(path)) from error
-    return {
-        name: value for key, value in data.items() for name, value in [_entry(key, value, path)]
-    }
+
+
+def setting_names() -> tuple[str, ...]:
+    """The names of all settings, as a file spells them."""
+    return tuple(f.name.replace("_", "-") for f in fields(Settings))
+
+
+def check_known(data: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Raise UsageError, with the nearest known one, for a key that is not known."""
+    for key in data:
+        if key.replace("_", "-") not in known:
+            near = get_close_matches(key.replace("_", "-"), known, n=1, cutoff=0.0)[0]
+            raise UsageError(f"unknown key '{key}'", where=where, hint=f"the nearest is '{near}'")
+
+
+def entries(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings as TOML has them, as the fields of :class:`Settings`."""
+    names = {key: key.replace("-", "_") for key in data}
+    return {name: _checked(name, data[key], f"{where}, {key}") for key, name in names.items()}
 
 
 def parse_ranks(text: str) -> dict[str, int]:
@@ -224,15 +252,6 @@ def parse_arguments(texts: tuple[str, ...]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             arguments[name.strip()] = {"True": True, "False": False, "None": None}.get(value, value)
     return arguments
-
-
-def _entry(key: str, value: object, path: Path) -> tuple[str, Any]:
-    known = [f.name for f in fields(Settings)]
-    name = key.replace("-", "_")
-    if name not in known:
-        near = get_close_matches(name, known, n=1, cutoff=0.0)[0].replace("_", "-")
-        raise UsageError(f"unknown key '{key}'", where=str(path), hint=f"the nearest is '{near}'")
-    return name, _checked(name, value, f"{path}, {key}")
 
 
 def _checked(name: str, value: object, where: str) -> Any:

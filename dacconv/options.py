@@ -216,6 +216,7 @@ TARGET = panel(
     ("--force", flag("Overwrite.")),
     ("--keep", flag("Write even when a gate is missed.")),
 )
+FORCE = panel("Output", ("--force", flag("Overwrite.")))
 AT_ONCE = panel(
     "Output",
     (

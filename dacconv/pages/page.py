@@ -102,10 +102,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure as SVG text made by dacconv, and what it shows, in a sentence."""
+    """A figure as SVG text made by dacconv, and what it shows, in a sentence.
+
+    ``themed`` lets it follow the page from light to dark; else it stays on white.
+    """
 
     svg: str
     caption: str
+    themed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +207,8 @@ def _resource(name: str) -> str:
 def _inline(picture: Picture) -> str:
     """The ``<svg>`` element alone, its text and grid in the colours of the page."""
     svg = picture.svg[picture.svg.index("<svg") :]
+    if not picture.themed:
+        return svg
     return re.sub(
         "|".join(THEMED), lambda m: f"var(--{THEMED[m[0].lower()]})", svg, flags=re.IGNORECASE
     )
