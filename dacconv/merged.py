@@ -135,6 +135,7 @@ class MergedModel:
             replace(
                 edit,
                 branches=given[name].branches,
+                form=given[name].form,
                 reason=f"{edit.reason}; {given[name].reason}",
             )
             if name in given

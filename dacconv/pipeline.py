@@ -235,6 +235,7 @@ def _rewrites(graph: Graph, plan: Plan, splits: Mapping[str, Split]) -> list[Rew
             source=graph.node(site).inputs[0],
             branches=branches,
             reason=f"{choice.method} rank {choice.rank}",
+            form=choice.form,
         )
         for choice in plan.choices
         for site, branches in splits[choice.layer].sites

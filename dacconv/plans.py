@@ -10,6 +10,7 @@ from typing import Any
 
 from dacconv.decompositions import METHODS, Method
 from dacconv.errors import UsageError
+from dacconv.forms import FORMS, MULTIPLIER
 from dacconv.numerics.cost import layer_cost, total
 from dacconv.policies import BUDGETS, POLICIES, RankOptions, Selection, Spectra, select
 from dacconv.policies.uniform import check_rank
@@ -104,6 +105,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "plan_version": PLAN_VERSION,
         "layers": [
             {"name": c.layer, "method": c.method, "rank": c.rank}
+            | ({"form": c.form} if c.form != MULTIPLIER else {})
             | ({"note": c.note} if c.note else {})
             for c in plan.choices
         ],
@@ -180,7 +182,7 @@ def _choice(entry: object, where: str) -> Choice:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
         raise UsageError(f"not a layer of a plan: {json.dumps(entry)}", where=where)
     name = entry["name"]
-    unknown = set(entry) - {"name", "method", "rank", "note"}
+    unknown = set(entry) - {"name", "method", "rank", "form", "note"}
     if unknown:
         raise UsageError(f"layer {name}: unknown key '{min(unknown)}'", where=where)
     method = entry.get("method", "dac")
@@ -190,4 +192,10 @@ def _choice(entry: object, where: str) -> Choice:
             where=where,
             hint=f"known: {', '.join(METHODS)}",
         )
-    return Choice(name, method, check_rank(entry.get("rank"), f"{where}, layer {name}"))
+    form = entry.get("form", MULTIPLIER)
+    if form not in FORMS:
+        raise UsageError(
+            f"layer {name}: unknown form '{form}'", where=where, hint=f"known: {', '.join(FORMS)}"
+        )
+    rank = check_rank(entry.get("rank"), f"{where}, layer {name}")
+    return Choice(name, method, rank, form=form)

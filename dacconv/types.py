@@ -54,6 +54,11 @@ class Conv:
 
     With ``transposed`` it is a transposed convolution: ``padding`` is what is cropped from
     the full output, and ``output_padding`` what is added to its end, per spatial axis.
+
+    With ``copies`` it reads its source that many times over, and ``groups`` and the input
+    channels count all of them: the whole source again and again, or, ``interleaved``, every
+    channel that many times in a row. ``apart`` says that each copy is convolved on its own and
+    the results are joined, which is the same function. See ``dacconv.forms``.
     """
 
     weight: FloatArray
@@ -66,6 +71,9 @@ class Conv:
     pad_mode: str = "zeros"
     transposed: bool = False
     output_padding: tuple[int, ...] = ()
+    copies: int = 1
+    interleaved: bool = False
+    apart: bool = False
 
     @property
     def out_channels(self) -> int:
@@ -228,12 +236,13 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A layer that is to be split, how, and to which rank."""
+    """A layer that is to be split, how, to which rank, and in which form it is written."""
 
     layer: str
     method: str
     rank: int
     note: str = ""
+    form: str = "multiplier"
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +273,8 @@ class Rewrite:
     where a conv -> Transpose -> BatchNorm loses its BatchNorm, whoever read the BatchNorm reads
     the Transpose. A fusion emits one conv of the op of ``target`` or of the conv in ``drop``
     (a linear layer stays linear, see ``Conv.weight``; ``Conv.transposed`` a transposed conv).
+
+    ``form`` is how a depthwise conv and what follows it are written; see ``dacconv.forms``.
     """
 
     target: str
@@ -272,6 +283,7 @@ class Rewrite:
     drop: tuple[str, ...] = ()
     reason: str = ""
     alias: Mapping[str, str] = field(default_factory=dict)
+    form: str = "multiplier"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
-from dacconv.types import Affine, Array, Conv, Graph, Plan, Rewrite, ValueSpec
+from dacconv.types import Affine, Array, Conv, Geometry, Graph, Plan, Rewrite, ValueSpec
 
 Feeds = Mapping[str, Array]
 Runner = Callable[[Feeds], dict[str, Array]]
@@ -76,6 +76,13 @@ class Model(Protocol):
 
     def affine(self, node: str) -> Affine:
         """The per-channel affine at a node whose op is ``affine``, in float64."""
+        ...
+
+    def forms(self, geometry: Geometry, *, own_layers: bool) -> tuple[str, ...]:
+        """The forms in which the split of such a layer can be written; see ``dacconv.forms``.
+
+        With ``own_layers`` also those that need ``dacconv.nn`` where the model is loaded.
+        """
         ...
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:

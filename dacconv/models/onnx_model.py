@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from dacconv.errors import UnsupportedError
+from dacconv.forms import FORMS
 from dacconv.models.base import Feeds, LoadOptions, Runner, Visit
 from dacconv.models.onnx_affine import batch_norm, loose_affine, loose_affine_axis
 from dacconv.models.onnx_consts import Constants
@@ -28,7 +29,7 @@ from dacconv.models.onnx_shapes import Inferred, infer
 from dacconv.models.onnx_static import Static
 from dacconv.models.onnx_walk import walk
 from dacconv.progress import Progress
-from dacconv.types import Affine, Array, Conv, FloatArray, Graph, Plan, Rewrite, ValueSpec
+from dacconv.types import Affine, Array, Conv, FloatArray, Geometry, Graph, Plan, Rewrite, ValueSpec
 
 
 def load(path: Path, options: LoadOptions) -> OnnxModel:
@@ -148,6 +149,10 @@ class OnnxModel:
     def can_rewrite(self, edit: Rewrite) -> str | None:
         """Why ``rewrite`` would refuse an edit; None where it would not."""
         return why_not(edit, self._known)
+
+    def forms(self, geometry: Geometry, *, own_layers: bool) -> tuple[str, ...]:
+        """All of them: a graph can say anything."""
+        return tuple(FORMS)
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:
         """A new model with the edits applied; unchanged weights are shared, not copied."""

@@ -9,6 +9,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, helper
 
 from dacconv.errors import UnsupportedError
+from dacconv.forms import lowered
 from dacconv.models.onnx_consts import Constants
 from dacconv.models.onnx_document import (
     Document,
@@ -182,11 +183,12 @@ def _nodes(
     store, output = editor.store, target.writes[0]
     if edit.branches == ((),):
         return _bypass(editor, base, edit.source, output)
-    several = len(edit.branches) > 1
+    branches = lowered(edit.branches, edit.form, store.spelled)
+    several = len(branches) > 1
     flat = len(editor.inferred.shapes.get(edit.source) or ()) == 2
     new: list[Entry] = []
     terms: list[str] = []
-    for number, chain in enumerate(edit.branches, start=1):
+    for number, chain in enumerate(branches, start=1):
         value = edit.source
         stem = f"{base}_{number}" if several else base
         for step, conv in enumerate(chain, start=1):

@@ -16,10 +16,19 @@ from dacconv.models.onnx_save import INLINE_LIMIT, inline_size, write
 from dacconv.types import Array
 
 
-def session(model: bytes | str | Path, *, threads: int | None = None, optimise: bool = True) -> Any:
+def session(
+    model: bytes | str | Path,
+    *,
+    threads: int | None = None,
+    optimise: bool = True,
+    spin: bool = False,
+    profile: str | None = None,
+) -> Any:
     """An ``onnxruntime.InferenceSession`` on the CPU.
 
-    Threads do not spin while they wait, so that two live sessions do not starve each other.
+    Threads do not spin while they wait, so that two live sessions do not starve each other;
+    with ``spin`` they do, as they would in use, but never between runs. ``profile`` is where a
+    profile is written to.
     ``optimise=False`` runs the graph as it is written; without that, ONNX Runtime fuses
     conv and BatchNormalization by itself.
 
@@ -38,7 +47,10 @@ def session(model: bytes | str | Path, *, threads: int | None = None, optimise: 
     options.inter_op_num_threads = 1
     if threads:
         options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1" if spin else "0")
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     given = model if isinstance(model, bytes) else str(model)
@@ -65,17 +77,18 @@ def _refusal(what: str, error: Exception) -> UnsupportedError:
     )
 
 
-def document_session(
-    document: Document, *, threads: int | None = None, optimise: bool = True
-) -> Any:
-    """A session on a document, from memory, or from a temporary file when it is too large."""
+def document_session(document: Document, **options: Any) -> Any:
+    """A session on a document, from memory, or from a temporary file when it is too large.
+
+    ``options`` are those of :func:`session`.
+    """
     if inline_size(document) <= INLINE_LIMIT:
-        return session(b"".join(pieces(document)), threads=threads, optimise=optimise)
+        return session(b"".join(pieces(document)), **options)
     with tempfile.TemporaryDirectory(prefix="dacconv-") as folder:
         path = Path(folder) / "model.onnx"
         with path.open("wb") as stream, path.with_name("model.onnx.data").open("wb") as side:
             write(document, stream, side, "model.onnx.data")
-        return session(path, threads=threads, optimise=optimise)
+        return session(path, **options)
 
 
 def runner(session_: Any) -> Runner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from dacconv.models.torch_entries import best_prefix
 from dacconv.models.torch_files import read_checkpoint
 from dacconv.models.torch_state import fill
 from dacconv.models.torch_statefile import StateFile, open_state
+from dacconv.nn import Concat, Sum
 
 M = TypeVar("M", bound=nn.Module)
 Replaced = tuple[nn.Module, str, nn.Module]
@@ -120,14 +122,20 @@ def _recorded(
 
 
 def _ends(layer: nn.Module) -> tuple[int, int, tuple[int, ...]] | None:
-    """Channels in and out, and the whole stride, of a conv or a chain of convs."""
-    convs = [m for m in layer.modules() if isinstance(m, _ConvNd)]
-    if not convs:
+    """Channels in and out, and the whole stride, of a conv or of convs put together."""
+    if isinstance(layer, _ConvNd):
+        return layer.in_channels, layer.out_channels, tuple(layer.stride)
+    found = [ends for child in layer.children() if (ends := _ends(child)) is not None]
+    if not found:
         return None
-    stride = [1] * len(convs[0].kernel_size)
-    for conv in convs:
-        stride = [a * b for a, b in zip(stride, conv.stride, strict=True)]
-    return convs[0].in_channels, convs[-1].out_channels, tuple(stride)
+    if isinstance(layer, (Sum, Concat)):
+        outs = [out for _, out, _ in found]
+        return found[0][0], sum(outs) if isinstance(layer, Concat) else outs[0], found[0][2]
+    scales = [child.scale_factor for child in layer.children() if type(child) is nn.Upsample]
+    repeats = [scale[0] for scale in scales if isinstance(scale, tuple)]
+    strides = zip(*(stride for _, _, stride in found), strict=True)
+    into = found[0][0] // int(math.prod(repeats))
+    return into, found[-1][1], tuple(math.prod(axis) for axis in strides)
 
 
 def _derived(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from dacconv.errors import UnsupportedError
+from dacconv.forms import MULTIPLIER, Branches, Spelled, interleaved, lowered, multiplier_of, pieces
+from dacconv.nn import Concat, Sum
 from dacconv.numerics.kernels import swap_channels
 from dacconv.types import Affine, Array, Conv, Geometry
 
@@ -25,6 +27,15 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     kind.__name__: kind for kind in (*CONVS, *TRANSPOSED, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)
 }
+
+_HOLDERS: dict[str, Callable[..., nn.Module]] = {
+    "Sequential": nn.Sequential,
+    "Sum": Sum,
+    "Concat": Concat,
+}
+REPEAT = "repeat"
+PLAIN_REPEAT_AXES = 2
+"""With how many spatial axes an Upsample can repeat channels: it takes five axes at most."""
 
 
 def to_numpy(tensor: torch.Tensor) -> Array:
@@ -129,6 +140,10 @@ def read_affine(module: nn.Module) -> Affine:
     )
 
 
+def _sequence_of(value: Any) -> tuple[float, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
 def _present(tensor: torch.Tensor | None) -> torch.Tensor:
     if tensor is None:
         raise UnsupportedError("a BatchNorm without running statistics is not an affine")
@@ -181,14 +196,32 @@ class Builder:
     """Makes layers like ``like``; arrays that are the same object become one Parameter."""
 
     made: dict[int, tuple[Array, nn.Parameter]] = field(default_factory=dict)
+    spelled: Spelled = field(default_factory=Spelled)
 
-    def chain(self, convs: Sequence[Conv], like: nn.Module) -> nn.Module:
+    def chain(self, convs: Sequence[Conv], like: nn.Module, form: str = MULTIPLIER) -> nn.Module:
         """A chain of convs as one module: the conv itself where it is a single layer."""
-        layers = [layer for conv in convs for layer in self._layers(conv, like)]
-        made = layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+        branches = self._lowered(tuple(convs), form)
+        chains = [self._sequence(branch, like) for branch in branches]
+        made = chains[0] if len(chains) == 1 else Sum(*chains)
         return made.train(like.training)
 
+    def _lowered(self, convs: tuple[Conv, ...], form: str) -> Branches:
+        if form == REPEAT and multiplier_of((convs,)) > 1:
+            first, *others = convs
+            return ((interleaved(first), *others),)
+        return lowered((convs,), form, self.spelled)
+
+    def _sequence(self, convs: Sequence[Conv], like: nn.Module) -> nn.Module:
+        layers = [layer for conv in convs for layer in self._layers(conv, like)]
+        return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+
     def _layers(self, conv: Conv, like: nn.Module) -> list[nn.Module]:
+        if conv.apart:
+            parts = [self._sequence([p], like) for p in pieces(conv, self.spelled)]
+            return [Concat(*parts, axes=len(conv.kernel))]
+        if conv.copies > 1:
+            copied = [from_spec(spec) for spec in repeat_specs(conv)]
+            return [*copied, *self._layers(replace(conv, copies=1), like)]
         specs = conv_specs(conv, linear=isinstance(like, nn.Linear))
         layers = [from_spec(spec) for spec in specs]
         weight = like.get_parameter("weight")
@@ -248,11 +281,33 @@ def conv_specs(conv: Conv, *, linear: bool = False) -> list[Spec]:
     return [*before, spec]
 
 
+def repeat_specs(conv: Conv) -> list[Spec]:
+    """Plain layers that repeat every channel in a row, for a conv of one or two spatial axes.
+
+    An Upsample along the channels, which for that time are a spatial axis.
+    """
+    axes = len(conv.kernel)
+    if axes > PLAIN_REPEAT_AXES:
+        raise UnsupportedError(f"no torch.nn layer repeats the channels of a {axes}-D conv")
+    return [
+        {"type": "Unflatten", "dim": 1, "sizes": [1, conv.in_channels // conv.copies]},
+        {"type": "Upsample", "scale": [conv.copies, *(1 for _ in range(axes))]},
+        {"type": "Flatten", "dims": [1, 2]},
+    ]
+
+
 def describe(module: nn.Module) -> Spec:
     """The spec of a module that this file has made."""
     kind = type(module).__name__
-    if type(module) is nn.Sequential:
-        return {"type": kind, "layers": [describe(layer) for layer in module]}
+    if type(module) in (nn.Sequential, Sum, Concat):
+        more = {"axes": module.axes} if isinstance(module, Concat) else {}
+        return {"type": kind, **more, "layers": [describe(layer) for layer in module.children()]}
+    if isinstance(module, nn.Unflatten):
+        return {"type": kind, "dim": module.dim, "sizes": list(module.unflattened_size)}
+    if isinstance(module, nn.Upsample):
+        return {"type": kind, "scale": [int(s) for s in _sequence_of(module.scale_factor)]}
+    if isinstance(module, nn.Flatten):
+        return {"type": kind, "dims": [module.start_dim, module.end_dim]}
     if type(module) is nn.Identity:
         return {"type": kind}
     if isinstance(module, (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)):
@@ -269,10 +324,17 @@ def describe(module: nn.Module) -> Spec:
 def from_spec(spec: Spec) -> nn.Module:
     """Build the layer of a spec, weights uninitialised in meaning; KeyError on a bad spec."""
     kind = spec["type"]
-    if kind == "Sequential":
-        return nn.Sequential(*(from_spec(layer) for layer in spec["layers"]))
+    if kind in _HOLDERS:
+        more = {"axes": spec["axes"]} if "axes" in spec else {}
+        return _HOLDERS[kind](*(from_spec(layer) for layer in spec["layers"]), **more)
     if kind == "Identity":
         return nn.Identity()
+    if kind == "Unflatten":
+        return nn.Unflatten(spec["dim"], tuple(spec["sizes"]))
+    if kind == "Upsample":
+        return nn.Upsample(scale_factor=tuple(float(s) for s in spec["scale"]))
+    if kind == "Flatten":
+        return nn.Flatten(*spec["dims"])
     if kind in ("ZeroPad1d", "ZeroPad2d", "ZeroPad3d"):
         return _BUILDERS[kind](tuple(spec["padding"]))
     with torch.random.fork_rng(devices=[]):  # initialising must not move the user's seed

@@ -12,9 +12,17 @@ import torch
 from torch import nn
 
 from dacconv.errors import UnsupportedError, UsageError
+from dacconv.forms import FORMS, MULTIPLIER
 from dacconv.models.base import Feeds, LoadOptions, Runner, Visit
 from dacconv.models.torch_arch import user_code
-from dacconv.models.torch_convs import NORMS, read_affine, read_conv, to_numpy
+from dacconv.models.torch_convs import (
+    NORMS,
+    PLAIN_REPEAT_AXES,
+    REPEAT,
+    read_affine,
+    read_conv,
+    to_numpy,
+)
 from dacconv.models.torch_distil import distil_module
 from dacconv.models.torch_order import registered, symbolic, unreached
 from dacconv.models.torch_run import (
@@ -31,7 +39,7 @@ from dacconv.models.torch_surgery import Edited, Tree, rewrite_module, why_not
 from dacconv.models.torch_trace import Names, Trace, trace
 from dacconv.models.torch_walk import Stop, in_step, stopping
 from dacconv.progress import Progress
-from dacconv.types import Affine, Array, Conv, FloatArray, Graph, Rewrite, ValueSpec
+from dacconv.types import Affine, Array, Conv, FloatArray, Geometry, Graph, Rewrite, ValueSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +149,13 @@ class TracedModel:
         """Why ``rewrite`` would refuse an edit, in words; None where it would not."""
         return why_not(edit, self._tree)
 
+    def forms(self, geometry: Geometry, *, own_layers: bool) -> tuple[str, ...]:
+        """Those of plain torch.nn layers, and, where asked for, those of ``dacconv.nn``."""
+        possible = tuple(FORMS) if own_layers else (MULTIPLIER, REPEAT)
+        if len(geometry.kernel) > PLAIN_REPEAT_AXES:
+            return tuple(form for form in possible if form != REPEAT)
+        return possible
+
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:
         """A new model with plain layers in the place of the edited ones.
 
@@ -182,6 +197,8 @@ class TracedModel:
             return  # a tail that became layers, or code that may branch on values
         gone = {name for edit in edits for name in (edit.target, *edit.drop)}
         new = {n for n, p in found.sites.items() if f"{p}.".startswith(_inside(made.changed))}
+        for path in made.changed & found.blocks.keys():  # what a Sum or Flatten does in there
+            new.update(found.blocks[path].nodes)
         if _other_calls(self.graph(), gone) != _other_calls(graph, new):
             what = "the model's code calls other functions where it sees the new layers"
             raise UnsupportedError(what, where=str(self.path), hint=hint)

@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from dacconv.errors import FormatError, UnsupportedError, UsageError
 from dacconv.files import replacing
+from dacconv.forms import FORMS
 from dacconv.models.base import Feeds, LoadOptions, Runner, Visit
 from dacconv.models.torch_arch import user_code
 from dacconv.models.torch_files import check_zip, damaged
@@ -32,7 +33,7 @@ from dacconv.models.torch_program_vet import dangers
 from dacconv.models.torch_record import make_record, to_json
 from dacconv.models.torch_run import flat_outputs, told_shapes
 from dacconv.models.torch_walk import Stop, Stopping, in_step
-from dacconv.types import Affine, Array, Conv, Graph, Plan, Rewrite, Shape, ValueSpec
+from dacconv.types import Affine, Array, Conv, Geometry, Graph, Plan, Rewrite, Shape, ValueSpec
 
 RECORD = "dacconv.json"
 """The extra file inside the archive that holds the plan and where the program comes from."""
@@ -164,6 +165,10 @@ class ProgramModel:
     def can_rewrite(self, edit: Rewrite) -> str | None:
         """Why ``rewrite`` would refuse an edit; None where it would not."""
         return why_not(edit, self._reading)
+
+    def forms(self, geometry: Geometry, *, own_layers: bool) -> tuple[str, ...]:
+        """All of them: a graph can say anything."""
+        return tuple(FORMS)
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:
         """A new program with the edits made.

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
 from dacconv.errors import UnsupportedError
+from dacconv.forms import Spelled, lowered, pieces
 from dacconv.models.torch_convs import from_numpy, string_padding
 from dacconv.models.torch_program_flow import SIZED_AS, written
 from dacconv.models.torch_program_graph import Reading, constant
@@ -86,6 +87,7 @@ class _Editor:
     fake: Any
     free: str
     made: dict[int, tuple[Array, fx.Node]] = field(default_factory=dict)
+    spelled: Spelled = field(default_factory=Spelled)
 
     @classmethod
     def of(cls, program: ExportedProgram, reading: Reading) -> _Editor:
@@ -114,8 +116,11 @@ class _Editor:
         like = self._like(edit, nodes)
         # before the first of them: later, a call in place may have changed the source
         with self.module.graph.inserting_before(dropped[0]):
+            branches = lowered(edit.branches, edit.form, self.spelled)
+            several = len(branches) > 1
             ends = [
-                self._chain(chain, source, like, i, edit) for i, chain in enumerate(edit.branches)
+                self._chain(chain, source, like, self._stem(like, index if several else None))
+                for index, chain in enumerate(branches)
             ]
             result = ends[0]
             for end in ends[1:]:
@@ -184,31 +189,40 @@ class _Editor:
 
     # -- new calls ----------------------------------------------------------------------
 
-    def _chain(
-        self, chain: Sequence[Conv], source: fx.Node, like: fx.Node, branch: int, edit: Rewrite
-    ) -> fx.Node:
+    def _chain(self, chain: Sequence[Conv], source: fx.Node, like: fx.Node, stem: str) -> fx.Node:
         value = source
         for index, conv in enumerate(chain):
-            stem = self._stem(like, edit, branch, index, len(chain))
-            stored = swap_channels(conv.weight, conv.groups) if conv.transposed else conv.weight
-            weight = self._parameter(conv.weight, stored, f"{stem}.weight", like)
-            bias = None
-            if conv.bias is not None:
-                bias = self._parameter(conv.bias, conv.bias, f"{stem}.bias", like)
-            value = self._conv(conv, value, weight, bias, like)
+            own = f"{stem}.{index}" if len(chain) > 1 else stem
+            if conv.apart:
+                ends = [
+                    self._conv(piece, value, f"{own}.{number}", like)
+                    for number, piece in enumerate(pieces(conv, self.spelled))
+                ]
+                value = self._joined(ends, conv, like)
+            else:
+                copies = [value] * conv.copies
+                value = self._joined(copies, conv, like) if conv.copies > 1 else value
+                value = self._conv(conv, value, own, like)
         return value
 
-    def _stem(self, like: fx.Node, edit: Rewrite, branch: int, index: int, length: int) -> str:
-        """``features.0.1`` for the second conv of a chain in the place of ``features.0``."""
+    def _joined(self, values: Sequence[fx.Node], conv: Conv, like: fx.Node) -> fx.Node:
+        axis = -1 - len(conv.kernel)
+        return self._call(torch.ops.aten.cat.default, (list(values), axis), like)
+
+    def _stem(self, like: fx.Node, branch: int | None) -> str:
+        """``features.0`` for what takes the place of ``features.0``; ``features.0.b1`` for a
+        branch of it."""
         weight = _home(like)
         spec = next(s for s in self.specs if s.arg.name == weight.name)
         stem = str(spec.target).removesuffix(".weight")
-        parts = [stem, *([f"b{branch}"] if len(edit.branches) > 1 else [])]
-        return ".".join([*parts, *([str(index)] if length > 1 else [])])
+        return stem if branch is None else f"{stem}.b{branch}"
 
-    def _conv(
-        self, conv: Conv, value: fx.Node, weight: fx.Node, bias: fx.Node | None, like: fx.Node
-    ) -> fx.Node:
+    def _conv(self, conv: Conv, value: fx.Node, stem: str, like: fx.Node) -> fx.Node:
+        stored = swap_channels(conv.weight, conv.groups) if conv.transposed else conv.weight
+        weight = self._parameter(conv.weight, stored, f"{stem}.weight", like)
+        bias = None
+        if conv.bias is not None:
+            bias = self._parameter(conv.bias, conv.bias, f"{stem}.bias", like)
         if not conv.kernel:
             return self._call(torch.ops.aten.linear.default, (value, weight, bias), like)
         axes = len(conv.kernel)

@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from dacconv.errors import UnsupportedError
+from dacconv.forms import MULTIPLIER
 from dacconv.models.torch_blocks import Block, Step, find_block, sequential
 from dacconv.models.torch_convs import Builder
 from dacconv.models.torch_run import shared_copy
@@ -31,6 +32,7 @@ class Place:
     emptied: tuple[str, ...]
     like: str
     tail: tuple[Step, ...] | None = None
+    form: str = MULTIPLIER
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +94,8 @@ def rewrite_module(tree: Tree, edits: Sequence[Rewrite]) -> Edited:
     builder = Builder()
     for path in layers:
         place = chains[path]
-        replace_module(made, path, builder.chain(place.chain, made.get_submodule(place.like)))
+        new = builder.chain(place.chain, made.get_submodule(place.like), place.form)
+        replace_module(made, path, new)
     for path in sorted(emptied):
         replace_module(made, path, nn.Identity().train(made.get_submodule(path).training))
     blocks = [place for place in chains.values() if place.tail is not None]
@@ -112,7 +115,7 @@ def _replace_block(
 ) -> set[str]:
     """Put the merged conv and the tail in the place of a block; the names that changed then."""
     block = made.get_submodule(place.at)
-    conv = builder.chain(place.chain, made.get_submodule(place.like))
+    conv = builder.chain(place.chain, made.get_submodule(place.like), place.form)
     new, stays = sequential(conv, place.tail or (), block)
     replace_module(made, place.at, new)
     kept[place.at] = stays
@@ -171,11 +174,13 @@ def _place(edit: Rewrite, tree: Tree) -> Place | str:
     at = tree.sites[main.name]
     if all(node.name in tree.sites for node in nodes) or edit.alias:
         others = tuple(tree.sites[n.name] for n in nodes if n is not main and n.name in tree.sites)
-        return _not_layers(edit, nodes, tree) or Place(at, edit.branches[0], others, at)
+        return _not_layers(edit, nodes, tree) or Place(
+            at, edit.branches[0], others, at, form=edit.form
+        )
     found = find_block(edit, tree.graph, tree.blocks, tree.module)
     if isinstance(found, str):
         return found
-    return Place(found.path, edit.branches[0], (), at, found.tail)
+    return Place(found.path, edit.branches[0], (), at, found.tail, edit.form)
 
 
 def _not_layers(edit: Rewrite, nodes: Sequence[Node], tree: Tree) -> str | None:

@@ -15,13 +15,14 @@ from typing import Any, Self
 import torch
 
 from dacconv.errors import UnsupportedError
+from dacconv.forms import MULTIPLIER
 from dacconv.models.base import LoadOptions, Runner
 from dacconv.models.torch_convs import from_numpy, to_numpy
 from dacconv.models.torch_entries import wrapper_prefix
 from dacconv.models.torch_record import make_record
 from dacconv.models.torch_statefile import StateFile
 from dacconv.models.torch_weights_read import read_nodes
-from dacconv.types import Affine, Array, Conv, Graph, Node, Plan, Rewrite, ValueSpec
+from dacconv.types import Affine, Array, Conv, Geometry, Graph, Node, Plan, Rewrite, ValueSpec
 
 _NOTE = (
     "weights only: the order is that of the file; which layers are called when, strides, "
@@ -121,6 +122,10 @@ class WeightsModel:
         ):
             return "it was replaced already"
         return node.skip
+
+    def forms(self, geometry: Geometry, *, own_layers: bool) -> tuple[str, ...]:
+        """The one that is read off the names of the weights alone."""
+        return (MULTIPLIER,)
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:
         """A new model with chains in the place of convs.

@@ -1,0 +1,41 @@
+"""The input repeated r times along its channels, then a plain depthwise and a pointwise conv."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dacconv.forms.base import Branches, Form, Spelled, by_rank, columns_by_rank
+from dacconv.types import Conv
+
+
+def lower(depthwise: Conv, pointwise: Conv, rank: int, spelled: Spelled) -> Branches:
+    """Copies one after the other, filters and columns rank by rank."""
+    return (
+        (
+            replace(
+                depthwise,
+                weight=spelled(depthwise.weight, f"rows {rank}", lambda a: by_rank(a, rank)),
+                groups=depthwise.out_channels,
+                copies=rank,
+            ),
+            replace(
+                pointwise,
+                weight=spelled(
+                    pointwise.weight, f"columns {rank}", lambda a: columns_by_rank(a, rank)
+                ),
+            ),
+        ),
+    )
+
+
+def interleaved(depthwise: Conv) -> Conv:
+    """The same with every channel repeated in a row: filters and columns keep their order."""
+    return replace(
+        depthwise,
+        groups=depthwise.out_channels,
+        copies=depthwise.out_channels // depthwise.groups,
+        interleaved=True,
+    )
+
+
+FORM = Form("repeat", "input repeated r times, depthwise, pointwise", lower, lambda rank: 3)

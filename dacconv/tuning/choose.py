@@ -1,0 +1,76 @@
+"""The form of every layer of a plan, and what is better left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from dacconv.errors import UsageError
+from dacconv.forms import AUTO, FORMS, MULTIPLIER
+from dacconv.tuning.speeds import Speeds
+from dacconv.types import Choice, Layer, Plan, Skipped
+
+SLOWER = 0.97
+"""A split that takes more than this share of the conv's measured time is not worth having."""
+CLOSE = 1.05
+"""Forms within this factor are as good as each other in a table: the simplest one is taken."""
+
+Possible = Callable[[Layer], Sequence[str]]
+
+
+def choose_forms(
+    plan: Plan,
+    layers: Sequence[Layer],
+    form: str,
+    possible: Possible,
+    speeds: Speeds,
+    *,
+    measured: bool,
+    format: str,
+) -> Plan:
+    """The plan with ``form``, or with the fastest one for each layer where that is ``auto``.
+
+    ``possible`` says which forms the format can write. Where ``measured``, a layer that no form
+    makes faster is left alone.
+
+    Raises:
+        UsageError: no such form, or the format cannot write it.
+    """
+    if form not in (AUTO, *FORMS):
+        known = ", ".join((*FORMS, AUTO))
+        raise UsageError(f"'{form}' is not one of {known}", where="--form")
+    by_name = {layer.name: layer for layer in layers}
+    choices: list[Choice] = []
+    slower: dict[str, Skipped] = {}
+    for choice in plan.choices:
+        layer = by_name[choice.layer]
+        forms = list(possible(layer))
+        if form != AUTO and form not in forms:
+            raise UsageError(
+                f"form '{form}' cannot be written for layer {layer.name} in this format ({format})",
+                where="--form",
+                hint=f"it can be {' or '.join(forms)}",
+            )
+        wanted = forms if form == AUTO else [form]
+        times = speeds(layer, choice.rank, wanted) if form == AUTO or measured else {}
+        best = _best(wanted, times, choice.rank, measured=measured)
+        if measured and times and times[best] > SLOWER:
+            slower[layer.name] = Skipped(layer.name, _why(best, choice.rank, times[best]))
+        else:
+            choices.append(replace(choice, form=best))
+    skipped = {skip.layer: skip for skip in plan.skipped} | slower
+    return Plan(tuple(choices), tuple(skipped[x.name] for x in layers if x.name in skipped))
+
+
+def _best(forms: Sequence[str], times: Mapping[str, float], rank: int, *, measured: bool) -> str:
+    if len(forms) == 1:
+        return forms[0]
+    if not times or (rank == 1 and not measured):  # at rank 1 all forms are the same
+        return MULTIPLIER
+    least = min(times.values())
+    close = [form for form in times if times[form] <= least * (1 if measured else CLOSE)]
+    return min(close, key=lambda form: (FORMS[form].operators(rank), times[form]))
+
+
+def _why(form: str, rank: int, ratio: float) -> str:
+    return f"measured: rank {rank} takes {ratio:.2f} x the conv's time at best (form {form})"

@@ -1,0 +1,102 @@
+"""The shipped table: what was fast on the machine that made it, for the nearest layer in it.
+
+Made by ``scripts/form_table.py``; the file says on which machine and with which versions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from dacconv.tuning.speeds import Target
+from dacconv.types import Geometry, Layer
+
+_NEIGHBOURS = 3
+_WEIGHTS = {"in": 1.0, "out": 1.0, "size": 1.0, "kernel": 2.0, "stride": 2.0, "rank": 4.0}
+"""How much a factor of two in each counts as distance."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpeeds:
+    """Times over the conv's, from the nearest layers of the table."""
+
+    target: Target
+
+    def __call__(self, layer: Layer, rank: int, forms: Sequence[str]) -> Mapping[str, float]:
+        """See :class:`~dacconv.tuning.speeds.Speeds`; a GPU is not in the table."""
+        rows = _rows(self.target.runtime, self.target.threads)
+        if not rows or self.target.device != "cpu":
+            return {}
+        wanted = _features(layer.geometry, rank)
+        near = sorted(rows, key=lambda row: _distance(wanted, row["at"]))[:_NEIGHBOURS]
+        weights = [1 / (0.05 + _distance(wanted, row["at"])) for row in near]
+        return {
+            form: math.exp(
+                sum(w * math.log(row["times"][form]) for w, row in zip(weights, near, strict=True))
+                / sum(weights)
+            )
+            for form in forms
+            if all(form in row["times"] for row in near)
+        }
+
+
+@cache
+def table() -> Mapping[str, Any]:
+    """The file, as it is."""
+    text = files("dacconv.tuning").joinpath("table.json").read_text(encoding="utf-8")
+    data: Mapping[str, Any] = json.loads(text)
+    return data
+
+
+@cache
+def _rows(runtime: str, threads: int) -> tuple[Mapping[str, Any], ...]:
+    """The rows of a runtime at the nearest number of threads."""
+    mine = [row for row in table()["rows"] if row["runtime"] == runtime]
+    if not mine:
+        return ()
+    nearest = min({row["threads"] for row in mine}, key=lambda known: abs(known - threads))
+    return tuple(
+        {"at": _features(_geometry(row), row["rank"]), "times": row["times"]}
+        for row in mine
+        if row["threads"] == nearest
+    )
+
+
+def _geometry(row: Mapping[str, Any]) -> Geometry:
+    size = tuple(row["output_size"])
+    return Geometry(
+        in_channels=row["in"],
+        out_channels=row["out"],
+        kernel=tuple(row["kernel"]),
+        stride=tuple(row["stride"]),
+        dilation=(1,) * len(size),
+        groups=1,
+        bias=False,
+        input_size=None,
+        output_size=size,
+    )
+
+
+def _features(geometry: Geometry, rank: int) -> dict[str, float]:
+    size = geometry.output_size
+    return {
+        "in": math.log2(geometry.in_channels),
+        "out": math.log2(geometry.out_channels),
+        "size": _TYPICAL if size is None else math.log2(max(math.prod(size), 1)) / 2,
+        "kernel": math.log2(math.prod(geometry.kernel)),
+        "stride": math.log2(max(math.prod(geometry.stride), 1)),
+        "rank": math.log2(rank),
+    }
+
+
+_TYPICAL = math.log2(28)
+"""The side of an output whose size the model does not tell."""
+
+
+def _distance(a: Mapping[str, float], b: Mapping[str, float]) -> float:
+    return math.sqrt(sum(w * (a[name] - b[name]) ** 2 for name, w in _WEIGHTS.items()))

@@ -1,0 +1,165 @@
+"""Timing layers side by side in the runtime that they will run in."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from dacconv.decompositions import METHODS
+from dacconv.forms import Branches
+from dacconv.models.base import Model
+from dacconv.progress import Progress, silent
+from dacconv.tuning.cache import Cache
+from dacconv.tuning.speeds import ONNXRUNTIME, TORCH_NN, Target
+from dacconv.types import Conv, Geometry, Layer
+
+ROUNDS = 7
+MIN_SECONDS = 0.01
+"""How long one case is run in one round, at least; and at least once."""
+
+Opened = AbstractContextManager[Callable[[], None]]
+
+
+class Convs(Protocol):
+    """What knows a layer's conv: a model, or one seen through its fusions."""
+
+    def conv(self, node: str) -> Conv:
+        """The conv at a node."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Timer:
+    """Measures layers as they are asked for, and remembers them in a file.
+
+    ``seconds`` holds the time of each layer that was measured, as it is.
+    """
+
+    convs: Model | Convs
+    target: Target
+    cache: Cache
+    progress: Progress = silent
+    seconds: dict[str, float] = field(default_factory=dict)
+    measured: int = 0
+
+    def __call__(self, layer: Layer, rank: int, forms: Sequence[str]) -> Mapping[str, float]:
+        """The median time of each form over the conv's, both run in turn."""
+        if layer.geometry.output_size is None or layer.geometry.input_size is None:
+            return {}
+        found = self._known(layer, rank, forms)
+        self.seconds[layer.name] = found["original"]
+        return {form: found[form] / found["original"] for form in forms}
+
+    def original(self, layer: Layer) -> float | None:
+        """The seconds of the layer as it is; None where its sizes are not known."""
+        if layer.name not in self.seconds:
+            self(layer, 1, ["multiplier"])
+        return self.seconds.get(layer.name)
+
+    def _known(self, layer: Layer, rank: int, forms: Sequence[str]) -> Mapping[str, float]:
+        conv = self.convs.conv(layer.sites[0])
+        case = _case(conv, layer.geometry)
+        known = self.cache.get(self.target, case)
+        wanted = [form for form in forms if f"{form} {rank}" not in known]
+        if wanted or "original" not in known:
+            self.progress(f"timing {layer.name} at rank {rank}", 0, 1)
+            ratios = self._measure(conv, layer.geometry, rank, wanted)
+            first = known.get("original", ratios["original"])
+            new = {f"{form} {rank}": ratios[form] / ratios["original"] * first for form in wanted}
+            known = self.cache.put(self.target, case, {"original": first, **new})
+            self.measured += 1
+        return {
+            "original": known["original"],
+            **{form: known[f"{form} {rank}"] for form in forms},
+        }
+
+    def _measure(
+        self, conv: Conv, geometry: Geometry, rank: int, forms: Sequence[str]
+    ) -> dict[str, float]:
+        """Seconds of the conv (``original``) and of each form, in turn, one alive at a time."""
+        shape = (geometry.batch, conv.in_channels, *(geometry.input_size or ()))
+        conv = _like(conv)
+        branches = _branches(conv, rank)
+        rounds: list[dict[str, float]] = []
+        for turn in range(ROUNDS):
+            order = ["original", *forms]
+            times = {}
+            for form in order if turn % 2 else reversed(order):
+                split = None if form == "original" else branches
+                with self._opened(conv, shape, split, form) as run:
+                    times[form] = _seconds(run)
+            rounds.append(times)
+        original = statistics.median(times["original"] for times in rounds)
+        aside = 0.0
+        if self.target.runtime == ONNXRUNTIME:
+            from dacconv.models.onnx_timing import around
+
+            aside = around(conv, shape, self.target.threads, original)
+        return {
+            form: max(
+                statistics.median(t[form] / t["original"] for t in rounds) * original - aside, 0.0
+            )
+            for form in ("original", *forms)
+        }
+
+    def _opened(
+        self, conv: Conv, shape: tuple[int, ...], branches: Branches | None, form: str
+    ) -> Opened:
+        target = self.target
+        if target.runtime == ONNXRUNTIME:
+            from dacconv.models import onnx_timing
+
+            return onnx_timing.opened(conv, shape, branches, form, target.threads)
+        from dacconv.models import torch_timing
+
+        return torch_timing.opened(
+            conv, shape, branches, form, target.threads,
+            plain=target.runtime == TORCH_NN, device=target.device,
+        )  # fmt: skip
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    """The median time of a run, after two to warm up."""
+    run()
+    run()
+    times: list[float] = []
+    while not times or sum(times) < MIN_SECONDS:
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def _like(conv: Conv) -> Conv:
+    """A conv of that geometry in float32; its weights do not matter to its time."""
+    weight = np.random.default_rng(0).standard_normal(conv.weight.shape).astype(np.float32)
+    return replace(conv, weight=weight / np.sqrt(weight[0].size), bias=None)
+
+
+def _branches(conv: Conv, rank: int) -> Branches:
+    method = METHODS["dac"]
+    factors = method.factor(conv.weight, method.decompose(conv.weight), rank)
+    arrays = tuple(array.astype(np.float32) for array in factors.arrays)
+    return method.assemble(conv, replace(factors, arrays=arrays))
+
+
+def _case(conv: Conv, geometry: Geometry) -> str:
+    """Everything that a layer's time depends on, in words."""
+    parts = {
+        "in": conv.in_channels,
+        "out": conv.out_channels,
+        "kernel": conv.kernel,
+        "stride": conv.stride,
+        "padding": conv.auto_pad or conv.padding,
+        "dilation": conv.dilation,
+        "mode": conv.pad_mode,
+        "size": geometry.input_size,
+        "batch": geometry.batch,
+    }
+    return ", ".join(f"{name} {value}" for name, value in parts.items())
