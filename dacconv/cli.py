@@ -40,21 +40,29 @@ def app() -> None:
 @app.command(cls=options.Command)
 @model_argument
 @options.SOURCE
+@options.TUNE
+@options.THREADS
 @options.JSON
 @options.MARKDOWN
 @options.HTML
 def inspect(model: Path, **given: Any) -> None:
-    """List every layer in order of execution: sizes, costs, and why one cannot be split."""
-    from dacconv import pipeline
-    from dacconv.jobs import open_with
+    """List every layer in order of execution: sizes, costs, and why one cannot be split.
+
+    With --tune: how much time each rank would really save, layer by layer.
+    """
+    from dacconv import console, jobs
 
     reports = _reports(given)
-    _show(pipeline.inspect(open_with(model, _settings(given))), reports)
+    with console.Bars() as bars:
+        report = jobs.inspect_file(model, _settings(given), bars)
+    _show(report, reports)
 
 
 @app.command(cls=options.Command, epilog=EXIT_CODES)
 @click.argument("models", type=options.FILE, nargs=-1, required=True, metavar="MODEL...")
 @options.CHOICE
+@options.FORM
+@options.TUNE
 @options.CALIBRATE
 @options.SOURCE
 @options.VERIFY

@@ -16,7 +16,7 @@ from dacconv.gates import Gates, parse_share
 if TYPE_CHECKING:  # plain DAC does without, and starts sooner for it
     from dacconv.calibration.inputs import InputOptions
 
-BUDGET_KEYS = ("macs", "params")
+BUDGET_KEYS = ("macs", "params", "latency")
 RANK_KEYS = ("rank", "ranks", "energy", "plan", *BUDGET_KEYS)
 RANGE_KEYS = ("first_k", "last_k")
 SWITCHES = ("verify", "fuse")
@@ -36,6 +36,7 @@ class Settings:
     energy_over: str = "mean"
     macs: str | None = None
     params: str | None = None
+    latency: str | None = None
     plan: str | None = None
     first_k: int | None = None
     last_k: int | None = None
@@ -44,6 +45,10 @@ class Settings:
     allow_costlier: bool = False
     fuse: bool = True
     kernel_scale: str = "own"
+    form: str = "auto"
+    tune: bool = False
+    target: str | None = None
+    timings: str | None = None
     calibrate: str | None = None
     calibration_images: int | None = None
     input_mean: str | None = None
@@ -288,7 +293,7 @@ def _plain_option(value: Any) -> Any:
     return tuple(value) if isinstance(value, (list, tuple)) else value
 
 
-_CONVERT: dict[str, Callable[[Any], Any]] = {"ranks": parse_ranks, "plan": str}
+_CONVERT: dict[str, Callable[[Any], Any]] = {"ranks": parse_ranks, "plan": str, "timings": str}
 """Options whose text is something else as a setting."""
 
 
@@ -298,12 +303,17 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "energy_over": (str,),
     "macs": (str,),
     "params": (str,),
+    "latency": (str,),
     "plan": (str,),
     "first_k": (int,),
     "last_k": (int,),
     "allow_costlier": (bool,),
     "fuse": (bool,),
     "kernel_scale": (str,),
+    "form": (str,),
+    "tune": (bool,),
+    "target": (str,),
+    "timings": (str,),
     "calibrate": (str,),
     "calibration_images": (int,),
     "input_mean": (str,),

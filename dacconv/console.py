@@ -27,7 +27,7 @@ RESULT_NUMBERS = ("MACs saved", "parameters saved", "error", "same top class")
 
 def print_report(report: Report) -> None:
     """The whole report on stdout: with rich on a terminal, as plain text elsewhere."""
-    after = formatting.facts(report)
+    after = [*formatting.time_table(report), *formatting.facts(report)]
     if report.verification:
         after += formatting.verification(report.verification)
     elif report.unverified:

@@ -20,6 +20,7 @@ from dacconv.verification import verify, why_not
 
 if TYPE_CHECKING:
     from dacconv.calibration.prepare import Calibrated
+    from dacconv.tuning import Timer
 
 NO_SPLIT = Plan(())
 """The plan that splits nothing."""
@@ -69,6 +70,7 @@ def plan_for(
     settings: Settings,
     progress: Progress = silent,
     calibrated: Calibrated | None = None,
+    timer: Timer | None = None,
 ) -> Plan:
     """The plan that the settings ask for: from a file, or made by a policy."""
     if settings.plan is None:
@@ -80,6 +82,9 @@ def plan_for(
             energy_over=settings.energy_over,
             macs=settings.budget("macs"),
             params=settings.budget("params"),
+            latency=settings.budget("latency"),
+            form=settings.form,
+            speeds=timer,
             calibrated=calibrated,
             first_k=settings.first_k,
             last_k=settings.last_k,
@@ -98,6 +103,7 @@ def plan_for(
             "energy",
             "macs",
             "params",
+            "latency",
             "first_k",
             "last_k",
             "layers",
@@ -118,6 +124,25 @@ def plan_for(
         where=settings.plan,
         allow_costlier=settings.allow_costlier,
         fuse=settings.fuse,
+        form=settings.form,
+        speeds=timer,
+    )
+
+
+def timer_for(model: Model, settings: Settings, progress: Progress = silent) -> Timer | None:
+    """What times the layers, where the settings ask for it."""
+    if not settings.tune and settings.latency is None:
+        if settings.timings is not None:
+            raise UsageError("goes with --tune or --latency", where="--timings")
+        return None
+    return pipeline.timer(
+        model,
+        target=settings.target,
+        threads=settings.threads,
+        device=settings.device,
+        timings=settings.timings,
+        fuse=settings.fuse,
+        progress=progress,
     )
 
 
@@ -143,7 +168,8 @@ def convert_file(
     target = output or default_target(path)
     check_target(model, target, force=force)
     calibrated, told = calibrated_for(model, settings, progress)
-    plan = plan_for(model, settings, progress, calibrated)
+    timer = timer_for(model, settings, progress)
+    plan = plan_for(model, settings, progress, calibrated, timer)
     done = pipeline.convert(
         model,
         plan,
@@ -154,7 +180,7 @@ def convert_file(
         digest=digest,
         progress=progress,
     )
-    done = replace(done, report=_noted(done.report, told, settings))
+    done = replace(done, report=_timed(_noted(done.report, told, settings), model, plan, timer))
     done = _verified(model, done, settings, progress)
     return _saved(done, gates, target, force=force, keep=keep)
 
@@ -173,9 +199,10 @@ def dry_run(
     if target.exists() and not force:
         raise UsageError("exists already", where=str(target), hint="--force overwrites it")
     calibrated, told = calibrated_for(model, settings, progress)
-    plan = plan_for(model, settings, progress, calibrated)
+    timer = timer_for(model, settings, progress)
+    plan = plan_for(model, settings, progress, calibrated, timer)
     report = pipeline.preview(model, plan, fuse=settings.fuse)
-    report = _noted(report, told, settings)
+    report = _timed(_noted(report, told, settings), model, plan, timer)
     write_text(target, plans.plan_to_json(plan))
     return Outcome(report, (target,))
 
@@ -236,6 +263,28 @@ def _saved(done: Conversion, gates: Gates, target: Path, *, force: bool, keep: b
     report = replace(done.report, missed=tuple(missed(done.report, gates)))
     written = () if report.missed and not keep else done.save(target, force=force)
     return Outcome(report, written)
+
+
+def inspect_file(path: Path, settings: Settings, progress: Progress = silent) -> Report:
+    """The report of a model as it is; with ``tune`` what each rank would save, measured."""
+    model = open_with(path, settings)
+    report = pipeline.inspect(model)
+    timer = timer_for(model, settings, progress)
+    if timer is None:
+        return report
+    from dacconv.tuning.rows import rank_times
+
+    layers = pipeline.survey(model)
+    return replace(report, timings=rank_times(model, layers, timer, settings.form))
+
+
+def _timed(report: Report, model: Model, plan: Plan, timer: Timer | None) -> Report:
+    """The report with what was measured of its layers."""
+    if timer is None:
+        return report
+    from dacconv.tuning.rows import plan_times
+
+    return replace(report, timings=plan_times(plan, pipeline.survey(model), timer))
 
 
 def _noted(report: Report, told: str, settings: Settings) -> Report:

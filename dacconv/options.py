@@ -121,6 +121,10 @@ CHOICE = panel(
         "--params",
         {"metavar": "SHARE", "help": "Best ranks that keep at most this share of the parameters."},
     ),
+    (
+        "--latency",
+        {"metavar": "SHARE", "help": "Best ranks that keep at most this share of the time, 0.6."},
+    ),
     ("--plan", {"metavar": "FILE", "help": "A plan in JSON, as --dry-run writes it."}),
     ("--first-k", {"type": Whole(), "metavar": "K", "help": "Only the first K layers."}),
     ("--last-k", {"type": Whole(), "metavar": "K", "help": "Only the last K layers."}),
@@ -148,6 +152,33 @@ CHOICE = panel(
     ("--config", {"type": FILE, "metavar": "FILE", "help": "Settings in TOML; options win."}),
 )
 
+TUNE = panel(
+    "Speed",
+    (
+        "--tune",
+        flag("Time the layers here: take the fastest form, leave alone what gets no faster."),
+    ),
+    (
+        "--target",
+        {"metavar": "RUNTIME", "help": "What will run it: onnxruntime or torch (the format's)."},
+    ),
+    (
+        "--timings",
+        {"type": FILE, "metavar": "FILE", "help": "Where times are kept (in the cache folder)."},
+    ),
+)
+FORM = panel(
+    "Speed",
+    (
+        "--form",
+        {
+            "metavar": "FORM",
+            "help": "How splits are written: multiplier, sum, repeat, concat, or the fastest "
+            "for each layer (auto).",
+        },
+    ),
+)
+
 CALIBRATE = panel(
     "Reproducing the layers' outputs",
     (
@@ -171,6 +202,12 @@ CALIBRATE = panel(
                   "when present)."}),
 )  # fmt: skip
 
+_THREADS = (
+    "--threads",
+    {"type": NATURAL, "metavar": "N", "help": "Threads of the runtime (its own choice)."},
+)
+THREADS = panel("Speed", _THREADS)
+
 RUN = panel(
     "Verification and gates",
     (
@@ -178,10 +215,7 @@ RUN = panel(
         {"type": NATURAL, "metavar": "N", "help": "Seeded inputs to run (8)."},
     ),
     ("--seed", {"type": click.IntRange(min=0), "metavar": "N", "help": "Their seed (0)."}),
-    (
-        "--threads",
-        {"type": NATURAL, "metavar": "N", "help": "Threads of the runtime (its own choice)."},
-    ),
+    _THREADS,
     (
         "--max-error",
         {"type": float, "metavar": "ERROR", "help": "Fail above this relative output error."},

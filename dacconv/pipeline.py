@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from dacconv import __version__, report
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.files import Digest
+from dacconv.forms import AUTO, MULTIPLIER
 from dacconv.layers import survey as survey_graph
 from dacconv.merged import MergedModel, merged
 from dacconv.models import open_model
 from dacconv.models.base import LoadOptions, Model
 from dacconv.plans import bind, make_plan
-from dacconv.policies import RankOptions, Selection, select
+from dacconv.policies import RankOptions, Selection, Times, select
 from dacconv.progress import Progress, silent
 from dacconv.report import Report
 from dacconv.splitting import OWN, Spectra, Split, split_layer
@@ -24,6 +25,7 @@ from dacconv.types import Graph, Layer, Plan, Provenance, Rewrite
 if TYPE_CHECKING:  # plain DAC does without, and starts sooner for it
     from dacconv.calibration.inputs import InputOptions
     from dacconv.calibration.prepare import Calibrated
+    from dacconv.tuning import Speeds, Timer
 
 WEIGHTS_ONLY = "weights"
 
@@ -80,6 +82,7 @@ def plan(
     energy_over: str = "mean",
     macs: float | None = None,
     params: float | None = None,
+    latency: float | None = None,
     first_k: int | None = None,
     last_k: int | None = None,
     layers: Sequence[str] = (),
@@ -88,12 +91,18 @@ def plan(
     fuse: bool = True,
     kernel_scale: str = OWN,
     calibrated: Calibrated | None = None,
+    form: str = AUTO,
+    speeds: Speeds | None = None,
     progress: Progress = silent,
 ) -> Plan:
     """Choose a rank for each selected layer; exactly one way to choose is given.
 
-    ``macs`` and ``params`` are budgets: the share of the original's that may be left. They
-    minimise the damage that ``calibrated`` measures, or the squared kernel errors.
+    ``macs``, ``params`` and ``latency`` are budgets: the share of the original's that may be
+    left. They minimise the damage that ``calibrated`` measures, or the squared kernel errors.
+
+    ``form`` is how the split layers are written, see :mod:`dacconv.forms`; ``auto`` takes the
+    fastest. With ``speeds`` from :func:`timer` that is measured, a layer that does not get
+    faster is left alone, and ``latency`` can be given; without, it is looked up in a table.
 
     Raises:
         UsageError: options that contradict each other or the model.
@@ -105,11 +114,15 @@ def plan(
     spectra = Spectra(view, rows, kernel_scale, progress)
     selection = Selection(first_k, last_k, tuple(layers), tuple(skip))
     damage = None
-    if calibrated is not None and (macs is not None or params is not None):
+    budgeted = any(share is not None for share in (macs, params, latency))
+    if calibrated is not None and budgeted:
         from dacconv.calibration.use import measured_damage
 
         damage = measured_damage(calibrated, select(rows, selection), spectra)
-    return make_plan(
+    times = None
+    if latency is not None:
+        times = _times(model, speeds, form)
+    made = make_plan(
         rows,
         RankOptions(
             rank=rank,
@@ -118,21 +131,93 @@ def plan(
             energy_over=energy_over,
             macs=macs,
             params=params,
+            latency=latency,
+            times=times,
             damage=damage,
         ),
         selection,
         spectra,
         allow_costlier=allow_costlier,
     )
+    return _with_forms(model, made, rows, form, speeds)
 
 
 def bind_plan(
-    model: Model, given: Plan, *, where: str, allow_costlier: bool = False, fuse: bool = True
+    model: Model,
+    given: Plan,
+    *,
+    where: str,
+    allow_costlier: bool = False,
+    fuse: bool = True,
+    form: str = AUTO,
+    speeds: Speeds | None = None,
 ) -> Plan:
-    """Hold a plan from a file against this model; see :func:`dacconv.plans.bind`."""
+    """Hold a plan from a file against this model; see :func:`dacconv.plans.bind`.
+
+    ``form`` and ``speeds`` decide the forms that the plan leaves open; see :func:`plan`.
+    """
     rows = survey(model, fuse=fuse)
     require_eligible(rows, model.path)
-    return bind(given, rows, where=where, allow_costlier=allow_costlier)
+    bound = bind(given, rows, where=where, allow_costlier=allow_costlier)
+    return _with_forms(model, bound, rows, form, speeds)
+
+
+def timer(
+    model: Model,
+    *,
+    target: str | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    timings: str | Path | None = None,
+    fuse: bool = True,
+    progress: Progress = silent,
+) -> Timer:
+    """What measures the layers of a model in the runtime that they will run in.
+
+    ``target`` is ``onnxruntime`` or ``torch``, by default the one of the model's format.
+    Times are kept in the file ``timings``, by default in the user's cache folder.
+
+    Raises:
+        UsageError: there is no such target or device.
+    """
+    from dacconv.machine import cores
+    from dacconv.tuning import Timer, target_for
+    from dacconv.tuning.cache import Cache, default_path
+
+    where = target_for(model.format, target, threads, device, cores())
+    path = Path(timings) if timings is not None else default_path()
+    return Timer(seen(model, fuse=fuse), where, Cache(path), progress)
+
+
+def _with_forms(
+    model: Model, made: Plan, rows: Sequence[Layer], form: str, speeds: Speeds | None
+) -> Plan:
+    from dacconv.machine import cores
+    from dacconv.tuning import TableSpeeds, target_for
+    from dacconv.tuning.choose import choose_forms
+
+    def possible(layer: Layer) -> tuple[str, ...]:
+        asked = form != AUTO or any(c.form not in (AUTO, MULTIPLIER) for c in made.choices)
+        return model.forms(layer.geometry, own_layers=asked)
+
+    return choose_forms(
+        made,
+        rows,
+        form,
+        possible,
+        speeds or TableSpeeds(target_for(model.format, None, None, None, cores())),
+        measured=speeds is not None,
+        format=model.format,
+    )
+
+
+def _times(model: Model, speeds: Speeds | None, form: str) -> Times:
+    from dacconv.tuning import Timer
+    from dacconv.tuning.whole import layer_times
+
+    if not isinstance(speeds, Timer):
+        raise UsageError("--latency needs measured times", where="--latency", hint="give --tune")
+    return layer_times(model, speeds, form)
 
 
 def convert(

@@ -10,7 +10,7 @@ from typing import Any
 
 from dacconv.decompositions import METHODS, Method
 from dacconv.errors import UsageError
-from dacconv.forms import FORMS, MULTIPLIER
+from dacconv.forms import AUTO, FORMS
 from dacconv.numerics.cost import layer_cost, total
 from dacconv.policies import BUDGETS, POLICIES, RankOptions, Selection, Spectra, select
 from dacconv.policies.uniform import check_rank
@@ -41,13 +41,13 @@ def make_plan(
         raise UsageError(
             f"one way to choose ranks is needed, {have} given",
             hint="--rank R, --ranks NAME=R,..., --energy 0.95, --macs 0.45, --params 0.5, "
-            "or --plan FILE",
+            "--latency 0.6, or --plan FILE",
         )
     chosen = select(layers, selection)
     options = replace(options, everything=tuple(layers))
     wanted = POLICIES[given[0]](chosen, METHODS[method], options, spectra)
     made = settle(layers, wanted, allow_costlier=allow_costlier)
-    spared = {layer.name for layer in chosen} if given[0] in BUDGETS else set()
+    spared = {layer.name for layer in chosen} if given[0] in (*BUDGETS, "latency") else set()
     return replace(
         made,
         skipped=tuple(
@@ -104,8 +104,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
     return {
         "plan_version": PLAN_VERSION,
         "layers": [
-            {"name": c.layer, "method": c.method, "rank": c.rank}
-            | ({"form": c.form} if c.form != MULTIPLIER else {})
+            {"name": c.layer, "method": c.method, "rank": c.rank, "form": c.form}
             | ({"note": c.note} if c.note else {})
             for c in plan.choices
         ],
@@ -192,10 +191,11 @@ def _choice(entry: object, where: str) -> Choice:
             where=where,
             hint=f"known: {', '.join(METHODS)}",
         )
-    form = entry.get("form", MULTIPLIER)
-    if form not in FORMS:
+    form = entry.get("form", AUTO)
+    if form not in (AUTO, *FORMS):
+        known = ", ".join((*FORMS, AUTO))
         raise UsageError(
-            f"layer {name}: unknown form '{form}'", where=where, hint=f"known: {', '.join(FORMS)}"
+            f"layer {name}: unknown form '{form}'", where=where, hint=f"known: {known}"
         )
     rank = check_rank(entry.get("rank"), f"{where}, layer {name}")
     return Choice(name, method, rank, form=form)

@@ -86,6 +86,48 @@ class Row:
     before: Cost
     after: Cost
     fit: LayerFit | None = None
+    form: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RankTime:
+    """A layer at a rank in its fastest form: its time and its MACs over those of the conv."""
+
+    rank: int
+    form: str
+    time: float
+    macs: float
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """Measured milliseconds of a layer as it is, and at the ranks that were measured.
+
+    ``after_ms`` is what it takes as it was converted: as before where it was left alone.
+    """
+
+    layer: str
+    before_ms: float
+    after_ms: float
+    ranks: tuple[RankTime, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Times of single layers, each in a network of its own, on that machine and runtime."""
+
+    where: str
+    layers: tuple[LayerTime, ...]
+
+    @property
+    def before_ms(self) -> float:
+        """The sum over the measured layers, as they are."""
+        return sum(layer.before_ms for layer in self.layers)
+
+    @property
+    def after_ms(self) -> float:
+        """The sum over the measured layers, as converted."""
+        return sum(layer.after_ms for layer in self.layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +233,7 @@ class Report:
     verification: Verification | None = None
     unverified: str | None = None
     calibration: Calibration | None = None
+    timings: Timings | None = None
     missed: tuple[str, ...] = ()
 
     @property
@@ -232,6 +275,7 @@ class Report:
             "unverified": self.unverified,
             "missed": list(self.missed),
             "calibration": asdict(self.calibration) if self.calibration else None,
+            "timings": asdict(self.timings) if self.timings else None,
             "provenance": asdict(self.provenance) if self.provenance else None,
         }
 
@@ -312,6 +356,7 @@ def _row(
         before=_cost(before) + Cost(0, merged_params, 0),
         after=_after(layer, choice, loss) if choice else _cost(layer),
         fit=loss.fit if loss else None,
+        form=choice.form if choice else None,
     )
 
 
@@ -371,6 +416,7 @@ def _row_dict(row: Row) -> dict[str, Any]:
         "reason": row.reason,
         "method": row.method,
         "rank": row.rank,
+        "form": row.form,
         "full_rank": row.full_rank,
         **_geometry_dict(row.geometry),
         "sites": row.sites,

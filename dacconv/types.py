@@ -236,13 +236,16 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A layer that is to be split, how, to which rank, and in which form it is written."""
+    """A layer that is to be split, how, to which rank, and in which form it is written.
+
+    The form ``auto`` is decided when a plan is made; left undecided it is ``multiplier``.
+    """
 
     layer: str
     method: str
     rank: int
     note: str = ""
-    form: str = "multiplier"
+    form: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ def render(report: Report) -> str:
     if report.missed:
         parts.append("\n>\n".join(f"> **Gate missed:** {_escape(line)}" for line in report.missed))
     parts += [_table(report), _bullets(formatting.facts(report))]
+    if times := formatting.time_table(report):
+        parts += ["## Time", "```text\n" + "\n".join(times) + "\n```"]
     if report.verification:
         parts += ["## Verification", _bullets(formatting.verification(report.verification))]
     elif report.unverified:

@@ -16,9 +16,12 @@ FORMS: dict[str, Form] = {f.FORM.name: f.FORM for f in (multiplier, summed, repe
 
 
 def lowered(branches: Branches, form: str, spelled: Spelled) -> Branches:
-    """The branches in that form; what is no depthwise conv of multiplier r stays as it is."""
+    """The branches in that form.
+
+    What is no depthwise conv of multiplier r stays as it is, and so does ``auto``.
+    """
     rank = multiplier_of(branches)
-    if rank < 2:
+    if rank < 2 or form == AUTO:
         return branches
     ((depthwise, pointwise),) = branches
     return FORMS[form].lower(depthwise, pointwise, rank, spelled)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dacconv.policies.base import Policy, RankOptions, Spectra
+from dacconv.policies.base import Policy, RankOptions, Spectra, Times
 from dacconv.policies.budget import BUDGETS, budget, ranks_worth
 from dacconv.policies.energy import energy
+from dacconv.policies.latency import latency
 from dacconv.policies.per_layer import per_layer
 from dacconv.policies.select import Selection, select
 from dacconv.policies.uniform import uniform
@@ -14,6 +15,7 @@ POLICIES: dict[str, Policy] = {
     "ranks": per_layer,
     "energy": energy,
     **dict.fromkeys(BUDGETS, budget),
+    "latency": latency,
 }
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "RankOptions",
     "Selection",
     "Spectra",
+    "Times",
     "ranks_worth",
     "select",
 ]

@@ -14,15 +14,27 @@ Spectra = Callable[[str], ChannelSVD]
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """Measured times in nanoseconds: ``whole`` of the network as it is, and of its layers.
+
+    ``of(layer, rank)`` is that of a layer split to a rank in its fastest form, or as it is
+    (None); None where it cannot be measured.
+    """
+
+    whole: int
+    of: Callable[[Layer, int | None], int | None]
+
+
+@dataclass(frozen=True, slots=True)
 class RankOptions:
-    """How ranks are chosen: exactly one of ``rank``, ``ranks``, ``energy``, ``macs`` and
-    ``params`` is given.
+    """How ranks are chosen: exactly one of ``rank``, ``ranks``, ``energy``, ``macs``,
+    ``params`` and ``latency`` is given.
 
     ``ranks`` maps a layer's name or glob to its rank. ``energy`` is the share of squared
     singular values to keep; ``energy_over`` says over which channels: ``mean`` or ``max``.
-    ``macs`` and ``params`` are budgets: the share of the original's that may be left.
-    ``damage`` says what a rank does to a layer, and ``everything`` are all layers of the
-    network; both are for budgets.
+    ``macs``, ``params`` and ``latency`` are budgets: the share of the original's that may be
+    left; ``times`` are the measured times that the last one needs. ``damage`` says what a rank
+    does to a layer, and ``everything`` are all layers of the network; both are for budgets.
     """
 
     rank: int | None = None
@@ -31,6 +43,8 @@ class RankOptions:
     energy_over: str = "mean"
     macs: float | None = None
     params: float | None = None
+    latency: float | None = None
+    times: Times | None = None
     damage: Callable[[Layer, int], float] | None = None
     everything: tuple[Layer, ...] = ()
 

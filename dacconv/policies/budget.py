@@ -62,7 +62,6 @@ def budget(
     """
     given = [name for name in BUDGETS if getattr(options, name) is not None]
     (kind,) = given
-    share = _share(getattr(options, kind), f"--{kind}")
     price = BUDGETS[kind]
     whole = [price(layer, method, None) for layer in options.everything or layers]
     if any(cost is None for cost in whole):
@@ -70,16 +69,45 @@ def budget(
             f"the {kind} of the network are not known, so there is no budget of them",
             hint="give the sizes with --input-shape 1,3,224,224, or use --params",
         )
-    before = sum(cost for cost in whole if cost is not None)
+    return spend(
+        layers,
+        method,
+        price,
+        kind=kind,
+        share=getattr(options, kind),
+        before=sum(cost for cost in whole if cost is not None),
+        damage=options.damage or kernel_damage(spectra),
+        worth=price,
+    )
+
+
+def spend(
+    layers: Sequence[Layer],
+    method: Method,
+    price: Price,
+    *,
+    kind: str,
+    share: float,
+    before: int,
+    damage: Callable[[Layer, int], float],
+    worth: Price,
+) -> list[Choice]:
+    """The ranks of least damage at ``share`` of the ``before`` that the whole network costs.
+
+    The ranks to choose from are those that are cheaper by ``worth``.
+
+    Raises:
+        UsageError: not a share, or one that cannot be reached.
+    """
+    share = _share(share, f"--{kind}")
     split = [price(layer, method, None) or 0 for layer in layers]
     allowed = math.floor(share * before) - (before - sum(split))
-    damage = options.damage or _kernel_damage(spectra)
-    menu = [_options(layer, method, price, damage) for layer in layers]
+    menu = [_options(layer, method, price, damage, worth) for layer in layers]
     found = pack([[option for _, option in entries] for entries in menu], allowed)
     if found is None:
         least = before - sum(split) + sum(min(o.cost for _, o in entries) for entries in menu)
         raise UsageError(
-            f"{share:.1%} of the {kind} cannot be reached: rank 1 everywhere leaves "
+            f"{share:.1%} of the {kind} cannot be reached: the cheapest ranks leave "
             f"{least / before:.1%}",
             where=f"--{kind}",
         )
@@ -93,13 +121,13 @@ def budget(
 
 
 def _options(
-    layer: Layer, method: Method, price: Price, damage: Callable[[Layer, int], float]
+    layer: Layer, method: Method, price: Price, damage: Callable[[Layer, int], float], worth: Price
 ) -> list[tuple[int | None, Option]]:
     alone = price(layer, method, None) or 0
     entries: list[tuple[int | None, Option]] = [(None, Option(alone, 0.0))]
-    for rank in ranks_worth(layer, method, price):
+    for rank in ranks_worth(layer, method, worth):
         cost = price(layer, method, rank)
-        if cost is not None:
+        if cost is not None and cost < alone:
             entries.append((rank, Option(cost, max(damage(layer, rank), 0.0))))
     return entries
 
@@ -116,7 +144,8 @@ def _relative(layer: Layer, method: Method, rank: int | None, price: Price) -> f
     return price(sized, method, rank) or math.inf
 
 
-def _kernel_damage(spectra: Spectra) -> Callable[[Layer, int], float]:
+def kernel_damage(spectra: Spectra) -> Callable[[Layer, int], float]:
+    """The squared relative kernel error of a layer at a rank."""
     known: dict[str, Mapping[int, float]] = {}
 
     def damage(layer: Layer, rank: int) -> float:

@@ -45,19 +45,22 @@ def choose_forms(
     for choice in plan.choices:
         layer = by_name[choice.layer]
         forms = list(possible(layer))
-        if form != AUTO and form not in forms:
+        asked = form if choice.form == AUTO else choice.form
+        if asked != AUTO and asked not in forms:
             raise UsageError(
-                f"form '{form}' cannot be written for layer {layer.name} in this format ({format})",
+                f"form '{asked}' cannot be written for layer {layer.name}: the file is a {format}",
                 where="--form",
                 hint=f"it can be {' or '.join(forms)}",
             )
-        wanted = forms if form == AUTO else [form]
-        times = speeds(layer, choice.rank, wanted) if form == AUTO or measured else {}
+        wanted = forms if asked == AUTO else [asked]
+        wanted = wanted if choice.rank > 1 else [MULTIPLIER]  # at rank 1 all are the same
+        times = speeds(layer, choice.rank, wanted)
         best = _best(wanted, times, choice.rank, measured=measured)
         if measured and times and times[best] > SLOWER:
             slower[layer.name] = Skipped(layer.name, _why(best, choice.rank, times[best]))
         else:
-            choices.append(replace(choice, form=best))
+            note = choice.note if measured else _told(choice, times.get(best))
+            choices.append(replace(choice, form=best, note=note))
     skipped = {skip.layer: skip for skip in plan.skipped} | slower
     return Plan(tuple(choices), tuple(skipped[x.name] for x in layers if x.name in skipped))
 
@@ -65,11 +68,19 @@ def choose_forms(
 def _best(forms: Sequence[str], times: Mapping[str, float], rank: int, *, measured: bool) -> str:
     if len(forms) == 1:
         return forms[0]
-    if not times or (rank == 1 and not measured):  # at rank 1 all forms are the same
+    if not times:
         return MULTIPLIER
     least = min(times.values())
     close = [form for form in times if times[form] <= least * (1 if measured else CLOSE)]
     return min(close, key=lambda form: (FORMS[form].operators(rank), times[form]))
+
+
+def _told(choice: Choice, ratio: float | None) -> str:
+    """The note of a choice, with a warning where the table knows nothing that is faster."""
+    if ratio is None or ratio < 1:
+        return choice.note
+    slow = f"likely {ratio:.1f} x the conv's time; --tune measures it and leaves it alone"
+    return f"{choice.note}; {slow}" if choice.note else slow
 
 
 def _why(form: str, rank: int, ratio: float) -> str:

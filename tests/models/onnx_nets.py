@@ -118,7 +118,7 @@ def splittable(opened_model: OnnxModel) -> list[Node]:
     ]
 
 
-def split_all(opened_model: OnnxModel) -> OnnxModel:
+def split_all(opened_model: OnnxModel, form: str = "multiplier") -> OnnxModel:
     """Every conv with one group split at full rank; convs that share a weight share the split."""
     parts: dict[str, tuple[Conv, Conv]] = {}
     edits = []
@@ -130,7 +130,7 @@ def split_all(opened_model: OnnxModel) -> OnnxModel:
                  conv.auto_pad),
             Conv(second.weight, conv.bias, second.stride, second.padding, second.dilation),
         )  # fmt: skip
-        edits.append(Rewrite(each.name, each.inputs[0], (chain,)))
+        edits.append(Rewrite(each.name, each.inputs[0], (chain,), form=form))
     assert edits
     return opened_model.rewrite(edits)
 

@@ -38,7 +38,7 @@ def eligible(graph: Graph) -> list[str]:
     ]  # fmt: skip
 
 
-def split_all(model: Any) -> Any:
+def split_all(model: Any, form: str = "multiplier") -> Any:
     """The model with every eligible conv split exactly; shared weights stay shared."""
     graph = model.graph()
     made: dict[str | None, tuple[tuple[Conv, ...], ...]] = {}
@@ -51,7 +51,8 @@ def split_all(model: Any) -> Any:
         ((first, last),) = made[node.weight]
         first = replace(first, stride=conv.stride, padding=conv.padding, dilation=conv.dilation)
         last = replace(last, bias=conv.bias)
-        edits.append(Rewrite(target=name, source=node.inputs[0], branches=((first, last),)))
+        branches = ((first, last),)
+        edits.append(Rewrite(name, node.inputs[0], branches, form=form))
     return model.rewrite(edits)
 
 
