@@ -45,7 +45,7 @@ class Settings:
     allow_costlier: bool = False
     fuse: bool = True
     kernel_scale: str = "own"
-    form: str = "auto"
+    form: str | None = None
     tune: bool = False
     target: str | None = None
     timings: str | None = None

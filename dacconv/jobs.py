@@ -10,6 +10,7 @@ from dacconv import pipeline, plans
 from dacconv.config import Settings, parse_arguments, parse_shapes
 from dacconv.errors import UsageError
 from dacconv.files import Digest, write_text
+from dacconv.forms import AUTO
 from dacconv.gates import Gates, missed
 from dacconv.models.base import LoadOptions, Model
 from dacconv.pipeline import Conversion, check_target, default_target
@@ -275,7 +276,7 @@ def inspect_file(path: Path, settings: Settings, progress: Progress = silent) ->
     from dacconv.tuning.rows import rank_times
 
     layers = pipeline.survey(model)
-    return replace(report, timings=rank_times(model, layers, timer, settings.form))
+    return replace(report, timings=rank_times(model, layers, timer, settings.form or AUTO))
 
 
 def _timed(report: Report, model: Model, plan: Plan, timer: Timer | None) -> Report:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # plain DAC does without, and starts sooner for it
     from dacconv.tuning import Speeds, Timer
 
 WEIGHTS_ONLY = "weights"
+GRAPH_FORMATS = ("onnx", "pt2")
+"""Formats in which a split layer is operators of a graph, not layers that have names."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +93,7 @@ def plan(
     fuse: bool = True,
     kernel_scale: str = OWN,
     calibrated: Calibrated | None = None,
-    form: str = AUTO,
+    form: str | None = None,
     speeds: Speeds | None = None,
     progress: Progress = silent,
 ) -> Plan:
@@ -101,7 +103,8 @@ def plan(
     left. They minimise the damage that ``calibrated`` measures, or the squared kernel errors.
 
     ``form`` is how the split layers are written, see :mod:`dacconv.forms`; ``auto`` takes the
-    fastest. With ``speeds`` from :func:`timer` that is measured, a layer that does not get
+    fastest. By default that is ``auto``, and in state dicts and modules, where users meet the
+    layers by name, ``multiplier`` unless times are measured. With ``speeds`` from :func:`timer` that is measured, a layer that does not get
     faster is left alone, and ``latency`` can be given; without, it is looked up in a table.
 
     Raises:
@@ -149,7 +152,7 @@ def bind_plan(
     where: str,
     allow_costlier: bool = False,
     fuse: bool = True,
-    form: str = AUTO,
+    form: str | None = None,
     speeds: Speeds | None = None,
 ) -> Plan:
     """Hold a plan from a file against this model; see :func:`dacconv.plans.bind`.
@@ -190,20 +193,23 @@ def timer(
 
 
 def _with_forms(
-    model: Model, made: Plan, rows: Sequence[Layer], form: str, speeds: Speeds | None
+    model: Model, made: Plan, rows: Sequence[Layer], form: str | None, speeds: Speeds | None
 ) -> Plan:
     from dacconv.machine import cores
     from dacconv.tuning import TableSpeeds, target_for
     from dacconv.tuning.choose import choose_forms
 
+    graph = model.format in GRAPH_FORMATS
+    wanted = form or (AUTO if graph or speeds is not None else MULTIPLIER)
+    asked = wanted != AUTO or any(c.form not in (AUTO, MULTIPLIER) for c in made.choices)
+
     def possible(layer: Layer) -> tuple[str, ...]:
-        asked = form != AUTO or any(c.form not in (AUTO, MULTIPLIER) for c in made.choices)
         return model.forms(layer.geometry, own_layers=asked)
 
     return choose_forms(
         made,
         rows,
-        form,
+        wanted,
         possible,
         speeds or TableSpeeds(target_for(model.format, None, None, None, cores())),
         measured=speeds is not None,
@@ -211,13 +217,13 @@ def _with_forms(
     )
 
 
-def _times(model: Model, speeds: Speeds | None, form: str) -> Times:
+def _times(model: Model, speeds: Speeds | None, form: str | None) -> Times:
     from dacconv.tuning import Timer
     from dacconv.tuning.whole import layer_times
 
     if not isinstance(speeds, Timer):
         raise UsageError("--latency needs measured times", where="--latency", hint="give --tune")
-    return layer_times(model, speeds, form)
+    return layer_times(model, speeds, form or AUTO)
 
 
 def convert(

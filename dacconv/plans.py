@@ -104,7 +104,8 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
     return {
         "plan_version": PLAN_VERSION,
         "layers": [
-            {"name": c.layer, "method": c.method, "rank": c.rank, "form": c.form}
+            {"name": c.layer, "method": c.method, "rank": c.rank}
+            | ({"form": c.form} if c.form != AUTO else {})
             | ({"note": c.note} if c.note else {})
             for c in plan.choices
         ],

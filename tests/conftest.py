@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
 import pytest
 
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")  # a busy machine is no failure
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -107,7 +107,7 @@ def spend(
     if found is None:
         least = before - sum(split) + sum(min(o.cost for _, o in entries) for entries in menu)
         raise UsageError(
-            f"{share:.1%} of the {kind} cannot be reached: the cheapest ranks leave "
+            f"{share:.1%} of the {kind} cannot be reached: rank 1 everywhere leaves "
             f"{least / before:.1%}",
             where=f"--{kind}",
         )

@@ -19,6 +19,7 @@ from dacconv.tuning.table import table
 from dacconv.types import Choice, Conv, Geometry, Layer, Plan, Skipped
 
 ORT = Target("onnxruntime", 1)
+RANK_2 = Choice("conv", "dac", 2)
 
 
 def layer(name: str = "conv", channels: int = 64, side: int = 56) -> Layer:
@@ -46,7 +47,7 @@ def chosen(
     forms: Sequence[str] = tuple(FORMS),
     *,
     measured: bool = False,
-    choice: Choice = Choice("conv", "dac", 2),
+    choice: Choice = RANK_2,
 ) -> Plan:
     plan = Plan((choice,), (Skipped("other", "not selected"),))
     return choose_forms(
