@@ -103,9 +103,9 @@ def plan(
     left. They minimise the damage that ``calibrated`` measures, or the squared kernel errors.
 
     ``form`` is how the split layers are written, see :mod:`dacconv.forms`; ``auto`` takes the
-    fastest. By default that is ``auto``, and in state dicts and modules, where users meet the
-    layers by name, ``multiplier`` unless times are measured. With ``speeds`` from :func:`timer` that is measured, a layer that does not get
-    faster is left alone, and ``latency`` can be given; without, it is looked up in a table.
+    fastest, by a table. By default that is ``auto``, and in state dicts and modules, where users
+    meet the layers by name, ``multiplier``. With ``speeds`` from :func:`timer` forms are
+    measured, a layer that does not get faster is left alone, and ``latency`` can be given.
 
     Raises:
         UsageError: options that contradict each other or the model.
