@@ -156,11 +156,20 @@ def fuse(
 @options.SOURCE
 @options.RUN
 @options.AGREEMENT
+@options.REPRODUCE
 @options.JSON
 @options.HTML
-def check(original: Path, converted: Path, **given: Any) -> None:
-    """Run two models on the same seeded inputs: do they agree, and which is faster."""
+def check(original: Path, converted: Path, reproduce: bool, **given: Any) -> None:
+    """Run two models on the same seeded inputs: do they agree, and which is faster.
+
+    With --reproduce, convert the original again instead, as the converted model says that it
+    was, and see whether the same comes out.
+    """
     from dacconv import console, formatting, jobs
+
+    if reproduce:
+        _reproduce(original, converted, given)
+        return
 
     reports, settings = _reports(given), _settings(given)
     with console.Bars() as bars:
@@ -208,6 +217,18 @@ def run_release(file: Path, at_once: int, force: bool, dry_run: bool) -> None:
         if not dry_run and batch.exit_code(results) == 0:
             _write(jobs.sums, release.checksums(results, jobs.folder))
     _finish_all(results)
+
+
+def _reproduce(original: Path, converted: Path, given: dict[str, Any]) -> None:
+    """Tell whether a converted model is what its original gives; exit with 1 where it is not."""
+    from dacconv import console, reproduction
+
+    reproduction.require_alone(given)
+    with console.Bars() as bars:
+        done = reproduction.reproduce(original, converted, reproduction.opening(given), bars)
+    click.echo(f"{converted}: {done.told()}")
+    if done.problem:
+        raise click.exceptions.Exit(1)
 
 
 def main() -> NoReturn:

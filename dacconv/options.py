@@ -259,6 +259,10 @@ AT_ONCE = panel(
         {"type": NATURAL, "default": 1, "metavar": "N", "help": "Models converted at once (1)."},
     ),
 )
+REPRODUCE = panel(
+    "Verification and gates",
+    ("--reproduce", flag("Convert again as CONVERTED says it was made, and compare weights.")),
+)
 FOLDER = panel(
     "Output",
     (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from dacconv.models.base import LoadOptions, Model
+from dacconv.errors import FormatError
+from dacconv.models.base import LoadOptions, Model, Record
 from dacconv.models.sniff import Kind, kind
 
 FORMATS: dict[Kind, str] = {
@@ -20,7 +22,15 @@ FORMATS: dict[Kind, str] = {
 Imported on use, so that ONNX files never load torch.
 """
 
-__all__ = ["FORMATS", "LoadOptions", "Model", "open_model"]
+RECORDS: dict[Kind, str] = {
+    "onnx": "dacconv.models.onnx_save:recorded",
+    "pt2": "dacconv.models.torch_program:recorded",
+    "torch": "dacconv.models.torch_record:recorded",
+    "safetensors": "dacconv.models.torch_record:recorded",
+}
+"""Kind of file -> ``module:function`` that reads what it says of itself, as plain data."""
+
+__all__ = ["FORMATS", "RECORDS", "LoadOptions", "Model", "open_model", "read_record"]
 
 
 def open_model(path: Path | str, options: LoadOptions | None = None) -> Model:
@@ -31,5 +41,26 @@ def open_model(path: Path | str, options: LoadOptions | None = None) -> Model:
         UsageError: the options do not fit the file.
     """
     path = Path(path)
-    module, _, function = FORMATS[kind(path)].partition(":")
-    return cast(Model, getattr(import_module(module), function)(path, options or LoadOptions()))
+    return cast(Model, _function(FORMATS[kind(path)])(path, options or LoadOptions()))
+
+
+def read_record(path: Path, *, trust_pickle: bool = False) -> Record | None:
+    """What the converted file at ``path`` says of itself; None for a file that says nothing.
+
+    Raises:
+        FormatError: the file is unreadable, or what it says is damaged.
+    """
+    found = _function(RECORDS[kind(path)])(path, trust_pickle=trust_pickle)
+    if found is None:
+        return None
+    origin, plan = found.get("provenance"), found.get("plan")
+    keys = ("version", "sha256", "source", "options")
+    whole = isinstance(origin, Mapping) and isinstance(plan, Mapping)
+    if not whole or any(origin.get(key) is None for key in keys):
+        raise FormatError("what it says of its conversion is damaged", where=str(path))
+    return Record(origin, plan)
+
+
+def _function(place: str) -> Callable[..., Any]:
+    module, _, function = place.partition(":")
+    return cast(Callable[..., Any], getattr(import_module(module), function))

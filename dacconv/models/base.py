@@ -35,6 +35,17 @@ class LoadOptions:
     vouched: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a converted file says of itself: where it comes from, and what was done.
+
+    Both as plain data; ``provenance`` has the keys of :class:`dacconv.types.Provenance`.
+    """
+
+    provenance: Mapping[str, Any]
+    plan: Mapping[str, Any]
+
+
 class Model(Protocol):
     """An opened checkpoint. Immutable: ``rewrite`` returns a new one."""
 

@@ -10,8 +10,10 @@ from typing import Any, BinaryIO
 
 from onnx import ModelProto, StringStringEntryProto, TensorProto
 
+from dacconv.errors import FormatError
 from dacconv.files import replacing
 from dacconv.models.onnx_document import Document, pieces
+from dacconv.models.onnx_load import read
 from dacconv.models.onnx_tensors import Buffer, Tensor, inline_head
 from dacconv.plans import plan_to_dict
 from dacconv.types import Plan
@@ -122,3 +124,19 @@ def _stamped(document: Document, provenance: Mapping[str, Any], plan: Plan) -> D
 
 def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+
+
+def recorded(path: Path, *, trust_pickle: bool) -> dict[str, Any] | None:
+    """The provenance and plan that an ONNX file holds; None where it holds none.
+
+    Raises:
+        FormatError: the file is damaged, or they are no JSON.
+    """
+    held = {p.key: p.value for p in read(path).header.metadata_props}
+    if not set(_KEYS) <= set(held):
+        return None
+    try:
+        origin, plan = (json.loads(held[key]) for key in _KEYS)
+    except ValueError as error:
+        raise FormatError(f"its plan is not JSON: {error}", where=str(path)) from error
+    return {"provenance": origin, "plan": plan}

@@ -30,7 +30,7 @@ from dacconv.models.torch_pickles import told
 from dacconv.models.torch_program_edit import edit_program, why_not
 from dacconv.models.torch_program_graph import Reading, read_program
 from dacconv.models.torch_program_vet import dangers
-from dacconv.models.torch_record import make_record, to_json
+from dacconv.models.torch_record import make_record, read_record, to_json
 from dacconv.models.torch_run import flat_outputs, told_shapes
 from dacconv.models.torch_walk import Stop, Stopping, in_step
 from dacconv.types import Affine, Array, Conv, Geometry, Graph, Plan, Rewrite, Shape, ValueSpec
@@ -277,6 +277,21 @@ class ProgramModel:
     def side_files(self, path: Path) -> tuple[Path, ...]:
         """None: the plan lies inside."""
         return ()
+
+
+def recorded(path: Path, *, trust_pickle: bool) -> dict[str, Any] | None:
+    """The record among an archive's extra files; None where there is none.
+
+    Raises:
+        FormatError: the archive or the record is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(f"/{RECORD}")]
+            text = archive.read(names[0]).decode("utf-8", "replace") if names else None
+    except zipfile.BadZipFile as error:
+        raise FormatError(f"damaged: {error}", where=str(path)) from error
+    return read_record(text, str(path))
 
 
 def load(path: Path, options: LoadOptions) -> ProgramModel:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dacconv.errors import FormatError
+from dacconv.models.torch_files import read_checkpoint
 from dacconv.plans import plan_to_dict
 from dacconv.types import Plan
 
@@ -72,3 +73,19 @@ def read_record(value: Any, where: str) -> dict[str, Any] | None:
             hint="update dacconv, or convert the original again",
         )
     return value
+
+
+def recorded(path: Path, *, trust_pickle: bool) -> dict[str, Any] | None:
+    """The record of a checkpoint: inside it, or beside it; None where there is none.
+
+    Raises:
+        FormatError: the file or the record is damaged.
+    """
+    beside = sidecar(path)
+    if beside.is_file():
+        return read_record(beside.read_text("utf-8", "replace"), str(beside))
+    checkpoint = read_checkpoint(path, trust_pickle=trust_pickle)
+    if checkpoint.dtypes is not None:
+        return read_record(checkpoint.metadata.get(ENTRY), str(path))
+    inside = checkpoint.content.get(ENTRY) if isinstance(checkpoint.content, Mapping) else None
+    return read_record(inside, str(path))

@@ -20,10 +20,12 @@ from torch_nets import ResNet20, eligible, randomized, relative, small_net, spli
 
 from dacconv.errors import DacconvError, FormatError, UnsupportedError, UsageError
 from dacconv.fusions import find_fusions
-from dacconv.models import LoadOptions, open_model
+from dacconv.models import LoadOptions, open_model, read_record
 from dacconv.models.torch_program_vet import dangers, safe_expression
+from dacconv.plans import plan_to_dict
 from dacconv.types import Choice, Plan, Rewrite
 
+ORIGIN = {"version": "1", "sha256": "ab", "source": "a.pt2", "options": {}}
 PLAN = Plan((Choice("stem", "dac", 25),))
 SHAPE = (2, 3, 24, 24)
 
@@ -328,11 +330,15 @@ class TestRun:
     def test_extra_files_are_kept(self, tmp_path: Path) -> None:
         program = torch.export.export(nn.Conv2d(3, 4, 3).eval(), (torch.zeros(SHAPE),))
         torch.export.save(program, tmp_path / "a.pt2", extra_files={"labels.txt": "cat\ndög"})
-        open_model(tmp_path / "a.pt2").save(tmp_path / "b.pt2", provenance={"v": 1}, plan=PLAN)
+        open_model(tmp_path / "a.pt2").save(tmp_path / "b.pt2", provenance=ORIGIN, plan=PLAN)
         extras = {"labels.txt": "", "dacconv.json": ""}
         torch.export.load(tmp_path / "b.pt2", extra_files=extras)
         assert extras["labels.txt"] == "cat\ndög"
-        assert json.loads(extras["dacconv.json"])["provenance"] == {"v": 1}
+        assert json.loads(extras["dacconv.json"])["provenance"] == ORIGIN
+        assert read_record(tmp_path / "a.pt2") is None
+        record = read_record(tmp_path / "b.pt2")
+        assert record is not None
+        assert (record.provenance, record.plan) == (ORIGIN, plan_to_dict(PLAN))
 
 
 def edited(source: Path, target: Path, change: Callable[[str, bytes], bytes]) -> Path:
