@@ -13,6 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dacconv.benchmark.result import Benchmark as Benchmark
+    from dacconv.benchmark.run import bench as bench
     from dacconv.errors import DacconvError as DacconvError
     from dacconv.models.base import LoadOptions as LoadOptions
     from dacconv.models.torch_apply import apply as apply
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Benchmark": "benchmark.result",
     "Choice": "types",
     "Conversion": "pipeline",
     "DacconvError": "errors",
@@ -38,6 +41,7 @@ _HOME = {
     "Plan": "types",
     "Report": "report",
     "apply": "models.torch_apply",
+    "bench": "benchmark.run",
     "calibrate": "pipeline",
     "convert": "pipeline",
     "inspect": "pipeline",

@@ -231,6 +231,51 @@ def _reproduce(original: Path, converted: Path, given: dict[str, Any]) -> None:
         raise click.exceptions.Exit(1)
 
 
+@app.command(cls=options.Command, epilog=EXIT_CODES)
+@click.argument("original", type=options.FILE)
+@click.argument("converted", type=options.FILE, nargs=-1, required=True)
+@options.BENCH
+@options.SOURCE
+@options.JSON
+@options.MARKDOWN
+@options.PLOT
+def bench(
+    original: Path,
+    converted: tuple[Path, ...],
+    layers: bool,
+    plot: Path | None,
+    **given: Any,
+) -> None:
+    """Measure time, memory and size of models side by side, each in its own process.
+
+    The first model is what the others are compared with; formats may differ.
+    """
+    from dacconv import benchmark_text, console, jobs
+    from dacconv.benchmark.run import bench as measure
+    from dacconv.config import parse_counts
+
+    reports = _reports(given)
+    names = ("batch", "threads", "rounds", "seconds", "device", "dtype", "channels_last", "seed")
+    how = {name: given.pop(name) for name in names}
+    how["batches"] = parse_counts(how.pop("batch"), "--batch")
+    how["threads"] = parse_counts(how["threads"], "--threads")
+    how = {name: value for name, value in how.items() if value is not None}
+    if plot is not None and plot.suffix not in (".png", ".svg"):
+        raise UsageError("is neither .png nor .svg", where=f"--plot {plot}")
+    source = jobs.load_options(_settings(given))
+    with console.Bars() as bars:
+        result = measure(original, *converted, layers=layers, options=source, progress=bars, **how)
+    for name, target in reports.items():
+        _write(target, benchmark_text.EXPORTERS[name](result))
+    if plot is not None:
+        from dacconv.plots.bench import draw
+        from dacconv.plots.style import save_as
+
+        save_as(draw(result), plot)
+    if STDOUT not in reports.values():
+        console.print_benchmark(result)
+
+
 def main() -> NoReturn:
     """The entry point: every DacconvError becomes one message and its exit code."""
     try:

@@ -226,6 +226,18 @@ def parse_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     return values
 
 
+def parse_counts(text: str | None, option: str) -> tuple[int, ...]:
+    """``1,8`` as whole numbers above 0; nothing for None; UsageError where it is not that."""
+    if text is None:
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(
+            f"'{text}' is not a list of whole numbers above 0", where=option, hint="as in 1,8"
+        )
+    return tuple(int(part) for part in parts)
+
+
 def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """``[name:]1,3,224,224`` as input name -> shape; the name ``""`` is the first input."""
     shapes: dict[str, tuple[int, ...]] = {}

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
-from dacconv import formatting
+from dacconv import benchmark_text, formatting
 from dacconv.report import CONVENTION, Report
 
 if TYPE_CHECKING:
     from dacconv.batch import Result
+    from dacconv.benchmark.result import Benchmark
     from dacconv.terminal import TerminalBars
 
 DELAY_SECONDS = 1.0
@@ -43,6 +44,23 @@ def print_report(report: Report) -> None:
     else:
         print_lines(formatting.plain_table(report))
     print_lines(["", *after])
+
+
+def print_benchmark(result: Benchmark) -> None:
+    """The tables of a benchmark on stdout, and its warnings on stderr."""
+    for title, rows, marked in benchmark_text.tables(result):
+        if title:
+            click.secho(title, bold=True)
+        if sys.stdout.isatty():
+            from dacconv.terminal import print_cells
+
+            print_cells(rows, marked)
+        else:
+            print_lines(formatting.aligned(rows, formatting.TEXT_COLUMNS))
+        click.echo()
+    print_lines(benchmark_text.facts(result))
+    for note in result.notes:
+        click.secho(f"warning: {note}", err=True, fg="yellow")
 
 
 def print_lines(lines: Sequence[str]) -> None:

@@ -35,19 +35,21 @@ class Outcome:
     written: tuple[Path, ...]
 
 
+def load_options(settings: Settings) -> LoadOptions:
+    """How the settings say that a checkpoint is opened."""
+    return LoadOptions(
+        input_shapes=parse_shapes(settings.input_shape),
+        arch=settings.arch,
+        arch_args=parse_arguments(settings.arch_arg),
+        key=settings.key,
+        trust_pickle=settings.trust_pickle,
+        vouched=settings.layers,
+    )
+
+
 def open_with(path: Path, settings: Settings) -> Model:
     """Open a checkpoint as the settings say."""
-    return pipeline.load(
-        path,
-        LoadOptions(
-            input_shapes=parse_shapes(settings.input_shape),
-            arch=settings.arch,
-            arch_args=parse_arguments(settings.arch_arg),
-            key=settings.key,
-            trust_pickle=settings.trust_pickle,
-            vouched=settings.layers,
-        ),
-    )
+    return pipeline.load(path, load_options(settings))
 
 
 def calibrated_for(

@@ -221,6 +221,21 @@ RUN = panel(
         {"type": float, "metavar": "ERROR", "help": "Fail above this relative output error."},
     ),
 )
+BENCH = panel(
+    "Measuring",
+    ("--batch", {"metavar": "N,...", "help": "Batch sizes, as 1,8 (the models' own)."}),
+    ("--threads", {"metavar": "N,...", "help": "Threads, as 1,2 (the runtime's own choice)."}),
+    ("--rounds", {"type": Whole(), "metavar": "N", "help": "Alternating rounds at most (20)."}),
+    (
+        "--seconds",
+        {"type": float, "metavar": "S", "help": "Time for each batch and thread count (20)."},
+    ),
+    ("--layers", flag("Times by layer too, by the runtime's profiler.")),
+    ("--seed", {"type": click.IntRange(min=0), "metavar": "N", "help": "Of the inputs (0)."}),
+    ("--device", {"metavar": "DEVICE", "help": "For torch models: cpu, cuda (cpu)."}),
+    ("--dtype", {"metavar": "DTYPE", "help": "For torch models: float16, bfloat16."}),
+    ("--channels-last", flag("Run torch models with channels last.")),
+)
 VERIFY = panel(
     "Verification and gates",
     (
@@ -292,6 +307,10 @@ MARKDOWN = panel(
         "--markdown",
         {"type": FILE, "metavar": "FILE", "help": "Write the report as Markdown; - is stdout."},
     ),
+)
+PLOT = panel(
+    "Output",
+    ("--plot", {"type": FILE, "metavar": "FILE", "help": "Draw it, as .png or .svg."}),
 )
 REPORTS = ("json", "markdown", "html")
 """The options that name a file for the report."""

@@ -38,6 +38,17 @@ def print_table(report: Report) -> None:
         console.print(f"(hidden for lack of width: {', '.join(hidden)})", style="dim")
 
 
+def print_cells(rows: Sequence[Sequence[str]], marked: Sequence[bool]) -> None:
+    """A header and rows of cells, the marked rows in colour."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(rows[0]):
+        text = index < formatting.TEXT_COLUMNS
+        table.add_column(name, justify="left" if text else "right", overflow="fold")
+    for cells, mark in zip(rows[1:], marked, strict=True):
+        table.add_row(*map(escape, cells), style="green" if mark else None)
+    Console(highlight=False).print(table)
+
+
 def fitting(rows: Sequence[Sequence[str]], width: int) -> list[int]:
     """The indices of the columns that fit side by side into ``width`` characters."""
     widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]

@@ -30,7 +30,16 @@ RECORDS: dict[Kind, str] = {
 }
 """Kind of file -> ``module:function`` that reads what it says of itself, as plain data."""
 
-__all__ = ["FORMATS", "RECORDS", "LoadOptions", "Model", "open_model", "read_record"]
+TIMED: dict[Kind, str] = {
+    "onnx": "dacconv.models.onnx_time",
+    "pt2": "dacconv.models.torch_time",
+    "torch": "dacconv.models.torch_time",
+    "safetensors": "dacconv.models.torch_time",
+}
+"""Kind of file -> the module that times it: ``prepare``, ``opened`` and ``loaded``."""
+
+__all__ = ["FORMATS", "RECORDS", "TIMED", "LoadOptions", "Model", "open_model", "read_record"]
+
 
 
 def open_model(path: Path | str, options: LoadOptions | None = None) -> Model:

@@ -57,7 +57,7 @@ def session(
     try:
         return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common type of their own
-        raise _refusal("does not take the model", error) from error
+        raise refusal("does not take the model", error) from error
 
 
 def runtime() -> str:
@@ -69,7 +69,8 @@ def runtime() -> str:
     return f"onnxruntime {ort.__version__}"
 
 
-def _refusal(what: str, error: Exception) -> UnsupportedError:
+def refusal(what: str, error: Exception) -> UnsupportedError:
+    """What the runtime said, as the user's message."""
     said = " ".join(str(error).split()) or type(error).__name__
     return UnsupportedError(
         f"ONNX Runtime {what}: {said}",
@@ -103,7 +104,7 @@ def runner(session_: Any) -> Runner:
         try:
             results = session_.run(None, {name: np.asarray(feeds[name]) for name in wanted})
         except Exception as error:
-            raise _refusal("cannot run the model", error) from error
+            raise refusal("cannot run the model", error) from error
         return _named(outputs, results)
 
     return run

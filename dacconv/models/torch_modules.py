@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -202,6 +202,15 @@ class TracedModel:
         if _other_calls(self.graph(), gone) != _other_calls(graph, new):
             what = "the model's code calls other functions where it sees the new layers"
             raise UnsupportedError(what, where=str(self.path), hint=hint)
+
+    def prepared(self) -> tuple[nn.Module, Callable[[Feeds], tuple[Any, Any]]]:
+        """The module in eval mode, a copy with buffers of its own, and what makes its arguments."""
+        module = self._inference
+        return module, lambda feeds: as_arguments(module, feeds)
+
+    def call_names(self) -> Mapping[str, str]:
+        """None: a module's calls are known by the modules that make them."""
+        return {}
 
     def runner(self, *, threads: int | None = None) -> Runner:
         """Runs the module in eval mode without gradients."""

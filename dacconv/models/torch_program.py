@@ -6,7 +6,7 @@ import io
 import logging
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
@@ -204,8 +204,7 @@ class ProgramModel:
         if self.runnable:
             raise UnsupportedError(self.runnable, where=str(self.path))
         where = str(self.path)
-        with quiet(), user_code("preparing the program", where):
-            module = self.program.module()
+        module, _ = self.prepared()
 
         def run(feeds: Feeds) -> dict[str, Array]:
             if threads is not None:
@@ -217,6 +216,15 @@ class ProgramModel:
             return flat_outputs(result)
 
         return run
+
+    def prepared(self) -> tuple[nn.Module, Callable[[Feeds], tuple[Any, Any]]]:
+        """The program as a module, and what makes its arguments."""
+        with quiet(), user_code("preparing the program", str(self.path)):
+            return self.program.module(), self._arguments
+
+    def call_names(self) -> Mapping[str, str]:
+        """The graph's names by those of the program's fx nodes."""
+        return {call.name: name for name, call in self._reading.calls.items()}
 
     def _arguments(self, feeds: Feeds) -> tuple[Any, Any]:
         """Positional and keyword arguments of ``program.module()``."""

@@ -83,6 +83,17 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
     return paths
 
 
+def save_as(figure: Figure, path: Path) -> None:
+    """Write the figure to ``path``, a PNG or an SVG as its suffix says."""
+    from dacconv.files import replacing
+
+    with replacing(path) as (temporary,):
+        if path.suffix == ".svg":
+            temporary.write_text(svg(figure), encoding="utf-8")
+        else:
+            _write(figure, temporary, "png", {"Software": None})
+
+
 def _write(
     figure: Figure, target: Path | io.StringIO, form: str, metadata: dict[str, None]
 ) -> None:

@@ -1,0 +1,203 @@
+"""Models side by side: rounds that alternate between processes, each with one model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+from dacconv.benchmark.client import Worker
+from dacconv.benchmark.layers import layer_times
+from dacconv.benchmark.machine import busy, machine
+from dacconv.benchmark.result import Benchmark, Case, LayerTimes, Memory, Timing
+from dacconv.benchmark.subjects import Opened, open_all, told_input, with_batch
+from dacconv.errors import UsageError
+from dacconv.models.base import LoadOptions
+from dacconv.models.timing import Profile, Setting
+from dacconv.numerics.intervals import median_interval
+from dacconv.progress import Progress, silent
+
+ROUNDS, FEWEST_ROUNDS = 20, 6
+"""Six rounds are the fewest that give an interval of 95 %."""
+SECONDS = 20.0
+TURN_SECONDS = 0.05
+"""How long a model runs in a round, at least."""
+SETTLE_SECONDS = 0.003
+"""A pause between turns: threads of torch's OpenMP wait actively for about that long."""
+PROFILE_ROUNDS, PROFILE_RUNS, PROFILE_SECONDS = 5, 20, 3.0
+
+
+def bench(
+    original: str | Path,
+    *others: str | Path,
+    batches: Sequence[int] = (),
+    threads: Sequence[int] = (),
+    rounds: int = ROUNDS,
+    seconds: float = SECONDS,
+    layers: bool = False,
+    device: str = "cpu",
+    dtype: str | None = None,
+    channels_last: bool = False,
+    seed: int = 0,
+    options: LoadOptions | None = None,
+    progress: Progress = silent,
+    **more: Any,
+) -> Benchmark:
+    """Measure time, memory and size of models side by side; ``more`` are ``LoadOptions``.
+
+    Every combination of ``batches`` and ``threads`` is one case; without them the models run
+    as their inputs are, with the threads that the runtime chooses. A case takes about
+    ``seconds``, at most ``rounds`` rounds and at least six. ``layers`` adds the times by
+    layer for the first case. ``device``, ``dtype`` and ``channels_last`` are for torch.
+
+    >>> result = bench("resnet.onnx", "resnet.dac.onnx", batches=(1, 8), threads=(1, 2))
+    >>> result.cases[0].timings[1].ratio
+
+    Raises:
+        UsageError: options that make no sense, or that a model does not allow.
+        UnsupportedError: a model cannot be run; its process ended or gave no answer.
+    """
+    _check(batches, threads, rounds, seconds)
+    facts = machine()
+    given = replace(options or LoadOptions(), **more)
+    opened = open_all([Path(original), *map(Path, others)], given)
+    plans = [
+        ([with_batch(one, batch) for one in opened] if batch else list(opened), count)
+        for batch, count in product(batches or (None,), threads or (None,))
+    ]
+    settings = [
+        Setting(threads=count, device=device, dtype=dtype, channels_last=channels_last)
+        for _, count in plans
+    ]
+    cases = tuple(
+        _case(models, setting, rounds, seconds, seed, progress)
+        for (models, _), setting in zip(plans, settings, strict=True)
+    )
+    table = None
+    if layers:
+        table = _layers(plans[0][0], settings[0], cases[0], seed, progress)
+    warning = busy(facts)
+    return Benchmark(
+        machine=facts,
+        models=tuple(one.subject for one in opened),
+        device=device,
+        dtype=dtype,
+        channels_last=channels_last,
+        seed=seed,
+        cases=cases,
+        layers=table,
+        notes=() if warning is None else (warning,),
+    )
+
+
+def _check(batches: Sequence[int], threads: Sequence[int], rounds: int, seconds: float) -> None:
+    for name, values in (("--batch", batches), ("--threads", threads)):
+        for value in values:
+            if value < 1:
+                raise UsageError(f"{value} is not a number above 0", where=name)
+        if len(set(values)) != len(values):
+            raise UsageError("names a number twice", where=name)
+    if rounds < FEWEST_ROUNDS:
+        raise UsageError(
+            f"{rounds} rounds give no interval of 95 %: {FEWEST_ROUNDS} are the fewest",
+            where="--rounds",
+        )
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise UsageError(f"{seconds:g} is not a time above 0", where="--seconds")
+
+
+def _case(
+    models: Sequence[Opened],
+    setting: Setting,
+    rounds: int,
+    seconds: float,
+    seed: int,
+    progress: Progress,
+) -> Case:
+    """All models under one setting, each in a fresh process, in alternating rounds."""
+    task = _task(models, setting)
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(one.path)) for one in models]
+        for worker, one in zip(workers, models, strict=True):
+            worker.load(one.options, setting, one.inputs, seed)
+        runs = [_runs_in_a_turn(worker) for worker in workers]
+        times: list[list[float]] = [[] for _ in workers]
+        counted = [0] * len(workers)
+        started = time.monotonic()
+        for done in range(rounds):
+            spent = time.monotonic() - started
+            if done >= FEWEST_ROUNDS and spent * (done + 1) / done > seconds:
+                break
+            progress(task, done, rounds)
+            for index in _order(len(workers), done):
+                time.sleep(SETTLE_SECONDS)
+                taken, count = workers[index].run(TURN_SECONDS, runs[index])
+                times[index].append(1e3 * taken)
+                counted[index] += count
+        progress(task, rounds, rounds)
+        held = [worker.memory() for worker in workers]
+    timings = tuple(
+        _timing(one.subject.name, times[i], times[0] if i else None, counted[i], held[i])
+        for i, one in enumerate(models)
+    )
+    inputs = tuple(told_input(spec) for spec in models[0].inputs)
+    return Case(_batch(models[0]), setting.threads, inputs, len(times[0]), timings)
+
+
+def _order(count: int, turn: int) -> list[int]:
+    """Who runs when: another one first in every round, and every second round backwards."""
+    shifted = [(index + turn // 2) % count for index in range(count)]
+    return shifted[::-1] if turn % 2 else shifted
+
+
+def _runs_in_a_turn(worker: Worker) -> int:
+    """Warm up; how many runs one turn has at least."""
+    taken, _ = worker.run(TURN_SECONDS, 2)
+    return 3 if taken < TURN_SECONDS else 1
+
+
+def _timing(
+    name: str, mine: Sequence[float], first: Sequence[float] | None, runs: int, memory: Memory
+) -> Timing:
+    low, _, high = quantiles(mine, n=4, method="inclusive")
+    ratio = None
+    if first is not None:
+        ratio = median_interval([a / b for a, b in zip(first, mine, strict=True)])
+    return Timing(name, median_interval(mine), low, high, runs, tuple(mine), memory, ratio)
+
+
+def _layers(
+    models: Sequence[Opened], setting: Setting, case: Case, seed: int, progress: Progress
+) -> LayerTimes:
+    """The models under their profilers, in alternating rounds, each in a fresh process."""
+    profiles: list[list[Profile]] = [[] for _ in models]
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(one.path)) for one in models]
+        for worker, one in zip(workers, models, strict=True):
+            worker.load(one.options, setting, one.inputs, seed, profile=True)
+        for done in range(PROFILE_ROUNDS):
+            progress("timing layers", done, PROFILE_ROUNDS)
+            for index in _order(len(models), done):
+                affordable = 1e3 * PROFILE_SECONDS / case.timings[index].ms.median
+                runs = max(3, min(PROFILE_RUNS, int(affordable)))
+                profiles[index].append(workers[index].profile(runs))
+    progress("timing layers", PROFILE_ROUNDS, PROFILE_ROUNDS)
+    graphs = [one.model.graph() for one in models]
+    best = [min(of, key=lambda profile: profile.ms) for of in profiles]
+    return layer_times(best, graphs, case.batch, setting.threads)
+
+
+def _batch(model: Opened) -> int:
+    shape = model.inputs[0].shape if model.inputs else None
+    return shape[0] or 1 if shape else 1
+
+
+def _task(models: Sequence[Opened], setting: Setting) -> str:
+    threads = "" if setting.threads is None else f", {setting.threads} threads"
+    return f"timing, batch {_batch(models[0])}{threads}"
