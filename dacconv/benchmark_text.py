@@ -32,7 +32,7 @@ def markdown(result: Benchmark) -> str:
 def tables(result: Benchmark) -> Iterator[Table]:
     """One table for each case, and one of the layers."""
     for case in result.cases:
-        rows = [
+        rows: list[tuple[str, ...]] = [
             ("model", "ms", "quartiles", "faster", "95 % interval", "memory", "running", "file")
         ]
         sizes = {model.name: model.size for model in result.models}

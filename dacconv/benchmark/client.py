@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +26,15 @@ from dacconv.types import ValueSpec
 
 PATIENCE_SECONDS = 600.0
 """How long a worker may take for one answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The median seconds of a run in one turn, how many runs, and how many were interrupted."""
+
+    median: float
+    runs: int
+    interrupted: int
 
 
 class Worker:
@@ -88,10 +97,9 @@ class Worker:
             profile=profile,
         )
 
-    def run(self, seconds: float, runs: int = 1) -> tuple[float, int]:
-        """The median seconds of a run, over ``seconds`` and at least ``runs`` runs; how many."""
-        answer = self._ask("run", seconds=seconds, runs=runs)
-        return float(answer["median"]), int(answer["runs"])
+    def run(self, seconds: float, runs: int = 1) -> Turn:
+        """Run the model for ``seconds`` and at least ``runs`` times."""
+        return Turn(**self._ask("run", seconds=seconds, runs=runs))
 
     def memory(self) -> Memory:
         """What the process held."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dacconv.benchmark.result import Machine
+from dacconv.benchmark.result import Case, Machine
 
-BUSY_SHARE = 0.25
-"""A load average above this share of the cores is worth a warning."""
+BUSY_SHARE, INTERRUPTED_SHARE = 0.25, 0.2
+"""A load average above this share of the cores is worth a warning, and so many runs."""
 
 
 def machine() -> Machine:
@@ -31,14 +32,19 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def busy(facts: Machine) -> str | None:
-    """A warning where other work may disturb the times."""
-    if facts.load is None or facts.load <= BUSY_SHARE * facts.cores:
-        return None
-    return (
-        f"the machine was busy at the start: load average {facts.load:.1f} on {facts.cores} "
-        f"core{'s' if facts.cores > 1 else ''}; times and ratios may be off"
-    )
+def warnings(facts: Machine, cases: Iterable[Case]) -> Iterator[str]:
+    """What may have disturbed the times."""
+    if facts.load is not None and facts.load > BUSY_SHARE * facts.cores:
+        yield (
+            f"the machine was busy at the start: load average {facts.load:.1f} on {facts.cores} "
+            f"core{'s' if facts.cores > 1 else ''}; times and ratios may be off"
+        )
+    worst = max(timing.interrupted for case in cases for timing in case.timings)
+    if worst > INTERRUPTED_SHARE:
+        yield (
+            f"other work took a core away during up to {worst:.0%} of the runs of a model; "
+            "they are left out where a round has others"
+        )
 
 
 def _processor() -> str:

@@ -62,7 +62,9 @@ class Timing:
     ``ms`` is the median over the rounds of the round's median, with its interval of
     confidence; ``first_quartile`` and ``third_quartile`` are those of the rounds. ``ratio``
     is the first model's time over this one's, from the rounds in which both ran; None for
-    the first. ``per_round`` are the medians of the rounds.
+    the first. ``per_round`` are the medians of the rounds. ``interrupted`` is the share of
+    the runs in which a thread had to leave its core to other work; they are left out where
+    a round has others.
     """
 
     model: str
@@ -70,6 +72,7 @@ class Timing:
     first_quartile: float
     third_quartile: float
     runs: int
+    interrupted: float
     per_round: tuple[float, ...]
     memory: Memory
     ratio: Interval | None = None

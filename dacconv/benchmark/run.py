@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-from dacconv.benchmark.client import Worker
+from dacconv.benchmark.client import Turn, Worker
 from dacconv.benchmark.layers import layer_times
-from dacconv.benchmark.machine import busy, machine
+from dacconv.benchmark.machine import machine, warnings
 from dacconv.benchmark.result import Benchmark, Case, LayerTimes, Memory, Timing
 from dacconv.benchmark.subjects import Opened, open_all, told_input, with_batch
 from dacconv.errors import UsageError
@@ -82,7 +82,6 @@ def bench(
     table = None
     if layers:
         table = _layers(plans[0][0], settings[0], cases[0], seed, progress)
-    warning = busy(facts)
     return Benchmark(
         machine=facts,
         models=tuple(one.subject for one in opened),
@@ -92,7 +91,7 @@ def bench(
         seed=seed,
         cases=cases,
         layers=table,
-        notes=() if warning is None else (warning,),
+        notes=tuple(warnings(facts, cases)),
     )
 
 
@@ -127,8 +126,7 @@ def _case(
         for worker, one in zip(workers, models, strict=True):
             worker.load(one.options, setting, one.inputs, seed)
         runs = [_runs_in_a_turn(worker) for worker in workers]
-        times: list[list[float]] = [[] for _ in workers]
-        counted = [0] * len(workers)
+        turns: list[list[Turn]] = [[] for _ in workers]
         started = time.monotonic()
         for done in range(rounds):
             spent = time.monotonic() - started
@@ -137,17 +135,15 @@ def _case(
             progress(task, done, rounds)
             for index in _order(len(workers), done):
                 time.sleep(SETTLE_SECONDS)
-                taken, count = workers[index].run(TURN_SECONDS, runs[index])
-                times[index].append(1e3 * taken)
-                counted[index] += count
+                turns[index].append(workers[index].run(TURN_SECONDS, runs[index]))
         progress(task, rounds, rounds)
         held = [worker.memory() for worker in workers]
     timings = tuple(
-        _timing(one.subject.name, times[i], times[0] if i else None, counted[i], held[i])
+        _timing(one.subject.name, turns[i], turns[0] if i else None, held[i])
         for i, one in enumerate(models)
     )
     inputs = tuple(told_input(spec) for spec in models[0].inputs)
-    return Case(_batch(models[0]), setting.threads, inputs, len(times[0]), timings)
+    return Case(_batch(models[0]), setting.threads, inputs, len(turns[0]), timings)
 
 
 def _order(count: int, turn: int) -> list[int]:
@@ -158,18 +154,27 @@ def _order(count: int, turn: int) -> list[int]:
 
 def _runs_in_a_turn(worker: Worker) -> int:
     """Warm up; how many runs one turn has at least."""
-    taken, _ = worker.run(TURN_SECONDS, 2)
-    return 3 if taken < TURN_SECONDS else 1
+    return 3 if worker.run(TURN_SECONDS, 2).median < TURN_SECONDS else 1
 
 
-def _timing(
-    name: str, mine: Sequence[float], first: Sequence[float] | None, runs: int, memory: Memory
-) -> Timing:
-    low, _, high = quantiles(mine, n=4, method="inclusive")
+def _timing(name: str, mine: list[Turn], first: list[Turn] | None, memory: Memory) -> Timing:
+    times = [1e3 * turn.median for turn in mine]
+    low, _, high = quantiles(times, n=4, method="inclusive")
     ratio = None
     if first is not None:
-        ratio = median_interval([a / b for a, b in zip(first, mine, strict=True)])
-    return Timing(name, median_interval(mine), low, high, runs, tuple(mine), memory, ratio)
+        ratio = median_interval([a.median / b.median for a, b in zip(first, mine, strict=True)])
+    runs = sum(turn.runs for turn in mine)
+    return Timing(
+        model=name,
+        ms=median_interval(times),
+        first_quartile=low,
+        third_quartile=high,
+        runs=runs,
+        interrupted=sum(turn.interrupted for turn in mine) / runs,
+        per_round=tuple(times),
+        memory=memory,
+        ratio=ratio,
+    )
 
 
 def _layers(

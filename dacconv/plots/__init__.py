@@ -1,5 +1,5 @@
-"""Figures of reports, by matplotlib, and what makes files of them."""
+"""Figures of reports and benchmarks, by matplotlib, and what makes files of them."""
 
-from dacconv.plots.style import save, svg
+from dacconv.plots.style import save, save_as, svg
 
-__all__ = ["save", "svg"]
+__all__ = ["save", "save_as", "svg"]
