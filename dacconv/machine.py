@@ -11,7 +11,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 def cpu() -> str:
     """The processor's name as the system gives it, and how many cores this process may use."""
-    return f"{_model()}, {cores()} cores"
+    return f"{processor()}, {cores()} cores"
 
 
 def cores() -> int:
@@ -21,7 +21,8 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _model() -> str:
+def processor() -> str:
+    """The processor's name as the system gives it."""
     try:
         lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

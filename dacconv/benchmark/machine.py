@@ -1,4 +1,4 @@
-"""Facts about the machine, from the standard library alone."""
+"""The machine that a benchmark ran on, and whether it had other things to do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dacconv.benchmark.result import Case, Machine
+from dacconv.machine import cores, processor
 
 BUSY_SHARE, INTERRUPTED_SHARE = 0.25, 0.2
 """A load average above this share of the cores is worth a warning, and so many runs."""
@@ -16,20 +17,13 @@ BUSY_SHARE, INTERRUPTED_SHARE = 0.25, 0.2
 def machine() -> Machine:
     """This machine now; what the system does not tell is None or general."""
     return Machine(
-        processor=_processor(),
+        processor=processor(),
         cores=cores(),
         memory_gib=_memory(),
         system=f"{platform.system()} {platform.release()}".strip(),
         python=platform.python_version(),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     )
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def warnings(facts: Machine, cases: Iterable[Case]) -> Iterator[str]:
@@ -47,20 +41,10 @@ def warnings(facts: Machine, cases: Iterable[Case]) -> Iterator[str]:
         )
 
 
-def _processor() -> str:
-    told = _field(Path("/proc/cpuinfo"), "model name")
-    return told or platform.processor() or platform.machine() or "unknown"
-
-
 def _memory() -> float | None:
-    told = _field(Path("/proc/meminfo"), "MemTotal")
-    return None if told is None else round(int(told.split()[0]) / 2**20, 1)
-
-
-def _field(path: Path, name: str) -> str | None:
-    """The value of ``name: value`` in a file of Linux's; None elsewhere."""
+    """GiB, where Linux tells it."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        first = Path("/proc/meminfo").read_text(encoding="ascii").split(maxsplit=2)
     except OSError:
         return None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)
+    return round(int(first[1]) / 2**20, 1) if first[0] == "MemTotal:" else None
