@@ -41,7 +41,6 @@ TIMED: dict[Kind, str] = {
 __all__ = ["FORMATS", "RECORDS", "TIMED", "LoadOptions", "Model", "open_model", "read_record"]
 
 
-
 def open_model(path: Path | str, options: LoadOptions | None = None) -> Model:
     """Open the checkpoint at ``path``, whatever its format, without running code from it.
 
