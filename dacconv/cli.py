@@ -276,6 +276,51 @@ def bench(
         console.print_benchmark(result)
 
 
+@app.command(cls=options.Command)
+@model_argument
+@options.SWEEP
+@options.LAYERS
+@options.MEASURES
+@options.CALIBRATE
+@options.SOURCE
+@options.WORKERS
+@options.RESULTS
+def sweep(
+    model: Path,
+    config: Path | None,
+    mode: tuple[str, ...],
+    ranks: str | None,
+    budgets: str | None,
+    task: str | None,
+    data: Path | None,
+    bench: bool,
+    jobs: int | None,
+    dask: str | None,
+    output: Path | None,
+    plots: Path | None,
+    force: bool,
+    **given: Any,
+) -> None:
+    """Split a model in many ways, and measure every way against the original.
+
+    Points that are in the results file already are not computed again.
+    """
+    from dacconv import console, sweep_job
+
+    settings = _settings(given | {"samples": given["samples"] or sweep_job.SAMPLES}, config)
+    wanted = sweep_job.wanted(
+        mode, ranks, budgets, jobs=jobs, dask=dask, bench=bench, task=task, data=data
+    )
+    with console.Bars() as bars:
+        done = sweep_job.sweep_file(
+            model, settings, wanted, output=output, force=force, progress=bars
+        )
+    console.print_sweep(done, output)
+    if plots is not None:
+        for path in sweep_job.draw(done.sweep, plots):
+            click.echo(f"drew {path}")
+
+
 def main() -> NoReturn:
     """The entry point: every DacconvError becomes one message and its exit code."""
     try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # plain DAC does without, and starts sooner for it
     from dacconv.calibration.inputs import InputOptions
 
 BUDGET_KEYS = ("macs", "params", "latency")
-RANK_KEYS = ("rank", "ranks", "energy", "plan", *BUDGET_KEYS)
+RANK_KEYS = ("rank", "ranks", "energy", "plan", "from_sweep", *BUDGET_KEYS)
 RANGE_KEYS = ("first_k", "last_k")
 SWITCHES = ("verify", "fuse")
 """Options that can be switched off as well as on."""
@@ -38,6 +38,8 @@ class Settings:
     params: str | None = None
     latency: str | None = None
     plan: str | None = None
+    from_sweep: str | None = None
+    pick: str | None = None
     first_k: int | None = None
     last_k: int | None = None
     layers: tuple[str, ...] = ()
@@ -317,6 +319,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "params": (str,),
     "latency": (str,),
     "plan": (str,),
+    "from_sweep": (str,),
+    "pick": (str,),
     "first_k": (int,),
     "last_k": (int,),
     "allow_costlier": (bool,),

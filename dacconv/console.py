@@ -18,8 +18,11 @@ from dacconv import benchmark_text, formatting
 from dacconv.report import CONVENTION, Report
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dacconv.batch import Result
     from dacconv.benchmark.result import Benchmark
+    from dacconv.sweep_job import Swept
     from dacconv.terminal import TerminalBars
 
 DELAY_SECONDS = 1.0
@@ -61,6 +64,26 @@ def print_benchmark(result: Benchmark) -> None:
     print_lines(benchmark_text.facts(result))
     for note in result.notes:
         click.secho(f"warning: {note}", err=True, fg="yellow")
+
+
+def print_sweep(done: Swept, output: Path | None) -> None:
+    """A sweep on stdout: its tables, coloured on a terminal, and what they say."""
+    from dacconv import sweep_text
+
+    for line in done.told:
+        click.echo(line, err=True)
+    print_lines(sweep_text.facts(done.sweep))
+    for table in sweep_text.tables(done.sweep):
+        print_lines(["", table.title])
+        if sys.stdout.isatty():
+            from dacconv.terminal import print_levels
+
+            print_levels(table)
+        else:
+            print_lines(formatting.aligned([table.columns, *table.rows], 1))
+    print_lines(["", *sweep_text.advice(done.sweep, str(output or "RESULTS"))])
+    if output is not None:
+        click.echo(f"wrote {output}")
 
 
 def print_lines(lines: Sequence[str]) -> None:

@@ -76,28 +76,95 @@ def plan_for(
     timer: Timer | None = None,
 ) -> Plan:
     """The plan that the settings ask for: from a file, or made by a policy."""
-    if settings.plan is None:
-        return pipeline.plan(
-            model,
-            rank=settings.rank,
-            ranks=settings.ranks,
-            energy=settings.energy,
-            energy_over=settings.energy_over,
-            macs=settings.budget("macs"),
-            params=settings.budget("params"),
-            latency=settings.budget("latency"),
-            form=settings.form,
-            speeds=timer,
-            calibrated=calibrated,
-            first_k=settings.first_k,
-            last_k=settings.last_k,
-            layers=settings.layers,
-            skip=settings.skip,
-            allow_costlier=settings.allow_costlier,
-            fuse=settings.fuse,
-            kernel_scale=settings.kernel_scale,
-            progress=progress,
+    if settings.from_sweep is not None:
+        return _plan_from_sweep(model, settings, timer)
+    if settings.pick is not None:
+        raise UsageError("--pick takes a point of a sweep", hint="name its results: --from-sweep")
+    if settings.plan is not None:
+        return _plan_from_file(model, settings, settings.plan, timer)
+    return pipeline.plan(
+        model,
+        rank=settings.rank,
+        ranks=settings.ranks,
+        energy=settings.energy,
+        energy_over=settings.energy_over,
+        macs=settings.budget("macs"),
+        params=settings.budget("params"),
+        latency=settings.budget("latency"),
+        form=settings.form,
+        speeds=timer,
+        calibrated=calibrated,
+        first_k=settings.first_k,
+        last_k=settings.last_k,
+        layers=settings.layers,
+        skip=settings.skip,
+        allow_costlier=settings.allow_costlier,
+        fuse=settings.fuse,
+        kernel_scale=settings.kernel_scale,
+        progress=progress,
+    )
+
+
+def _plan_from_file(model: Model, settings: Settings, path: str, timer: Timer | None) -> Plan:
+    _require_alone(settings, "--plan")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"not readable: {error}", where=path) from error
+    return pipeline.bind_plan(
+        model,
+        plans.plan_from_json(text, path),
+        where=path,
+        allow_costlier=settings.allow_costlier,
+        fuse=settings.fuse,
+        form=settings.form,
+        speeds=timer,
+    )
+
+
+def _plan_from_sweep(model: Model, settings: Settings, timer: Timer | None) -> Plan:
+    """The plan of the picked point, measured on this very model with these options."""
+    from dacconv.sweeps.files import read_sweep
+    from dacconv.sweeps.pick import pick
+
+    _require_alone(settings, "--from-sweep")
+    where = settings.from_sweep or ""
+    if settings.pick is None:
+        raise UsageError("which point?", where=where, hint="--pick 'macs<=0.5', or --pick knee")
+    found = read_sweep(Path(where))
+    if found.header.get("sha256") != Digest(model.path).of(*model.files):
+        raise UsageError(
+            f"these results are of another model ({found.header.get('source')})",
+            where=where,
+            hint="sweep this one, or take a point of another as a --plan",
         )
+    measured = found.header.get("options") or {}
+    here = {
+        "fuse": settings.fuse,
+        "kernel_scale": settings.kernel_scale,
+        "calibrate": settings.calibration,
+    }
+    for name, value in here.items():
+        if name in measured and measured[name] != value:
+            raise UsageError(
+                f"the sweep was made with {_option(name, measured[name])}, so its numbers do not "
+                "hold here",
+                where=where,
+                hint=f"give {_option(name, measured[name])} as well",
+            )
+    return pipeline.bind_plan(
+        model,
+        pick(found, settings.pick).plan,
+        where=where,
+        allow_costlier=True,  # the point was measured as it is
+        fuse=settings.fuse,
+        form=settings.form,
+        speeds=timer,
+    )
+
+
+def _require_alone(settings: Settings, option: str) -> None:
+    """Raise UsageError where other options choose layers or ranks as well."""
     other = [
         name
         for name in (
@@ -116,20 +183,15 @@ def plan_for(
     ]
     if other:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in other)
-        raise UsageError(f"--plan says it all; it excludes {options}")
-    try:
-        text = Path(settings.plan).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"not readable: {error}", where=settings.plan) from error
-    return pipeline.bind_plan(
-        model,
-        plans.plan_from_json(text, settings.plan),
-        where=settings.plan,
-        allow_costlier=settings.allow_costlier,
-        fuse=settings.fuse,
-        form=settings.form,
-        speeds=timer,
-    )
+        raise UsageError(f"{option} says it all; it excludes {options}")
+
+
+def _option(name: str, value: object) -> str:
+    """An option as it is typed."""
+    dashed = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{dashed}" if value else f"--no-{dashed}"
+    return f"--{dashed} {value}"
 
 
 def timer_for(model: Model, settings: Settings, progress: Progress = silent) -> Timer | None:

@@ -101,7 +101,7 @@ SOURCE = panel(
     ),
 )
 
-CHOICE = panel(
+RANKS = panel(
     "Choosing layers and ranks",
     ("--rank", {"type": Whole(), "metavar": "R", "help": "The same rank for every layer."}),
     ("--ranks", {"metavar": "NAME=R,...", "help": "A rank for each name; names may be globs."}),
@@ -126,6 +126,18 @@ CHOICE = panel(
         {"metavar": "SHARE", "help": "Best ranks that keep at most this share of the time, 0.6."},
     ),
     ("--plan", {"metavar": "FILE", "help": "A plan in JSON, as --dry-run writes it."}),
+    (
+        "--from-sweep",
+        {"metavar": "FILE", "help": "A point of a sweep's results; --pick says which."},
+    ),
+    (
+        "--pick",
+        {"metavar": "WHICH", "help": "The best point within limits, as 'macs<=0.5'; or knee."},
+    ),
+)
+
+LAYERS = panel(
+    "Choosing layers and ranks",
     ("--first-k", {"type": Whole(), "metavar": "K", "help": "Only the first K layers."}),
     ("--last-k", {"type": Whole(), "metavar": "K", "help": "Only the last K layers."}),
     (
@@ -177,6 +189,87 @@ FORM = panel(
             "for each layer (auto).",
         },
     ),
+)
+
+
+def together(*panels: Decorator[Any]) -> Decorator[Any]:
+    """Several panels as one."""
+
+    def decorate(function: F) -> F:
+        for one in reversed(panels):
+            function = one(function)
+        return function
+
+    return decorate
+
+
+CHOICE = together(RANKS, LAYERS)
+"""All that decides what is split."""
+
+SWEEP = panel(
+    "What is tried",
+    (
+        "--mode",
+        {
+            "multiple": True,
+            "metavar": "MODE",
+            "help": "single: one layer at a time; first-k, last-k: the first or last k layers; "
+            "uniform: all; budget: best ranks within --budgets (single); repeatable.",
+        },
+    ),
+    ("--ranks", {"metavar": "R,...", "help": "Ranks to try, as 1-5 or 1,2,4 (1-5)."}),
+    ("--budgets", {"metavar": "SHARE,...", "help": "Shares of the MACs, as 0.3,0.4,0.5."}),
+)
+MEASURES = panel(
+    "What is measured",
+    (
+        "--eval",
+        "task",
+        {
+            "metavar": "FILE.py:FUNCTION",
+            "help": "Your own measure: called with the model, gives a number or a dict of them.",
+        },
+    ),
+    ("--data", {"type": FILE, "metavar": "FILE", "help": "Top-1 on images and labels in .npz."}),
+    ("--bench", flag("Time every point beside the original.")),
+    (
+        "--samples",
+        {"type": NATURAL, "metavar": "N", "help": "Seeded inputs to compare outputs on (32)."},
+    ),
+    ("--seed", {"type": click.IntRange(min=0), "metavar": "N", "help": "Their seed (0)."}),
+)
+WORKERS = panel(
+    "Who does the work",
+    (
+        "--jobs",
+        {
+            "type": NATURAL,
+            "metavar": "N",
+            "help": "N processes with a thread each (one process with the runtime's own threads).",
+        },
+    ),
+    (
+        "--dask",
+        {"metavar": "ADDRESS", "help": "The workers of a Dask scheduler, as tcp://host:8786."},
+    ),
+    (
+        "--threads",
+        {"type": NATURAL, "metavar": "N", "help": "Threads of the runtime in each process."},
+    ),
+)
+RESULTS = panel(
+    "Output",
+    (
+        "-o",
+        "--output",
+        {
+            "type": FILE,
+            "metavar": "FILE",
+            "help": "Results, .csv or .json; an interrupted sweep goes on from them.",
+        },
+    ),
+    ("--plots", {"type": FILE, "metavar": "DIR", "help": "Draw figures there, .png and .svg."}),
+    ("--force", flag("Overwrite the results and start afresh.")),
 )
 
 CALIBRATE = panel(

@@ -142,7 +142,7 @@ def plan(
         spectra,
         allow_costlier=allow_costlier,
     )
-    return _with_forms(model, made, rows, form, speeds)
+    return with_forms(model, made, rows, form, speeds)
 
 
 def bind_plan(
@@ -162,7 +162,7 @@ def bind_plan(
     rows = survey(model, fuse=fuse)
     require_eligible(rows, model.path)
     bound = bind(given, rows, where=where, allow_costlier=allow_costlier)
-    return _with_forms(model, bound, rows, form, speeds)
+    return with_forms(model, bound, rows, form, speeds)
 
 
 def timer(
@@ -192,9 +192,10 @@ def timer(
     return Timer(seen(model, fuse=fuse), where, Cache(path), progress)
 
 
-def _with_forms(
+def with_forms(
     model: Model, made: Plan, rows: Sequence[Layer], form: str | None, speeds: Speeds | None
 ) -> Plan:
+    """The plan with the forms that it leaves open decided; see :func:`plan`."""
     from dacconv.machine import cores
     from dacconv.tuning import TableSpeeds, target_for
     from dacconv.tuning.choose import choose_forms

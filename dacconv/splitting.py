@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,15 +40,21 @@ class Split:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spectra:
-    """The singular values of a model's layers, computed when a policy asks for them."""
+    """The singular values of a model's layers, computed when asked for, once."""
 
     model: Model | MergedModel
     layers: Sequence[Layer]
     kernel_scale: str = OWN
     progress: Progress = silent
+    _known: dict[str, ChannelSVD] = field(default_factory=dict)
 
     def __call__(self, name: str) -> ChannelSVD:
         """The decomposition of the layer of that name."""
+        if name not in self._known:
+            self._known[name] = self._decomposed(name)
+        return self._known[name]
+
+    def _decomposed(self, name: str) -> ChannelSVD:
         names = [layer.name for layer in self.layers]
         index = names.index(name)
         self.progress("measuring kernels", index, len(names))
@@ -57,9 +63,15 @@ class Spectra:
 
 
 def split_layer(
-    model: Model | MergedModel, layer: Layer, choice: Choice, kernel_scale: str = OWN
+    model: Model | MergedModel,
+    layer: Layer,
+    choice: Choice,
+    kernel_scale: str = OWN,
+    svd: ChannelSVD | None = None,
 ) -> Split:
     """Decompose a layer's kernel and put it together at each of its sites.
+
+    ``svd`` is the decomposition of the kernel in that scale, where it is known already.
 
     Raises:
         UnsupportedError: the kernel holds NaN or infinite values.
@@ -67,7 +79,8 @@ def split_layer(
     """
     method = METHODS[choice.method]
     kernel = scaled_kernel(model, layer, kernel_scale)
-    factors = method.factor(kernel.weight, method.decompose(kernel.weight), choice.rank)
+    svd = svd or method.decompose(kernel.weight)
+    factors = method.factor(kernel.weight, svd, choice.rank)
     made: dict[int, Array] = {}
     sites = tuple(
         (site, _rescaled(method.assemble(model.conv(site), factors), kernel.scale, made))

@@ -8,9 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from dacconv import formatting
 from dacconv.report import Report
+from dacconv.sweep_text import Table as Levels
 
 DISPENSABLE = ("dil.", "stride", "energy", "bytes moved", "kernel", "in", "out", "parameters")
 """Columns that a narrow terminal goes without, the first to go first."""
@@ -47,6 +49,24 @@ def print_cells(rows: Sequence[Sequence[str]], marked: Sequence[bool]) -> None:
     for cells, mark in zip(rows[1:], marked, strict=True):
         table.add_row(*map(escape, cells), style="green" if mark else None)
     Console(highlight=False).print(table)
+
+
+def print_levels(table: Levels) -> None:
+    """A table of a sweep, good cells green and bad ones red."""
+    console = Console(highlight=False)
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(table.columns):
+        made.add_column(escape(name), justify="right" if index else "left", overflow="fold")
+    levels = table.levels or (((None,) * len(table.columns)),) * len(table.rows)
+    for cells, level in zip(table.rows, levels, strict=True):
+        made.add_row(*(Text(c, style=_style(x)) for c, x in zip(cells, level, strict=True)))
+    console.print(made)
+
+
+def _style(level: float | None) -> str:
+    if level is None:
+        return ""
+    return "green" if level > 0.85 else "red" if level < 0.4 else "yellow"
 
 
 def fitting(rows: Sequence[Sequence[str]], width: int) -> list[int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,9 +44,9 @@ def verify(
             raise UnsupportedError(reason, where=str(model.path))
     specs = original.inputs()
     check_same_inputs(specs, converted.inputs())
-    batches = _batches(specs, samples, seed)
+    batches = seeded_inputs(specs, samples, seed)
     first, second = original.runner(threads=threads), converted.runner(threads=threads)
-    pairs: list[tuple[dict[str, Array], dict[str, Array]]] = []
+    compared = Comparison()
     times: list[tuple[float, float]] = []
     for runner in (first, second):
         runner(batches[0])  # the first run plans memory and picks kernels
@@ -53,19 +54,19 @@ def verify(
     for done, feeds in enumerate(batches):
         progress("verifying", done, len(batches))
         (expected, a), (actual, b) = _alternate(first, second, feeds, done)
-        pairs.append((expected, actual))
+        compared.add(expected, actual)
         times.append((a, b))
     while len(times) < ROUNDS and time.perf_counter() - started < BUDGET_SECONDS:
         (_, a), (_, b) = _alternate(first, second, batches[0], len(times))
         times.append((a, b))
     progress("verifying", len(batches), len(batches))
-    outputs = _compare(pairs)
+    outputs = compared.outputs()
     return Verification(
-        relative_error=_worst([check.relative_error for check in outputs]),
-        agreement=min((c.agreement for c in outputs if c.agreement is not None), default=None),
+        relative_error=worst([check.relative_error for check in outputs]),
+        agreement=agreement(outputs),
         outputs=outputs,
-        latency=_latency(times, _batch_of(batches[0])),
-        samples=sum(_batch_of(feeds) for feeds in batches),
+        latency=_latency(times, batch_of(batches[0])),
+        samples=sum(batch_of(feeds) for feeds in batches),
         seed=seed,
         runtime=original.runtime,
         inputs=tuple(f"{name} {_shape(a.shape)} {a.dtype}" for name, a in batches[0].items()),
@@ -119,17 +120,30 @@ def make_inputs(specs: Sequence[ValueSpec], rng: np.random.Generator) -> dict[st
     return feeds
 
 
-def _batches(specs: Sequence[ValueSpec], samples: int, seed: int) -> list[Feeds]:
+def seeded_inputs(specs: Sequence[ValueSpec], samples: int, seed: int) -> list[Feeds]:
+    """As many sets of inputs as make up ``samples``, a free batch axis taken as 1."""
     rng = np.random.default_rng(seed)
     feeds: list[Feeds] = [make_inputs(specs, rng)]
-    while len(feeds) * _batch_of(feeds[0]) < samples:
+    while len(feeds) * batch_of(feeds[0]) < samples:
         feeds.append(make_inputs(specs, rng))
     return feeds
 
 
-def _batch_of(feeds: Feeds) -> int:
+def batch_of(feeds: Feeds) -> int:
+    """How many samples a set of inputs holds."""
     first = next(iter(feeds.values()), np.zeros(()))
     return int(first.shape[0]) if first.ndim > 1 else 1
+
+
+def side_by_side(first: Runner, second: Runner, feeds: Feeds, rounds: int = ROUNDS) -> Latency:
+    """The latency of two models on the same inputs, in turn, after a run of each to warm up."""
+    for runner in (first, second):
+        runner(feeds)
+    times = []
+    for turn in range(rounds):
+        (_, a), (_, b) = _alternate(first, second, feeds, turn)
+        times.append((a, b))
+    return _latency(times, batch_of(feeds))
 
 
 def _alternate(
@@ -164,42 +178,68 @@ def _latency(times: Sequence[tuple[float, float]], batch: int) -> Latency:
     )
 
 
-def _compare(
-    pairs: Sequence[tuple[dict[str, Array], dict[str, Array]]],
-) -> tuple[OutputCheck, ...]:
-    expected, actual = pairs[0]
-    if len(expected) != len(actual):
-        raise UnsupportedError(
-            f"the models have {len(expected)} and {len(actual)} outputs",
-            hint="both must come from the same network",
-        )
-    return tuple(
-        _compare_output(
-            name, [list(a.values())[i] for a, _ in pairs], [list(b.values())[i] for _, b in pairs]
-        )
-        for i, name in enumerate(expected)
-    )
+class Comparison:
+    """Every output of two models, compared as the runs come in."""
+
+    def __init__(self) -> None:
+        self._outputs: dict[str, _Seen] = {}
+
+    def add(self, expected: Mapping[str, Array], actual: Mapping[str, Array]) -> None:
+        """Take in what both made of the same inputs.
+
+        Raises:
+            UnsupportedError: the models have different numbers of outputs.
+        """
+        if len(expected) != len(actual):
+            raise UnsupportedError(
+                f"the models have {len(expected)} and {len(actual)} outputs",
+                hint="both must come from the same network",
+            )
+        for (name, a), b in zip(expected.items(), actual.values(), strict=True):
+            self._outputs.setdefault(name, _Seen(a.shape, str(a.dtype))).add(a, b)
+
+    def outputs(self) -> tuple[OutputCheck, ...]:
+        """What was found, output by output."""
+        return tuple(seen.check(name) for name, seen in self._outputs.items())
 
 
-def _compare_output(name: str, expected: Sequence[Array], actual: Sequence[Array]) -> OutputCheck:
-    matches = all(
-        a.shape == b.shape and a.dtype == b.dtype for a, b in zip(expected, actual, strict=True)
-    )
-    error = largest = agreement = None
-    if matches and expected[0].dtype.kind in "fiub":
-        squares = [_squares(a, b) for a, b in zip(expected, actual, strict=True)]
-        error = _ratio(sum(s[0] for s in squares), sum(s[1] for s in squares))
-        largest = max(s[2] for s in squares)
-        agreement = _agreement(expected, actual)
-    return OutputCheck(
-        name=name,
-        shape=expected[0].shape,
-        dtype=str(expected[0].dtype),
-        matches=matches,
-        relative_error=error,
-        max_abs_error=None if largest is None or not math.isfinite(largest) else largest,
-        agreement=agreement,
-    )
+@dataclass(slots=True)
+class _Seen:
+    """One output of both models: sums over the runs so far."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    matches: bool = True
+    difference: float = 0.0
+    size: float = 0.0
+    largest: float = 0.0
+    samples: int = 0
+    same: int = 0
+
+    def add(self, a: Array, b: Array) -> None:
+        self.matches = self.matches and a.shape == b.shape and a.dtype == b.dtype
+        if not self.matches or a.dtype.kind not in "fiub":
+            return
+        difference, size, largest = _squares(a, b)
+        self.difference += difference
+        self.size += size
+        self.largest = max(self.largest, largest) if largest == largest else largest
+        if a.dtype.kind == "f" and _like_scores(a.shape):
+            same = a.reshape(len(a), -1).argmax(1) == b.reshape(len(b), -1).argmax(1)
+            self.samples += len(same)
+            self.same += int(same.sum())
+
+    def check(self, name: str) -> OutputCheck:
+        known = self.matches and np.dtype(self.dtype).kind in "fiub"
+        return OutputCheck(
+            name=name,
+            shape=self.shape,
+            dtype=self.dtype,
+            matches=self.matches,
+            relative_error=_ratio(self.difference, self.size) if known else None,
+            max_abs_error=self.largest if known and math.isfinite(self.largest) else None,
+            agreement=self.same / self.samples if known and self.samples else None,
+        )
 
 
 def _squares(expected: Array, actual: Array) -> tuple[float, float, float]:
@@ -217,20 +257,15 @@ def _ratio(difference: float, size: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _worst(errors: Sequence[float | None]) -> float | None:
+def agreement(outputs: Sequence[OutputCheck]) -> float | None:
+    """The smallest agreement; None where no output looks like class scores."""
+    return min((c.agreement for c in outputs if c.agreement is not None), default=None)
+
+
+def worst(errors: Sequence[float | None]) -> float | None:
+    """The largest error; None where one is not known."""
     known = [error for error in errors if error is not None]
     return max(known) if known and len(known) == len(errors) else None
-
-
-def _agreement(expected: Sequence[Array], actual: Sequence[Array]) -> float | None:
-    """The share of samples with the same top class, for outputs like ``(batch, classes)``."""
-    if expected[0].dtype.kind != "f" or not _like_scores(expected[0].shape):
-        return None
-    same = [
-        (a.reshape(a.shape[0], -1).argmax(1) == b.reshape(b.shape[0], -1).argmax(1))
-        for a, b in zip(expected, actual, strict=True)
-    ]
-    return float(np.concatenate(same).mean())
 
 
 def _like_scores(shape: tuple[int, ...]) -> bool:

@@ -146,3 +146,28 @@ class Walkable(Protocol):
             UnsupportedError: the runtime cannot run the model in parts; says why.
         """
         ...
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A model that can be run up to a node, and from there on: by another model, even.
+
+    Models that differ only from a node on have the same live values before it, so that what
+    one of them has computed serves the others.
+    """
+
+    def live(self, node: str) -> tuple[str, ...]:
+        """The names of the values from before ``node`` that it or what follows it reads."""
+        ...
+
+    def resume(
+        self, given: Feeds, wanted: Sequence[str] | None = None, *, threads: int | None = None
+    ) -> Runner:
+        """A function from live values to the values ``wanted`` (by default the outputs).
+
+        ``given`` are live values such as it will be fed, for their types.
+
+        Raises:
+            UnsupportedError: the runtime cannot run the model in parts; says why.
+        """
+        ...

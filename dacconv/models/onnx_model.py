@@ -21,6 +21,7 @@ from dacconv.models.onnx_inputs import declared_specs, input_specs
 from dacconv.models.onnx_layers import read_conv
 from dacconv.models.onnx_load import read
 from dacconv.models.onnx_operators import CannotEvaluate
+from dacconv.models.onnx_part import live, resume
 from dacconv.models.onnx_rewrite import rewrite, why_not
 from dacconv.models.onnx_roles import Known
 from dacconv.models.onnx_run import document_session, runner, runtime
@@ -177,6 +178,17 @@ class OnnxModel:
     ) -> list[dict[str, Array]]:
         """Run the graph in parts between the convs ``nodes``; see ``Walkable``."""
         return walk(self.document, self.constants, nodes, visit, batches, threads=threads)
+
+    def live(self, node: str) -> tuple[str, ...]:
+        """See ``Divisible``."""
+        return live(self.document, self.constants, node)
+
+    def resume(
+        self, given: Feeds, wanted: Sequence[str] | None = None, *, threads: int | None = None
+    ) -> Runner:
+        """See ``Divisible``."""
+        names = self.document.outputs if wanted is None else wanted
+        return resume(self.document, self.constants, given, names, threads=threads)
 
     def statistics(self, node: str) -> tuple[Array, Array] | None:
         """The mean and variance that a BatchNorm has stored, in float64; None for others."""

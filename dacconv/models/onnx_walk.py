@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from onnx import GraphProto, ModelProto, ValueInfoProto, helper
 
-from dacconv.errors import UnsupportedError
 from dacconv.models.base import Feeds, Visit
 from dacconv.models.onnx_consts import Constants
 from dacconv.models.onnx_document import Document, Entry
-from dacconv.models.onnx_run import document_session, runner
-from dacconv.models.onnx_tensors import onnx_dtype
+from dacconv.models.onnx_part import part_runner
 from dacconv.types import Array
 
 
@@ -88,40 +85,6 @@ def _run(
     wanted = sorted(made & needed)
     if not wanted:
         return
-    read = dict.fromkeys(name for entry in entries for name in entry.reads)
-    chain = {id(e): e for name in read for e in constants.chain(name)}
-    body = (*chain.values(), *entries)
-    reads = {name for entry in body for name in entry.reads}
-    given = [name for name in live[0] if name in reads]
-    part = Document(
-        header=_header(document.header),
-        entries=body,
-        tensors={n: t for n, t in document.tensors.items() if n in reads},
-        rest=_frame(document.rest, {n: live[0][n] for n in given}, wanted, reads),
-    )
-    run = runner(document_session(part, threads=threads))
+    run = part_runner(document, constants, entries, live[0], wanted, threads=threads)
     for values in live:
         values.update(run(values))
-
-
-def _header(header: ModelProto) -> ModelProto:
-    """The header without training information, which names nodes that a part does not have."""
-    made = ModelProto()
-    made.CopyFrom(header)
-    made.ClearField("training_info")
-    return made
-
-
-def _frame(
-    rest: GraphProto, given: dict[str, Array], wanted: Sequence[str], reads: set[str]
-) -> GraphProto:
-    """Inputs of the types at hand, outputs of whatever type they have."""
-    frame = GraphProto(name=rest.name or "part")
-    for name, value in given.items():
-        if not isinstance(value, np.ndarray):
-            raise UnsupportedError(f"value '{name}' is a {type(value).__name__}, not a tensor")
-        sizes = [None] * value.ndim
-        frame.input.append(helper.make_tensor_value_info(name, onnx_dtype(value.dtype), sizes))
-    frame.output.extend(ValueInfoProto(name=name) for name in wanted)
-    frame.sparse_initializer.extend(t for t in rest.sparse_initializer if t.values.name in reads)
-    return frame

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from dacconv.errors import FormatError, UsageError
-from dacconv.models.torch_arch import search, user_code
 from dacconv.models.torch_pickles import is_module, told, wanted_globals
+from dacconv.user_code import search, user_code
 
 DTYPES = {
     torch.float64: "F64",

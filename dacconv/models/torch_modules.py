@@ -14,7 +14,6 @@ from torch import nn
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.forms import FORMS, MULTIPLIER
 from dacconv.models.base import Feeds, LoadOptions, Runner, Visit
-from dacconv.models.torch_arch import user_code
 from dacconv.models.torch_convs import (
     NORMS,
     PLAIN_REPEAT_AXES,
@@ -40,6 +39,7 @@ from dacconv.models.torch_trace import Names, Trace, trace
 from dacconv.models.torch_walk import Stop, in_step, stopping
 from dacconv.progress import Progress
 from dacconv.types import Affine, Array, Conv, FloatArray, Geometry, Graph, Rewrite, ValueSpec
+from dacconv.user_code import user_code
 
 
 @dataclass(frozen=True, eq=False)

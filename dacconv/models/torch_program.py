@@ -24,7 +24,6 @@ from dacconv.errors import FormatError, UnsupportedError, UsageError
 from dacconv.files import replacing
 from dacconv.forms import FORMS
 from dacconv.models.base import Feeds, LoadOptions, Runner, Visit
-from dacconv.models.torch_arch import user_code
 from dacconv.models.torch_files import check_zip, damaged
 from dacconv.models.torch_pickles import told
 from dacconv.models.torch_program_edit import edit_program, why_not
@@ -34,6 +33,7 @@ from dacconv.models.torch_record import make_record, read_record, to_json
 from dacconv.models.torch_run import flat_outputs, told_shapes
 from dacconv.models.torch_walk import Stop, Stopping, in_step
 from dacconv.types import Affine, Array, Conv, Geometry, Graph, Plan, Rewrite, Shape, ValueSpec
+from dacconv.user_code import user_code
 
 RECORD = "dacconv.json"
 """The extra file inside the archive that holds the plan and where the program comes from."""

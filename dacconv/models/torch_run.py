@@ -14,9 +14,9 @@ from torch import nn
 
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.models.base import Feeds, Runner
-from dacconv.models.torch_arch import user_code
 from dacconv.models.torch_convs import to_numpy
 from dacconv.types import Array, ValueSpec
+from dacconv.user_code import user_code
 
 Shapes = Mapping[str, tuple[int, ...]]
 

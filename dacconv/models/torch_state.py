@@ -12,7 +12,7 @@ from torch import nn
 
 from dacconv.errors import UsageError
 from dacconv.models.base import LoadOptions
-from dacconv.models.torch_arch import build, user_code
+from dacconv.models.torch_arch import build
 from dacconv.models.torch_blocks import describe_replaced
 from dacconv.models.torch_entries import best_prefix
 from dacconv.models.torch_modules import TracedModel, require_tree
@@ -20,6 +20,7 @@ from dacconv.models.torch_record import make_record
 from dacconv.models.torch_statefile import StateFile
 from dacconv.models.torch_surgery import names_of
 from dacconv.types import Plan, Rewrite
+from dacconv.user_code import user_code
 
 ARCH_HINT = "is it the right architecture, with the right arguments (--arch-arg)?"
 

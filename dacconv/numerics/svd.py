@@ -12,11 +12,12 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from dacconv.types import FloatArray
 
@@ -133,6 +134,12 @@ def _signed(right: F64) -> F64:
     return np.asarray(right * signs)
 
 
+@cache
+def _libraries() -> ThreadpoolController:
+    """The BLAS that numpy has loaded; to look for it takes milliseconds."""
+    return ThreadpoolController()
+
+
 def _by_channels(function: Callable[..., T], weight: FloatArray, *more: F64) -> list[T]:
     """``function`` on slices of the input channels, in threads; ``more`` is indexed alike.
 
@@ -141,7 +148,7 @@ def _by_channels(function: Callable[..., T], weight: FloatArray, *more: F64) -> 
     """
     channels = weight.shape[1]
     bounds = range(0, channels, SLICE)
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
         tasks = [
             pool.submit(function, weight[:, i : i + SLICE], *(m[i : i + SLICE] for m in more))
             for i in bounds

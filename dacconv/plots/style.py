@@ -8,6 +8,7 @@ display is looked for, and the same figure gives the same bytes.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ _STYLE: dict[Any, Any] = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "savefig.dpi": 160,
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "dacconv",
 }
@@ -59,10 +61,17 @@ def style() -> Iterator[None]:
 
 def new_figure(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
     """An empty figure with one pair of axes."""
+    figure, (axes,) = new_figures(width, height, 1)
+    return figure, axes
+
+
+def new_figures(width: float, height: float, columns: int) -> tuple[Figure, list[Axes]]:
+    """An empty figure with pairs of axes side by side, which share the vertical one."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
+    axes = figure.subplots(1, columns, sharey=True, squeeze=False)
+    return figure, list(axes[0])
 
 
 def svg(figure: Figure) -> str:
@@ -97,5 +106,6 @@ def save_as(figure: Figure, path: Path) -> None:
 def _write(
     figure: Figure, target: Path | io.StringIO, form: str, metadata: dict[str, None]
 ) -> None:
-    with style():
+    with style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # layers are called what they are
         figure.savefig(target, format=form, metadata=metadata)

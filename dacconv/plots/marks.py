@@ -1,0 +1,44 @@
+"""What tells series apart, with colour and without it, and layer names along an axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+ORDERED = "viridis"
+"""For things in order (ranks, layers): even in lightness, so that it survives greyscale."""
+TICKS = 45
+"""Layer names along an axis at most; of more, every few."""
+
+
+def marker(index: int) -> str:
+    """A marker for a series."""
+    return MARKERS[index % len(MARKERS)]
+
+
+def shades(count: int) -> list[tuple[float, ...]]:
+    """Colours in order, dark to light, none too light to be seen on white."""
+    import matplotlib
+
+    colours = matplotlib.colormaps[ORDERED]
+    return [tuple(colours(0.85 * index / max(count - 1, 1))) for index in range(count)]
+
+
+def short(name: str, most: int = 22) -> str:
+    """A name that fits beside an axis: the middle of a long one goes."""
+    head = most // 3
+    return name if len(name) <= most else f"{name[:head]}…{name[head + 1 - most :]}"
+
+
+def layer_ticks(axes: Axes, names: Sequence[str], *, vertical: bool = False) -> None:
+    """Layer names along an axis at 0, 1, 2..."""
+    places = list(range(0, len(names), -(-len(names) // TICKS)))
+    labels = [short(names[place]) for place in places]
+    if vertical:
+        axes.set_yticks(places, labels, fontsize=7.5)
+    else:
+        axes.set_xticks(places, labels, fontsize=7.5, rotation=90)

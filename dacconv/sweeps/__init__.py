@@ -1,0 +1,1 @@
+"""Sweeps: one model split in many ways, each measured against the original."""

@@ -1,0 +1,160 @@
+"""Results files: CSV or JSON, each of them the state that an interrupted sweep goes on from.
+
+A CSV begins with one line of comment that holds the header as JSON. While a sweep runs, rows
+are appended to it one by one and are on the disk before the next point counts as done; a last
+line that was torn by a crash is left out when the file is read. A JSON file is replaced as a
+whole for every row.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dacconv.errors import DacconvError, UsageError
+from dacconv.files import as_write_error, write_text
+from dacconv.sweeps.results import PointResult, Sweep, row_to_dict, sweep_from_dict
+
+COMMENT = "# dacconv sweep "
+SUFFIXES = (".csv", ".json")
+TEXTS = ("point", "mode", "layer", "note")
+WHOLES = ("k", "rank", "macs", "params", "rounds", "batch")
+
+
+def check_suffix(path: Path) -> None:
+    """Raise UsageError for a file that is neither CSV nor JSON by its name."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError("results are written to .csv or .json", where=str(path))
+
+
+def to_csv(sweep: Sweep) -> str:
+    """The sweep as CSV: a comment with the header, the names of the columns, a row per point."""
+    data = {k: v for k, v in sweep.to_dict().items() if k != "points"}
+    head = COMMENT + json.dumps(data, ensure_ascii=False, separators=(",", ":")) + "\n"
+    rows = [row_to_dict(sweep, row) for row in sweep.rows]
+    return head + _line(list(rows[0])) + "".join(_row(row) for row in rows)
+
+
+def to_json(sweep: Sweep) -> str:
+    """The sweep as indented JSON text, ending in a newline."""
+    return json.dumps(sweep.to_dict(), indent=1, ensure_ascii=False) + "\n"
+
+
+def render(sweep: Sweep, path: Path) -> str:
+    """The sweep as the text of a file of that name."""
+    return to_json(sweep) if path.suffix.lower() == ".json" else to_csv(sweep)
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read results, whole or as far as they go.
+
+    Raises:
+        UsageError: not there, not readable, or not the results of a sweep.
+    """
+    where = str(path)
+    try:
+        data = path.read_bytes()
+        if data.startswith(COMMENT.encode()):
+            data = data[: data.rfind(b"\n") + 1]  # what follows the last newline is torn
+        text = data.decode("utf-8")
+    except FileNotFoundError as error:
+        raise UsageError("no such file", where=where) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"not readable: {error}", where=where) from error
+    try:
+        if text.startswith(COMMENT):
+            return _from_csv(text, where)
+        return sweep_from_dict(json.loads(text), where)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, DacconvError) as error:
+        raise UsageError(
+            "not the results of a sweep",
+            where=where,
+            hint="`dacconv sweep MODEL -o FILE` makes them",
+        ) from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Journal:
+    """A results file that grows with the sweep: complete after every row."""
+
+    path: Path
+    sweep: Sweep
+    rows: list[PointResult]
+
+    def begin(self) -> None:
+        """Write the header and the rows that are known already."""
+        write_text(self.path, render(self._now(), self.path))
+
+    def add(self, row: PointResult) -> None:
+        """One more row, safe on the disk when this returns.
+
+        Raises:
+            WriteError: the operating system refuses.
+        """
+        self.rows.append(row)
+        if self.path.suffix.lower() == ".json":
+            self.begin()
+            return
+        try:
+            with self.path.open("a", encoding="utf-8", newline="") as stream:
+                stream.write(_row(row_to_dict(self.sweep, row)))
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise as_write_error(error, self.path) from error
+
+    def _now(self) -> Sweep:
+        return replace(self.sweep, rows=(self.sweep.original, *self.rows))
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file to ``NAME.bak``, or to the first of ``NAME.bak2``... that is free."""
+    number = 1
+    while (other := path.with_name(f"{path.name}.bak{number if number > 1 else ''}")).exists():
+        number += 1
+    try:
+        path.rename(other)
+    except OSError as error:
+        raise as_write_error(error, path) from error
+    return other
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    cells = ["" if v is None else v for v in row.values()]
+    cells[-1] = json.dumps(row["plan"], ensure_ascii=False, separators=(",", ":"))
+    return _line([repr(cell) if isinstance(cell, float) else cell for cell in cells])
+
+
+def _line(cells: Sequence[Any]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerow(cells)
+    return stream.getvalue()
+
+
+def _from_csv(text: str, where: str) -> Sweep:
+    head, _, body = text.partition("\n")
+    data = json.loads(head.removeprefix(COMMENT))
+    reader = csv.reader(io.StringIO(body))
+    columns = next(reader)
+    rows = [_cells(dict(zip(columns, cells, strict=True))) for cells in reader]
+    return sweep_from_dict({**data, "points": rows}, where)
+
+
+def _cells(cells: Mapping[str, str]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for name, cell in cells.items():
+        if name == "plan":
+            made[name] = json.loads(cell)
+        elif not cell:
+            made[name] = None
+        elif name in TEXTS:
+            made[name] = cell
+        else:
+            made[name] = int(cell) if name in WHOLES else float(cell)
+    return made

@@ -1,0 +1,185 @@
+"""What the outputs of a variant are held against: the original's outputs, or labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from dacconv.errors import DacconvError, UnsupportedError
+from dacconv.models.base import Feeds, Model, Runner
+from dacconv.types import Array
+from dacconv.verification import Comparison, agreement, batch_of, worst
+
+CHUNK = 64
+"""Samples of one run, at most, where the batch is free."""
+CHUNK_BYTES = 2**26
+"""What the largest input of a layer may take in one run, about."""
+PASS_BYTES = 2**28
+"""What the live values of all runs may take while variants go on from them, about."""
+
+Outputs = Sequence[dict[str, Array]]
+
+
+class Tally(Protocol):
+    """What one variant has shown so far."""
+
+    def add(self, start: int, outputs: Outputs) -> None:
+        """Take in the outputs for the batches from number ``start`` on."""
+        ...
+
+    def found(self) -> dict[str, float | None]:
+        """The numbers by name."""
+        ...
+
+
+class Judge(Protocol):
+    """Inputs, and what the outputs for them are held against."""
+
+    @property
+    def batches(self) -> Sequence[Feeds]:
+        """The inputs."""
+        ...
+
+    def tally(self) -> Tally:
+        """A fresh one, for one variant."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SameOutputs:
+    """The original's outputs on seeded inputs, as ``report.Verification`` compares them."""
+
+    batches: Sequence[Feeds]
+    expected: Outputs
+
+    def tally(self) -> Tally:
+        """Counts ``output_error`` and ``agreement``."""
+        return _Compared(self.expected)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Compared:
+    expected: Outputs
+    comparison: Comparison = field(default_factory=Comparison)
+
+    def add(self, start: int, outputs: Outputs) -> None:
+        for index, actual in enumerate(outputs, start):
+            self.comparison.add(self.expected[index], actual)
+
+    def found(self) -> dict[str, float | None]:
+        checks = self.comparison.outputs()
+        return {
+            "output_error": worst([check.relative_error for check in checks]),
+            "agreement": agreement(checks),
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """Labelled inputs: the share whose top class is the label."""
+
+    batches: Sequence[Feeds]
+    labels: Sequence[Array]
+
+    def tally(self) -> Tally:
+        """Counts ``top1``."""
+        return _Top1(self.labels)
+
+
+@dataclass(slots=True, eq=False)
+class _Top1:
+    labels: Sequence[Array]
+    right: int = 0
+    seen: int = 0
+
+    def add(self, start: int, outputs: Outputs) -> None:
+        for index, actual in enumerate(outputs, start):
+            labels, scores = self.labels[index], _scores(actual, len(self.labels[index]))
+            self.right += int((scores.argmax(1) == labels).sum())
+            self.seen += len(labels)
+
+    def found(self) -> dict[str, float | None]:
+        return {"top1": self.right / self.seen if self.seen else None}
+
+
+def _scores(outputs: dict[str, Array], samples: int) -> Array:
+    """The first output like class scores, as ``(samples, classes)``."""
+    for array in outputs.values():
+        if (
+            array.ndim >= 2
+            and array.shape[0] == samples
+            and array.size == samples * max(array.shape[1:])
+        ):
+            return array.reshape(samples, -1)
+    raise UnsupportedError(
+        "no output of the model looks like class scores",
+        hint="--eval FILE.py:FUNCTION measures whatever you like",
+    )
+
+
+def same_outputs(runner: Runner, inputs: Sequence[Feeds], largest: int) -> SameOutputs:
+    """The original's outputs, for several inputs at a time where the model takes them so."""
+    batches = stacked(runner, inputs, largest)
+    return SameOutputs(batches, [runner(feeds) for feeds in batches])
+
+
+def stacked(runner: Runner, feeds: Sequence[Feeds], largest: int) -> list[Feeds]:
+    """The same samples in fewer runs, if the model gives the same outputs for them.
+
+    ``largest`` is the size in bytes of a layer's largest input, for one sample.
+    """
+    step = chunk(largest)
+    if step < 2 or len(feeds) < 2 or not stackable(runner, feeds):
+        return list(feeds)
+    return [_joined(feeds[i : i + step]) for i in range(0, len(feeds), step)]
+
+
+def chunk(largest: int) -> int:
+    """How many samples go into one run."""
+    return max(1, min(CHUNK, CHUNK_BYTES // max(largest, 1)))
+
+
+def stackable(runner: Runner, feeds: Sequence[Feeds]) -> bool:
+    """Whether two samples at once come out as they do one by one."""
+    if any(array.ndim < 2 or len(array) != 1 for array in feeds[0].values()):
+        return False
+    try:
+        apart, together = [runner(feeds[0]), runner(feeds[1])], runner(_joined(feeds[:2]))
+    except DacconvError:
+        return False
+    for name, array in together.items():
+        rows = [one[name] for one in apart]
+        if any(row.ndim < 1 or len(row) != 1 for row in rows):
+            return False
+        if array.shape != (2, *rows[0].shape[1:]):
+            return False
+        if not np.allclose(array, np.concatenate(rows), rtol=1e-3, atol=1e-5):
+            return False
+    return True
+
+
+def _joined(feeds: Sequence[Feeds]) -> Feeds:
+    return {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
+
+
+def largest_input(model: Model) -> int:
+    """Bytes of the largest input that a layer has, for one sample; 0 where sizes are unknown."""
+    geometries = [node.geometry for node in model.graph().nodes if node.geometry is not None]
+    return max(
+        (
+            g.in_channels * math.prod(g.input_size) * g.itemsize
+            for g in geometries
+            if g.input_size is not None
+        ),
+        default=0,
+    )
+
+
+def passes(batches: Sequence[Feeds], largest: int) -> list[slice]:
+    """Runs of batches whose live values fit into memory together."""
+    step = max(1, PASS_BYTES // max(2 * largest * batch_of(batches[0]), 1))
+    return [slice(i, min(i + step, len(batches))) for i in range(0, len(batches), step)]

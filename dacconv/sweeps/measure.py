@@ -1,0 +1,200 @@
+"""Measuring points: one opened model on the bench, and point after point put beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from dacconv import pipeline
+from dacconv.models.base import Model
+from dacconv.numerics.cost import Cost
+from dacconv.progress import Progress, silent
+from dacconv.splitting import OWN
+from dacconv.sweeps import data as labelled_data
+from dacconv.sweeps.judges import Judge, Tally, largest_input, passes, same_outputs
+from dacconv.sweeps.points import Point
+from dacconv.sweeps.prefixes import run_all
+from dacconv.sweeps.results import ORIGINAL, PointResult
+from dacconv.sweeps.tasks import Task, load_task, run_task
+from dacconv.sweeps.variants import Variants
+from dacconv.types import Plan
+from dacconv.verification import batch_of, seeded_inputs, side_by_side, why_not
+
+if TYPE_CHECKING:
+    from dacconv.calibration.inputs import InputOptions
+    from dacconv.calibration.prepare import Calibrated
+
+SAMPLES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What is measured of each point, and on what.
+
+    ``task`` is the user's function or ``FILE.py:FUNCTION``; ``data`` are labelled images.
+    ``calibrate`` is as in ``pipeline.calibrate``.
+    """
+
+    samples: int = SAMPLES
+    seed: int = 0
+    threads: int | None = None
+    fuse: bool = True
+    kernel_scale: str = OWN
+    bench: bool = False
+    task: Task | str | None = None
+    data: labelled_data.LabelledData | None = None
+    calibrate: str = "none"
+    input_options: InputOptions | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A model, and all that is needed to measure its conversions, worked out once."""
+
+    model: Model
+    setup: Setup
+    progress: Progress = silent
+    _made: dict[Point, Model] = field(default_factory=dict)
+
+    @cached_property
+    def unrun(self) -> str | None:
+        """Why the model is not run; None where it is."""
+        return why_not(self.model)
+
+    @cached_property
+    def calibrated(self) -> Calibrated | None:
+        """The inputs to calibrate on, where that is asked for."""
+        return self._calibration[0]
+
+    @property
+    def told(self) -> str:
+        """What the points are measured on, in words."""
+        if self.unrun:
+            return f"not run: {self.unrun}"
+        same, *more = self.judges
+        first = ", ".join(
+            f"{name} {'x'.join(map(str, a.shape[1:]))} {a.dtype}"
+            for name, a in same.batches[0].items()
+        )
+        told = f"{sum(map(batch_of, same.batches))} seeded inputs ({first})"
+        if more and self.setup.data is not None:
+            told += f", {sum(map(batch_of, more[0].batches))} images of {self.setup.data.name}"
+        if self.setup.calibrate != "none":
+            told += f"; {self._calibration[1]}"
+        return f"{told}; {self.model.runtime}"
+
+    @cached_property
+    def _calibration(self) -> tuple[Calibrated | None, str]:
+        setup = self.setup
+        return pipeline.calibrate(
+            self.model,
+            setup.calibrate,
+            options=setup.input_options,
+            fuse=setup.fuse,
+            kernel_scale=setup.kernel_scale,
+            seed=setup.seed,
+            device=setup.device,
+            progress=self.progress,
+        )
+
+    @cached_property
+    def variants(self) -> Variants:
+        """The model's conversions."""
+        setup = self.setup
+        return Variants(self.model, setup.fuse, setup.kernel_scale, self.calibrated)
+
+    @cached_property
+    def judges(self) -> tuple[Judge, ...]:
+        """What outputs are held against."""
+        if self.unrun:
+            return ()
+        setup, model = self.setup, self.model
+        runner = model.runner(threads=setup.threads)
+        inputs = seeded_inputs(model.inputs(), setup.samples, setup.seed)
+        same = same_outputs(runner, inputs, self.largest)
+        if setup.data is None:
+            return (same,)
+        from dacconv.calibration.inputs import InputOptions
+
+        options = setup.input_options or InputOptions()
+        return (same, labelled_data.judge(model, runner, setup.data, options, self.largest))
+
+    def original(self) -> PointResult:
+        """The row of the model as it is."""
+        tallies = [judge.tally() for judge in self.judges]
+        if tallies:
+            runner = self.model.runner(threads=self.setup.threads)
+            for tally, judge in zip(tallies, self.judges, strict=True):
+                for index, feeds in enumerate(judge.batches):
+                    tally.add(index, [runner(feeds)])
+        nothing = Point(ORIGINAL, ORIGINAL, Plan(()))
+        self._made[nothing] = self.model
+        return self._row(nothing, pipeline.inspect(self.model).before, tallies)
+
+    def measure(self, points: Sequence[Point]) -> Iterator[PointResult]:
+        """A row for each point, as they are done: points that begin alike share that part."""
+        tallies = [[judge.tally() for judge in self.judges] for _ in points]
+        if not self.judges:
+            for point in points:
+                yield self._row(point, self.variants.cost(point.plan), ())
+        for number, judge in enumerate(self.judges):
+            slices = passes(judge.batches, self.largest)
+            for part in slices:
+                last = judge is self.judges[-1] and part is slices[-1]
+                found = run_all(
+                    [self.variants.word(point.plan) for point in points],
+                    lambda index: self._converted(points[index]),
+                    self.variants.stops,
+                    judge.batches[part],
+                    threads=self.setup.threads,
+                )
+                for index, outputs in found:
+                    tallies[index][number].add(part.start, outputs)
+                    if last:
+                        point = points[index]
+                        yield self._row(point, self.variants.cost(point.plan), tallies[index])
+
+    def _row(self, point: Point, cost: Cost, tallies: Sequence[Tally]) -> PointResult:
+        """What the tallies found, and what is measured of the whole model."""
+        found = {name: value for tally in tallies for name, value in tally.found().items()}
+        errors = self.variants.kernel_errors(point.plan)
+        setup, task, latency = self.setup, dict[str, float | None](), None
+        if setup.task is not None and not self.unrun:
+            call = load_task(setup.task) if isinstance(setup.task, str) else setup.task
+            task = run_task(call, self._converted(point), point.label, setup.threads)
+        if setup.bench and not self.unrun:
+            pair = [m.runner(threads=setup.threads) for m in (self.model, self._converted(point))]
+            feeds = seeded_inputs(self.model.inputs(), 1, setup.seed)[0]
+            latency = side_by_side(pair[0], pair[1], feeds)
+        return PointResult(
+            label=point.label,
+            mode=point.mode,
+            choices=point.plan.choices,
+            layer=point.layer,
+            k=point.k,
+            rank=point.rank,
+            budget=point.budget,
+            macs=cost.macs,
+            params=cost.params,
+            kernel_error=math.sqrt(sum(e**2 for e in errors) / len(errors)) if errors else 0.0,
+            output_error=found.pop("output_error", None),
+            agreement=found.pop("agreement", None),
+            task=task | found,
+            latency=latency,
+        )
+
+    def _converted(self, point: Point) -> Model:
+        """The model of a point; the last one is kept."""
+        if point not in self._made:
+            self._made.clear()
+            self._made[point] = self.variants.convert(point.plan)
+        return self._made[point]
+
+    @cached_property
+    def largest(self) -> int:
+        """Bytes of the largest input that a layer has, for one sample."""
+        return largest_input(self.model)

@@ -1,0 +1,129 @@
+"""Points measured by several processes: on this machine, or on a Dask cluster, by joblib."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from dacconv.errors import DacconvError, UnsupportedError, UsageError
+from dacconv.models import open_model
+from dacconv.models.base import LoadOptions
+from dacconv.sweeps.measure import Bench, Setup
+from dacconv.sweeps.points import Point
+from dacconv.sweeps.results import PointResult
+
+PART = 8
+"""Points that one process measures in one go: enough to share what they have in common."""
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Who does the work: ``jobs`` processes here, or the workers of a Dask scheduler."""
+
+    jobs: int | None = None
+    dask: str | None = None
+
+    @property
+    def parallel(self) -> bool:
+        """Whether other processes do it."""
+        return self.dask is not None or (self.jobs or 1) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a process needs to measure points; ``token`` tells one sweep from another."""
+
+    path: Path
+    load: LoadOptions
+    setup: Setup
+    token: str
+
+
+def parts(points: Sequence[Point], size: int = PART) -> Iterator[list[Point]]:
+    """The points in order, a few at a time."""
+    rest = iter(points)
+    while part := list(islice(rest, size)):
+        yield part
+
+
+def measure_all(work: Work, points: Sequence[Point], where: Where) -> Iterator[PointResult]:
+    """A row for each point, in the order in which they are done.
+
+    Every process opens the model once and runs it with one thread, unless the setup says more.
+
+    Raises:
+        UnsupportedError: a process of this machine died.
+        UsageError: the cluster cannot be reached, or is not installed.
+    """
+    import joblib
+
+    single = replace(work, setup=replace(work.setup, threads=work.setup.threads or 1))
+    with _backend(where):
+        run: Callable[..., Any] = joblib.Parallel(
+            n_jobs=-1 if where.dask else where.jobs, return_as="generator_unordered", batch_size=1
+        )
+        tasks = (joblib.delayed(_measured)(single, part) for part in parts(points))
+        try:
+            for rows in run(tasks):
+                yield from rows
+        except DacconvError:
+            raise
+        except Exception as error:
+            if type(error).__name__ not in ("TerminatedWorkerError", "KilledWorker"):
+                raise
+            raise UnsupportedError(
+                "a process that measured points was killed, for lack of memory perhaps",
+                hint="what was done is in the results file; the same command goes on from there",
+            ) from error
+
+
+_benches: dict[str, Bench] = {}
+
+
+def _measured(work: Work, points: Sequence[Point]) -> list[PointResult]:
+    """Runs in a worker: its model stays open for the next points of the same sweep."""
+    if work.token not in _benches:
+        _benches.clear()
+        _benches[work.token] = Bench(open_model(work.path, work.load), work.setup)
+    return list(_benches[work.token].measure(points))
+
+
+def _backend(where: Where) -> AbstractContextManager[Any]:
+    import joblib
+
+    if where.dask is not None:
+        return _cluster(where.dask)
+    local: AbstractContextManager[Any] = joblib.parallel_config("loky", inner_max_num_threads=1)
+    return local
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[None]:
+    """joblib's work goes to the scheduler at ``address``."""
+    import joblib
+
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise UsageError(
+            "dask.distributed is not installed",
+            where=f"--dask {address}",
+            hint="pip install 'dacconv[cluster]'",
+        ) from error
+    try:
+        make: Callable[..., Any] = Client
+        client = make(address, timeout=10, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise UsageError(
+            f"no scheduler answers: {' '.join(str(error).split())}",
+            where=f"--dask {address}",
+            hint="start one with `dask scheduler`, and workers with `dask worker ADDRESS`",
+        ) from error
+    with client, joblib.parallel_config("dask", client=client):
+        if not client.scheduler_info()["workers"]:
+            client.wait_for_workers(1, timeout=30)
+        yield

@@ -1,0 +1,236 @@
+"""A whole sweep: the points, their measurement, the results."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from dacconv import __version__, pipeline
+from dacconv.errors import UsageError
+from dacconv.files import Digest
+from dacconv.models.base import LoadOptions, Model
+from dacconv.policies import Selection, select
+from dacconv.progress import Progress, silent
+from dacconv.report import CONVENTION
+from dacconv.splitting import OWN
+from dacconv.sweeps.data import labelled
+from dacconv.sweeps.judges import passes
+from dacconv.sweeps.measure import SAMPLES, Bench, Setup
+from dacconv.sweeps.points import BUDGET, SINGLE, Grid, Point, points
+from dacconv.sweeps.pool import Where, Work, measure_all, parts
+from dacconv.sweeps.results import PointResult, Sweep, bare
+from dacconv.sweeps.tasks import Task
+from dacconv.types import Array, Layer, Plan
+
+VERSION = 1
+"""Of the results' schema."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A sweep before its points are measured: ``blank`` has the original's row alone."""
+
+    bench: Bench
+    points: tuple[Point, ...]
+    blank: Sweep
+
+    def missing(self, known: Iterable[PointResult]) -> tuple[Point, ...]:
+        """The points that are not among the results."""
+        found = {(row.label, row.choices) for row in known}
+        return tuple(p for p in self.points if (p.label, p.plan.choices) not in found)
+
+    def measured(self, wanted: Sequence[Point], where: Where) -> Iterator[PointResult]:
+        """A row for each wanted point, as they are done.
+
+        Raises:
+            UsageError: the user's function fails, or the cluster cannot be reached.
+            UnsupportedError: the runtime rejects a point's model.
+        """
+        names = set(self.blank.original.task)
+        for row in self._measured(wanted, where):
+            if set(row.task) != names:
+                raise UsageError(
+                    f"your function gave {', '.join(row.task)} for point {row.label}, and "
+                    f"{', '.join(names)} for the original",
+                    where="--eval",
+                )
+            yield row
+
+    def _measured(self, wanted: Sequence[Point], where: Where) -> Iterator[PointResult]:
+        bench = self.bench
+        if where.parallel and bench.setup.bench:
+            raise UsageError(
+                "timings need the machine for themselves",
+                where="--bench",
+                hint="leave --jobs and --dask out",
+            )
+        if where.parallel and wanted and not bench.unrun:
+            load = getattr(bench.model, "options", LoadOptions())
+            work = Work(bench.model.path.resolve(), load, bench.setup, secrets.token_hex(8))
+            yield from measure_all(work, wanted, where)
+            return
+        # several passes over the inputs finish all their points at the end: few at a time then
+        streams = all(len(passes(j.batches, bench.largest)) < 2 for j in bench.judges)
+        for part in parts(wanted, max(len(wanted), 1) if streams else 16):
+            yield from bench.measure(part)
+
+    def finished(self, rows: Iterable[PointResult]) -> Sweep:
+        """The sweep with its rows, in order of the points; rows of other points come last."""
+        order = {point.label: index for index, point in enumerate(self.points)}
+        known = sorted(rows, key=lambda row: order.get(row.label, len(order)))
+        return replace(self.blank, rows=(self.blank.original, *known))
+
+
+def sweep(
+    model: Model,
+    *,
+    ranks: Sequence[int] = (1, 2, 3, 4, 5),
+    mode: str | Sequence[str] = SINGLE,
+    budgets: Sequence[float] = (),
+    layers: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    allow_costlier: bool = False,
+    fuse: bool = True,
+    kernel_scale: str = OWN,
+    calibrate: str | None = None,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    threads: int | None = None,
+    bench: bool = False,
+    task: Task | None = None,
+    data: tuple[Array, Array] | None = None,
+    jobs: int = 1,
+    progress: Progress = silent,
+) -> Sweep:
+    """Split a model in many ways and measure each against the original.
+
+    ``mode`` is one of ``single``, ``first-k``, ``last-k``, ``uniform`` and ``budget``, or
+    several; ``budgets`` are shares of the MACs. ``task`` is called with every model (see
+    ``sweeps.tasks.Net``) and returns a number or a dict of numbers; ``data`` are images and
+    labels for top-1. With ``jobs`` above 1 the model is opened again, from its file, by as many
+    processes.
+
+    >>> found = sweep(load("resnet.onnx"), ranks=range(1, 6), mode=("first-k", "last-k"))
+    >>> Path("results.csv").write_text(to_csv(found))
+
+    Raises:
+        UsageError: options that contradict each other or the model; ``task`` fails.
+        UnsupportedError: the model has no layer that can be split.
+    """
+    modes = (mode,) if isinstance(mode, str) else tuple(mode)
+    setup = Setup(
+        samples=samples,
+        seed=seed,
+        threads=threads,
+        fuse=fuse,
+        kernel_scale=kernel_scale,
+        bench=bench,
+        task=task,
+        data=labelled(*data, "data") if data else None,
+        calibrate=calibrate or ("auto" if BUDGET in modes else "none"),
+    )
+    prepared = prepare(
+        model,
+        Grid(modes, tuple(ranks), tuple(budgets)),
+        Selection(layers=tuple(layers), skip=tuple(skip)),
+        setup,
+        allow_costlier=allow_costlier,
+        progress=progress,
+    )
+    return prepared.finished(
+        counted(prepared.measured(prepared.points, Where(jobs)), len(prepared.points), progress)
+    )
+
+
+def prepare(
+    model: Model,
+    grid: Grid,
+    selection: Selection,
+    setup: Setup,
+    *,
+    allow_costlier: bool = False,
+    options: Mapping[str, Any] | None = None,
+    digest: Digest | None = None,
+    progress: Progress = silent,
+) -> Prepared:
+    """Open the bench: the points of the grid, and the original's row.
+
+    ``options`` are what the results depend on besides the model, as data for the header.
+    """
+    bench = Bench(model, setup, progress)
+    rows = bench.variants.layers
+    pipeline.require_eligible(rows, model.path)
+    selected = select(rows, selection)
+
+    def budget_plan(share: float) -> Plan:
+        return pipeline.plan(
+            model,
+            macs=share,
+            layers=selection.layers,
+            skip=selection.skip,
+            allow_costlier=allow_costlier,
+            fuse=setup.fuse,
+            kernel_scale=setup.kernel_scale,
+            calibrated=bench.calibrated,
+            progress=progress,
+        )
+
+    found = tuple(
+        replace(point, plan=_settled(model, point.plan, rows))
+        for point in points(grid, rows, selected, budget_plan, allow_costlier=allow_costlier)
+    )
+    blank = Sweep(
+        header={
+            "sweep_version": VERSION,
+            "dacconv": __version__,
+            "sha256": (digest or Digest(model.path)).of(*model.files),
+            "source": model.path.name,
+            "format": model.format,
+            "options": dict(_plain(setup) if options is None else options),
+            "inputs": bench.told,
+            "convention": CONVENTION,
+        },
+        layers=tuple(layer.name for layer in selected),
+        spectra={layer.name: _shares(bench, layer) for layer in selected},
+        rows=(bench.original(),),
+    )
+    return Prepared(bench, found, blank)
+
+
+def counted(
+    rows: Iterable[PointResult],
+    total: int,
+    progress: Progress,
+    then: Callable[[PointResult], None] = lambda row: None,
+) -> Iterator[PointResult]:
+    """The rows, each told to ``then`` and counted as progress."""
+    progress("measuring points", 0, total)
+    for done, row in enumerate(rows, start=1):
+        then(row)
+        progress("measuring points", done, total)
+        yield row
+
+
+def _settled(model: Model, plan: Plan, rows: Sequence[Layer]) -> Plan:
+    """The plan in the forms that ``convert`` would take, without what it notes about them."""
+    made = pipeline.with_forms(model, plan, rows, None, None)
+    return Plan(bare(made.choices))
+
+
+def _shares(bench: Bench, layer: Layer) -> tuple[float, ...]:
+    """The share of the squared singular values that every rank adds."""
+    energy = bench.variants.spectra(layer.name).energy()
+    total = float(energy.sum())
+    return tuple(float(value) / total if total else 0.0 for value in energy)
+
+
+def _plain(setup: Setup) -> dict[str, Any]:
+    """The setup as data, for a sweep that was not started with options."""
+    given = {f.name: getattr(setup, f.name) for f in fields(setup)}
+    if setup.task is not None and not isinstance(setup.task, str):
+        given["task"] = getattr(setup.task, "__qualname__", "task")
+    given["data"] = setup.data.name if setup.data else None
+    given["input_options"] = asdict(setup.input_options) if setup.input_options else None
+    return {key: value for key, value in given.items() if value is not None}

@@ -1,0 +1,119 @@
+"""The user's own measure of a model: a function that is given the model to run."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from difflib import get_close_matches
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from dacconv.errors import DacconvError, UsageError
+from dacconv.models.base import Model, Runner
+from dacconv.types import Array, ValueSpec
+from dacconv.user_code import import_source, own_traceback, user_code
+
+_HOW = "--eval is FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION; it is called with the model"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Net:
+    """A model that can be called: what the user's function is given.
+
+    ``net(images)`` takes one array per input, in order or by name, and returns the array that
+    the model makes, or a dict of arrays by name where it makes several. Arrays are as the model
+    has them: ``(batch, channels, *size)`` for most. ``inputs`` says what it takes.
+    """
+
+    inputs: tuple[ValueSpec, ...]
+    runner: Runner
+
+    def __call__(self, *arrays: Any, **named: Any) -> Array | dict[str, Array]:
+        """Run the model once."""
+        names = [spec.name for spec in self.inputs]
+        if len(arrays) > len(names):
+            raise TypeError(f"the model takes {len(names)} inputs ({', '.join(names)})")
+        given = {**dict(zip(names, arrays, strict=False)), **named}
+        unknown = [name for name in given if name not in names]
+        missing = [name for name in names if name not in given]
+        if unknown or missing:
+            raise TypeError(f"the model takes {', '.join(names)}, not {', '.join(given)}")
+        feeds = {
+            spec.name: np.ascontiguousarray(given[spec.name], dtype=spec.dtype)
+            for spec in self.inputs
+        }
+        outputs = self.runner(feeds)
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+
+Task = Callable[[Net], Any]
+"""The user's function: a number, or a dict of numbers by name, for a model."""
+
+
+def load_task(text: str) -> Task:
+    """The function that ``FILE.py:FUNCTION`` names.
+
+    Raises:
+        UsageError: it cannot be imported, or is none.
+    """
+    source, _, name = text.rpartition(":")
+    where = f"--eval {text}"
+    if not source or not name:
+        raise UsageError("no function named", where=where, hint=_HOW)
+    with user_code(f"importing {source}", where, _HOW):
+        module = import_source(source, where, _HOW)
+    found = getattr(module, name, None)
+    if not callable(found):
+        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        near = get_close_matches(name, known, n=3, cutoff=0.4) or known[:5]
+        hint = f"it has {', '.join(near)}" if near else _HOW
+        what = f"'{name}' is no function" if hasattr(module, name) else f"has no '{name}'"
+        raise UsageError(what, where=where, hint=hint)
+    task: Task = found
+    return task
+
+
+def run_task(task: Task, model: Model, label: str, threads: int | None) -> dict[str, float | None]:
+    """What the user's function says of a model, by name.
+
+    A number is called ``task``; NaN and infinity are not known (None).
+
+    Raises:
+        UsageError: the function raises (with the user's part of the traceback), or returns
+            something else.
+    """
+    name = getattr(task, "__name__", "the function")
+    net = Net(model.inputs(), model.runner(threads=threads))
+    try:
+        with redirect_stdout(sys.stderr):  # stdout is for results
+            found = task(net)
+    except DacconvError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"your {name} raised {type(error).__name__} for point {label}",
+            where="--eval",
+            hint=own_traceback(error).replace("\n", "\n  "),
+        ) from error
+    numbers = found if isinstance(found, Mapping) else {"task": found}
+    return {str(key): _number(value, str(key), name) for key, value in numbers.items()}
+
+
+def _number(value: Any, key: str, name: str) -> float | None:
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    if hasattr(value, "item") and not isinstance(value, Real):
+        value = value.item()  # a scalar tensor
+    if not isinstance(value, Real):
+        raise UsageError(
+            f"your {name} returned {type(value).__name__} for '{key}', not a number",
+            where="--eval",
+            hint="return a number, or a dict of numbers by name",
+        )
+    made = float(value)
+    return made if math.isfinite(made) else None

@@ -1,0 +1,149 @@
+"""One model converted in many ways: merged once, every layer decomposed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from dacconv import pipeline
+from dacconv.layers import survey
+from dacconv.merged import MergedModel
+from dacconv.models.base import Divisible, Model
+from dacconv.numerics.cost import Cost
+from dacconv.splitting import OWN, Spectra, Split, split_layer
+from dacconv.sweeps.prefixes import Stops, Word
+from dacconv.types import Choice, Layer, Plan, Rewrite
+
+if TYPE_CHECKING:
+    from dacconv.calibration.prepare import Calibrated
+
+KEPT_BYTES = 2**28
+"""What the factors that are kept for plans to come may take."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Flat:
+    """The merged model as it is run, and its node for every site of a layer."""
+
+    model: Model
+    nodes: dict[str, str]
+
+    def place(self, site: str) -> int:
+        """Where a site comes in order of execution."""
+        names = [node.name for node in self.model.graph().nodes]
+        return names.index(self.nodes[site])
+
+
+@dataclass(frozen=True, eq=False)
+class Variants:
+    """The conversions of a model. What is worked out about it is kept."""
+
+    model: Model
+    fuse: bool = True
+    kernel_scale: str = OWN
+    calibrated: Calibrated | None = None
+    _splits: dict[Choice, Split] = field(default_factory=dict)
+
+    @cached_property
+    def view(self) -> Model | MergedModel:
+        """The model as it is split."""
+        return pipeline.seen(self.model, fuse=self.fuse)
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers, in order of execution."""
+        return survey(self.view.graph())
+
+    @cached_property
+    def spectra(self) -> Spectra:
+        """The decomposition of each layer."""
+        return Spectra(self.view, self.layers, self.kernel_scale)
+
+    def cost(self, plan: Plan) -> Cost:
+        """What the converted model costs, as its report would say."""
+        return pipeline.preview(self.model, plan, fuse=self.fuse).after
+
+    def kernel_errors(self, plan: Plan) -> list[float]:
+        """The relative error of each kernel that is split."""
+        return [self._split(choice).error.kernel_error for choice in plan.choices]
+
+    def convert(self, plan: Plan) -> Model:
+        """The converted model: what ``pipeline.convert`` makes, from what is known already."""
+        if self.calibrated is not None:
+            return pipeline.convert(
+                self.model,
+                plan,
+                fuse=self.fuse,
+                kernel_scale=self.kernel_scale,
+                calibrated=self.calibrated,
+            ).model
+        model: Model | MergedModel = self._flat.model if self._flat else self.view
+        nodes = self._flat.nodes if self._flat else {}
+        graph = model.graph()
+        edits = []
+        for choice in plan.choices:
+            for site, branches in self._split(choice).sites:
+                target = nodes.get(site, site)
+                edits.append(Rewrite(target, graph.node(target).inputs[0], branches))
+        if isinstance(model, MergedModel) or edits:
+            return model.rewrite(edits)
+        return model
+
+    def word(self, plan: Plan) -> Word:
+        """What a plan does to each layer, in the order of ``stops``."""
+        by_layer = {choice.layer: choice for choice in plan.choices}
+        return [by_layer.get(layer.name) for layer in self._ordered]
+
+    @cached_property
+    def stops(self) -> Stops | None:
+        """Where runs can stop; None where this model can only be run whole.
+
+        Calibrated factors depend on the layers before them, and are not shared.
+        """
+        flat = self._flat
+        if self.calibrated is not None or flat is None or not isinstance(flat.model, Divisible):
+            return None
+        first = [min(layer.sites, key=flat.place) for layer in self._ordered]
+        return Stops(flat.model, tuple(flat.nodes[site] for site in first))
+
+    def _split(self, choice: Choice) -> Split:
+        if choice not in self._splits:
+            layer = next(layer for layer in self.layers if layer.name == choice.layer)
+            svd = self.spectra(choice.layer)
+            made = split_layer(self.view, layer, choice, self.kernel_scale, svd)
+            if sum(map(_bytes, (*self._splits.values(), made))) > KEPT_BYTES:
+                self._splits.clear()
+            self._splits[choice] = made
+        return self._splits[choice]
+
+    @cached_property
+    def _eligible(self) -> Sequence[Layer]:
+        return [layer for layer in self.layers if layer.skip is None]
+
+    @cached_property
+    def _ordered(self) -> Sequence[Layer]:
+        """The layers that can be split, in the order in which they are first run."""
+        flat = self._flat
+        if flat is None:
+            return self._eligible
+        return sorted(self._eligible, key=lambda layer: min(map(flat.place, layer.sites)))
+
+    @cached_property
+    def _flat(self) -> _Flat | None:
+        """The merged model, if it has every conv that is split as one of its own nodes."""
+        flat = self.view.rewrite([]) if isinstance(self.view, MergedModel) else self.view
+        graph = self.view.graph()
+        by_output = {node.output: node.name for node in flat.graph().nodes}
+        nodes: dict[str, str] = {}
+        for site in (site for layer in self._eligible for site in layer.sites):
+            node = by_output.get(graph.node(site).output)
+            if node is None or flat.conv(node).weight.shape != self.view.conv(site).weight.shape:
+                return None
+            nodes[site] = node
+        return _Flat(flat, nodes)
+
+
+def _bytes(split: Split) -> int:
+    return sum(c.weight.nbytes for _, bs in split.sites for chain in bs for c in chain)

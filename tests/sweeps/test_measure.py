@@ -1,0 +1,167 @@
+"""Points are measured as a conversion and its verification would measure them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dacconv
+from dacconv import pipeline
+from dacconv.errors import UnsupportedError, UsageError
+from dacconv.models.base import Divisible
+from dacconv.sweeps import prefixes
+from dacconv.sweeps.measure import Bench, Setup
+from dacconv.sweeps.points import Grid, points
+from dacconv.sweeps.results import bare
+from dacconv.sweeps.run import sweep
+from dacconv.verification import verify
+from tests import cli_nets
+
+HERE = Path(__file__).parents[1]
+ARCH = {"arch": f"{HERE / 'cli_nets.py'}:SmallNet", "input_shapes": {"": (1, 3, 12, 12)}}
+MODES = ("single", "first-k", "last-k", "uniform")
+
+
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("nets")
+    cli_nets.write_all(folder)
+    return folder
+
+
+def close(mine: float | None, theirs: float | None, tolerance: float = 1e-4) -> bool:
+    if mine is None or theirs is None:
+        return mine is theirs
+    return abs(mine - theirs) <= tolerance * max(abs(theirs), 1e-2)
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.pth"])
+@pytest.mark.parametrize("fuse", [True, False])
+def test_every_point_is_what_converting_and_verifying_it_gives(nets, name, fuse):
+    model = dacconv.load(nets / name, **(ARCH if name == "net.pth" else {}))
+    found = sweep(model, ranks=(2, 9), mode=MODES, samples=5, fuse=fuse)
+    assert len(found.points) == 6 + 2 * 6 + 2
+    for row in found.points[::2] if fuse else found.points[::5]:
+        done = pipeline.convert(model, row.plan, fuse=fuse)
+        check = verify(model, done.model, samples=5)
+        assert close(row.output_error, check.relative_error), row.label
+        assert row.agreement == check.agreement
+        assert (row.macs, row.params) == (done.report.after.macs, done.report.after.params)
+    exact = [row for row in found.points if row.rank == 9 and row.mode == "single"]
+    assert all(row.output_error < 1e-5 and row.kernel_error < 1e-6 for row in exact)
+    assert found.original.output_error == 0
+    assert found.original.agreement == 1
+
+
+def test_scales_of_kernels_and_calibration_are_those_of_a_conversion(nets):
+    model = dacconv.load(nets / "net.onnx")
+    found = sweep(model, ranks=(2,), mode="uniform", samples=4, kernel_scale="unit")
+    done = pipeline.convert(model, found.points[0].plan, kernel_scale="unit")
+    assert close(found.points[0].output_error, verify(model, done.model, samples=4).relative_error)
+    found = sweep(model, ranks=(2,), mode="uniform", samples=4, calibrate="synthetic")
+    inputs, told = pipeline.calibrate(model, "synthetic")
+    done = pipeline.convert(model, found.points[0].plan, calibrated=inputs)
+    assert close(found.points[0].output_error, verify(model, done.model, samples=4).relative_error)
+    assert told in found.header["inputs"]
+
+
+def test_budgets_are_kept_and_are_those_of_convert(nets):
+    model = dacconv.load(nets / "net.onnx")
+    found = sweep(model, mode="budget", budgets=(0.5, 0.8), calibrate="none", samples=2)
+    for row, share in zip(found.points, (0.5, 0.8), strict=True):
+        assert row.macs <= share * found.original.macs
+        assert row.choices == bare(pipeline.plan(model, macs=share).choices)
+
+
+def test_a_shared_prefix_is_run_once(nets, monkeypatch):
+    """One run to each layer for all its ranks, and one from there for each point."""
+    model = dacconv.load(nets / "net.onnx")
+    bench = Bench(model, Setup(samples=3))
+    layers = [layer for layer in bench.variants.layers if layer.skip is None]
+    grid = points(Grid(("single",), (1, 2, 3)), bench.variants.layers, layers, None,
+                  allow_costlier=False)  # fmt: skip
+    calls: list[int] = []
+    resume = type(model).resume
+
+    def counted(self, given, wanted=None, **more):
+        calls.append(0 if wanted is None else 1)
+        return resume(self, given, wanted, **more)
+
+    monkeypatch.setattr(type(model), "resume", counted)
+    rows = list(bench.measure(grid))
+    assert sorted(row.label for row in rows) == sorted(point.label for point in grid)
+    # the three ranks of the first layer are run from the start; two prefixes for the others
+    assert calls.count(1) == 2
+    assert calls.count(0) == 6
+
+
+def test_a_model_that_cannot_be_run_in_parts_is_run_whole(nets, monkeypatch):
+    model = dacconv.load(nets / "net.onnx")
+    expected = sweep(model, ranks=(1, 2), samples=3)
+
+    def refused(self, given, wanted=None, **more):
+        raise UnsupportedError("not in parts")
+
+    monkeypatch.setattr(type(model), "resume", refused)
+    found = sweep(model, ranks=(1, 2), samples=3)
+    for mine, theirs in zip(found.rows, expected.rows, strict=True):
+        assert close(mine.output_error, theirs.output_error)
+
+
+def test_several_passes_over_the_inputs_change_nothing(nets, monkeypatch):
+    model = dacconv.load(nets / "net.onnx")
+    expected = sweep(model, ranks=(1, 2), mode=("single", "last-k"), samples=7)
+    monkeypatch.setattr("dacconv.sweeps.judges.CHUNK", 2)
+    monkeypatch.setattr("dacconv.sweeps.judges.PASS_BYTES", 1)
+    found = sweep(model, ranks=(1, 2), mode=("single", "last-k"), samples=7)
+    for mine, theirs in zip(found.rows, expected.rows, strict=True):
+        assert mine.label == theirs.label
+        assert close(mine.output_error, theirs.output_error)
+        assert mine.agreement == theirs.agreement
+
+
+def test_weights_alone_have_kernel_errors_and_nothing_else(nets):
+    found = sweep(dacconv.load(nets / "net.pth"), ranks=(1, 2))
+    assert found.points
+    assert {row.output_error for row in found.rows} == {None}
+    assert all(row.macs is None and row.params > 0 for row in found.points)
+    assert found.quality.name == "kernel_error"
+    assert "not run" in found.header["inputs"]
+
+
+def test_live_values_end_a_residual_network_where_they_should(assets):
+    model = dacconv.load(assets / "fashion.onnx")
+    assert isinstance(model, Divisible)
+    names = [node.name for node in model.graph().nodes if node.op == "conv"]
+    x = np.random.default_rng(0).standard_normal((3, 1, 28, 28)).astype(np.float32)
+    expected = model.runner()({"image": x})
+    for name in names:
+        live = model.live(name)
+        middle = model.resume({"image": x}, live)({"image": x})
+        assert set(middle) == set(live)
+        actual = model.resume(middle)(middle)
+        for key, value in expected.items():
+            np.testing.assert_allclose(actual[key], value, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UnsupportedError, match="neither given nor made"):
+        model.resume({})
+
+
+def test_words_with_a_common_beginning_share_it():
+    """The order of runs, on words alone: every leaf before the branches beside it."""
+    assert prefixes._common(["abc", "abd", "ab"[:2] + "e"]) == 2
+    assert prefixes._common([(1, 2), (1, 2)]) is None
+    assert prefixes._common([(None, 2), (1, 2)]) == 0
+
+
+def test_latency_and_modes_that_are_none(nets):
+    model = dacconv.load(nets / "net.onnx")
+    found = sweep(model, ranks=(2,), mode="uniform", samples=2, bench=True)
+    assert found.points[0].latency.rounds >= 10
+    assert found.original.latency.original_ms > 0
+    for wrong in ({"mode": "all"}, {"mode": "budget"}, {"ranks": ()}):
+        with pytest.raises(UsageError):
+            sweep(model, samples=2, **wrong)
+    with pytest.raises(UsageError, match="machine for themselves"):
+        sweep(model, ranks=(1,), samples=2, bench=True, jobs=2)
