@@ -20,7 +20,7 @@ from dacconv.models import open_model
 from dacconv.models.base import Feeds, LoadOptions, Model
 from dacconv.models.sniff import kind
 from dacconv.models.timing import Profile, Setting, SpanKey, Step, fastest
-from dacconv.models.torch_arch import user_code
+from dacconv.user_code import user_code
 
 _RANGE, _OPERATOR = "dacconv::", "aten::"
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
