@@ -55,7 +55,13 @@ def open_with(path: Path, settings: Settings) -> Model:
 def calibrated_for(
     model: Model, settings: Settings, progress: Progress = silent
 ) -> tuple[Calibrated | None, str]:
-    """The inputs to measure on that the settings ask for, and what they are in words."""
+    """The inputs to measure on that the settings ask for, and what they are in words.
+
+    Raises:
+        DacconvError: they cannot be had, or there is no plan of the kind that is asked for.
+    """
+    if settings.calibration != "none":
+        plan_for(model, settings, progress)  # by kernels alone: fails before the long work
     return pipeline.calibrate(
         model,
         settings.calibration,

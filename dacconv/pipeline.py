@@ -262,9 +262,10 @@ def convert(
     if calibrated is not None and plan.choices:
         from dacconv.calibration.use import judge, rebuilt_splits
 
-        better = rebuilt_splits(calibrated, [layers[c.layer] for c in plan.choices], plan, splits)
+        chosen = [layers[choice.layer] for choice in plan.choices]
+        better, told = rebuilt_splits(calibrated, chosen, plan, splits)
         other = view.rewrite(_rewrites(graph, plan, better))
-        calibration = judge(calibrated, changed, other)
+        calibration = judge(calibrated, changed, other, told)
         if calibration.taken:
             changed, splits = other, better
     errors = {name: split.error for name, split in splits.items()}

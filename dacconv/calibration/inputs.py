@@ -45,28 +45,6 @@ class InputOptions:
         return not (self.mean is None and self.std is None and self.range is None)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Inputs:
-    """Calibration inputs: two halves to fit and to judge by, and a second family to judge by.
-
-    ``images`` are the same as arrays ``(count, channels, *size)``, scaled. ``told`` says in
-    words what they are; ``notes`` what was assumed about them.
-    """
-
-    kind: str
-    told: str
-    fitted: tuple[Feeds, ...]
-    held: tuple[Feeds, ...]
-    second: tuple[Feeds, ...]
-    images: FloatArray
-    notes: tuple[str, ...] = ()
-
-    @property
-    def count(self) -> int:
-        """How many samples there are to fit and to judge by, the second family not counted."""
-        return sum(len(next(iter(feeds.values()))) for feeds in (*self.fitted, *self.held))
-
-
 @dataclass(frozen=True, slots=True)
 class Slot:
     """The input that takes the images: its spec, and where its channels and sizes are."""
@@ -83,6 +61,46 @@ class Slot:
         if dtype.kind in "iu":
             made = np.clip(np.rint(made), np.iinfo(dtype).min, np.iinfo(dtype).max)
         return np.ascontiguousarray(made.astype(dtype))
+
+    def jittered(self, feeds: Feeds, rng: np.random.Generator) -> Feeds:
+        """The feeds with every image mirrored or not, and moved around by up to an eighth."""
+        array = feeds[self.spec.name]
+        axes = tuple(range(array.ndim - 2)) if self.last else tuple(range(1, array.ndim - 1))
+        made = np.empty_like(array)
+        for index, image in enumerate(array):
+            turned = np.flip(image, axes[-1]) if rng.integers(2) else image
+            moves = [int(rng.integers(-(n // 8), n // 8 + 1)) for n in self.size]
+            made[index] = np.roll(turned, moves, axes)
+        return {**feeds, self.spec.name: made}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """Calibration inputs: two halves to fit and to judge by, and a second family to judge by.
+
+    ``images`` are the same as arrays ``(count, channels, *size)``, scaled. ``told`` says in
+    words what they are; ``notes`` what was assumed about them. ``slot`` is the input that takes
+    the images.
+    """
+
+    kind: str
+    told: str
+    fitted: tuple[Feeds, ...]
+    held: tuple[Feeds, ...]
+    second: tuple[Feeds, ...]
+    images: FloatArray
+    slot: Slot
+    notes: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many samples there are to fit and to judge by, the second family not counted."""
+        return samples((*self.fitted, *self.held))
+
+
+def samples(batches: Sequence[Feeds]) -> int:
+    """How many samples some batches hold."""
+    return sum(len(next(iter(feeds.values()))) for feeds in batches)
 
 
 def find_slot(model: Model, layout: str | None) -> Slot:
@@ -121,9 +139,7 @@ def affordable(model: Model, wanted: int) -> int:
     return max(8, min(wanted, MEMORY // max(per_sample, 1)))
 
 
-def synthetic(
-    model: Model, options: InputOptions, seed: int, most: int
-) -> tuple[Inputs, Slot, Affinity]:
+def synthetic(model: Model, options: InputOptions, seed: int, most: int) -> tuple[Inputs, Affinity]:
     """At most ``most`` dead leaves to fit to and to judge by, clouds as the second family.
 
     Raises:
@@ -151,9 +167,9 @@ def synthetic(
             held,
             tuple(feed(scale.apply(second))),
             scaled,
+            slot,
             tuple(noted),
         ),
-        slot,
         scale,
     )
 
@@ -181,7 +197,7 @@ def read_path(model: Model, path: Path, options: InputOptions, seed: int) -> Inp
     feed = feeder(model, slot, seed)
     fitted, held = halves(feed(images))
     told = f"{len(images)} inputs from {path.name}, half of them held out"
-    return Inputs("real", told, fitted, held, (), images, notes)
+    return Inputs("real", told, fitted, held, (), images, slot, notes)
 
 
 def pixel_scale(model: Model, slot: Slot, options: InputOptions, images: FloatArray) -> Affinity:
@@ -328,12 +344,12 @@ def _folder(path: Path, slot: Slot, options: InputOptions, count: int) -> FloatA
     return np.ascontiguousarray(np.stack(made).transpose(0, 3, 1, 2))
 
 
-def replaced(inputs: Inputs, slot: Slot, images: FloatArray, model: Model, seed: int) -> Inputs:
+def replaced(inputs: Inputs, images: FloatArray, model: Model, seed: int) -> Inputs:
     """The inputs with distilled images in the place of the drawn ones.
 
     What they were distilled from becomes the second family.
     """
-    fitted, held = halves(feeder(model, slot, seed)(images))
+    fitted, held = halves(feeder(model, inputs.slot, seed)(images))
     told = f"{len(images)} images distilled from BatchNorm statistics, judged by a held-out half"
     return replace(
         inputs,

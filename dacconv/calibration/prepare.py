@@ -17,11 +17,10 @@ from dacconv.calibration.inputs import (
     synthetic,
 )
 from dacconv.calibration.study import Price, Rebuilt, Target, basis_for
+from dacconv.calibration.tuning import EFFORT, model_macs, tuned
 from dacconv.errors import UnsupportedError
-from dacconv.layers import survey
 from dacconv.merged import MergedModel
 from dacconv.models.base import Model, Walkable
-from dacconv.numerics.cost import shared_cost
 from dacconv.progress import Progress
 from dacconv.splitting import Spectra
 from dacconv.types import FloatArray, Layer, Node
@@ -29,8 +28,6 @@ from dacconv.verification import why_not
 
 STEPS = 120
 """Steps of distillation that an adapter takes, about; for the estimate of the effort."""
-EFFORT = 6 * 10**12
-"""Multiply-adds that distillation may take by default: some minutes on two cores."""
 FEWEST = 16
 """Images below which distillation is not worth its while."""
 WAYS = ("none", "synthetic", "distilled", "auto")
@@ -63,6 +60,8 @@ class Calibrated:
     flat: Model
     inputs: Inputs
     kernel_scale: str
+    seed: int
+    device: str | None
     progress: Progress
 
     def prices(
@@ -72,10 +71,22 @@ class Calibrated:
         targets = self.targets(layers)
         return study.price(_walkable(self.flat), targets, ranks, self.inputs, self.progress)
 
-    def rebuilt(self, layers: Sequence[Layer], ranks: Mapping[str, int]) -> dict[str, Rebuilt]:
-        """The factors of each layer; layers that cannot be measured are missing."""
+    def rebuilt(
+        self, layers: Sequence[Layer], ranks: Mapping[str, int]
+    ) -> tuple[dict[str, Rebuilt], str]:
+        """The factors of each layer, and what was done; layers that cannot be measured are
+        missing."""
         targets = self.targets(layers)
-        return study.rebuild(_walkable(self.flat), targets, ranks, self.inputs, self.progress)
+        found = study.rebuild(_walkable(self.flat), targets, ranks, self.inputs, self.progress)
+        return tuned(
+            self.flat,
+            targets,
+            found,
+            self.inputs,
+            device=self.device,
+            seed=self.seed,
+            progress=self.progress,
+        )
 
     def harm(self, converted: Model) -> tuple[float, float | None]:
         """Relative squared output error on the held-out half and on the second family."""
@@ -145,7 +156,7 @@ def prepare(
             return None, f"no calibration: {error.what}"
         raise
     flat = view.rewrite([]) if isinstance(view, MergedModel) else view
-    return Calibrated(view, flat, inputs, kernel_scale, progress), inputs.told
+    return Calibrated(view, flat, inputs, kernel_scale, seed, device, progress), inputs.told
 
 
 def _inputs(
@@ -171,20 +182,23 @@ def _inputs(
         refused, distilled = "distilling images would take long; --calibrate distilled does it", 0
     progress("drawing images", 0, 1)
     most = max(distilled, FEWEST) if distilled else options.images or IMAGES["synthetic"]
-    drawn, slot, scale = synthetic(model, options, seed, most)
+    drawn, scale = synthetic(model, options, seed, most)
     progress("drawing images", 1, 1)
-    if distilled and isinstance(model, Distillable) and not slot.last:
-        made = model.distil(
-            slot.spec.name,
-            drawn.images,
-            low=scale.offset,
-            high=scale.gain + scale.offset,
-            device=device,
-            progress=progress,
-        )
+    if distilled and isinstance(model, Distillable) and not drawn.slot.last:
+        try:
+            made = model.distil(
+                drawn.slot.spec.name,
+                drawn.images,
+                low=scale.offset,
+                high=scale.gain + scale.offset,
+                device=device,
+                progress=progress,
+            )
+        except UnsupportedError as error:
+            made, refused = None, error.what
         if made is not None:
-            return replaced(drawn, slot, made, model, seed)
-        refused = "there is no BatchNorm with stored statistics that can be differentiated through"
+            return replaced(drawn, made, model, seed)
+        refused = refused or "there is no BatchNorm that can be differentiated through"
     elif distilled:
         refused = "its channels come last"
     if how == "distilled":
@@ -197,15 +211,11 @@ def _distillable(model: Model, options: InputOptions) -> tuple[int, str]:
     """How many images are distilled, 0 where that cannot be, and why not."""
     if not isinstance(model, Distillable):
         return 0, "a model of this format gives no gradients"
-    graph = model.graph()
-    if not any("BatchNorm" in node.kind for node in graph.nodes):
+    if not any("BatchNorm" in node.kind for node in model.graph().nodes):
         return 0, "there is no BatchNorm with stored statistics"
     if options.images is not None:
         return options.images, ""
-    costs = [shared_cost(layer.geometries, layer.op).macs for layer in survey(graph)
-             if layer.geometries]  # fmt: skip
-    macs = sum(cost or 0 for cost in costs)
-    return max(1, min(IMAGES["distilled"], EFFORT // max(3 * STEPS * macs, 1))), ""
+    return max(1, min(IMAGES["distilled"], EFFORT // max(3 * STEPS * model_macs(model), 1))), ""
 
 
 def _walkable(model: Model) -> Walkable:

@@ -40,8 +40,6 @@ SWEEPS = 12
 """Alternations; wide layers, where each takes seconds, get ``WIDE_SWEEPS``."""
 WIDE, WIDE_SWEEPS = 1500, 4
 PRICE_SWEEPS = 0
-LAST_SWEEPS = 3
-"""Alternations that go on from the fitted half's filters once both halves are taken together."""
 PROBES = 16
 
 
@@ -339,7 +337,10 @@ def _priced(
 
 def _rebuilt(target: Target, rank: int, sums: Sequence[Accumulator]) -> Rebuilt:
     """The best of the plain split and the fits by the held-out half, none worse on the second
-    family."""
+    family.
+
+    The held-out half is never fitted to, or it could judge none of the layers that follow.
+    """
     fitted, held, second = sums
     known, judge = fitted.moments(), held.moments()
     other = second.moments() if second.count else None
@@ -347,25 +348,15 @@ def _rebuilt(target: Target, rank: int, sums: Sequence[Accumulator]) -> Rebuilt:
     strength = best_strength(known, judge, kernel, plain.filters)
     full = rank >= target.basis.shape[1]
     before = best_error = _error(judge, plain)
-    sweeps_taken: int | None = None
-    filters = plain.filters
+    best, what = plain, "plain: nothing did better"
     most = SWEEPS if len(known.cov) <= WIDE else WIDE_SWEEPS
     for sweeps in (0,) if full else (0, most):
         made = fit(known, kernel, plain.filters, strength=strength, sweeps=sweeps)
         error = _error(judge, made)
         if error < best_error and (other is None or _error(other, made) <= _error(other, plain)):
-            best_error, sweeps_taken, filters = error, sweeps, made.filters
-    if sweeps_taken is None:
-        return _as_rebuilt(target, plain, known, before, before, "plain: nothing did better")
-    final = fit(
-        (fitted + held).moments(),
-        kernel,
-        filters,
-        strength=strength,
-        sweeps=min(sweeps_taken, LAST_SWEEPS),
-    )
-    what = "pointwise fitted" if sweeps_taken == 0 else "filters and pointwise fitted"
-    return _as_rebuilt(target, final, known, before, best_error, what)
+            best_error, best = error, made
+            what = f"{'filters and ' if sweeps else ''}pointwise fitted"
+    return _as_rebuilt(target, best, known, before, best_error, what)
 
 
 def _as_rebuilt(

@@ -36,18 +36,22 @@ def measured_damage(
 
 def rebuilt_splits(
     calibrated: Calibrated, layers: Sequence[Layer], plan: Plan, plain: Mapping[str, Split]
-) -> dict[str, Split]:
-    """The splits with the factors that reproduce the layers' outputs, where there are any."""
+) -> tuple[dict[str, Split], str]:
+    """The splits with the factors that reproduce the layers' outputs, where there are any.
+
+    And in words what was done.
+    """
     ranks = {choice.layer: choice.rank for choice in plan.choices}
-    found = calibrated.rebuilt(layers, ranks)
+    found, told = calibrated.rebuilt(layers, ranks)
     sites = {layer.name: layer.sites[0] for layer in layers}
-    return {
+    made = {
         name: _with_factors(calibrated, sites[name], split, found[name]) if name in found else split
         for name, split in plain.items()
     }
+    return made, told
 
 
-def judge(calibrated: Calibrated, plain: Model, rebuilt: Model) -> Calibration:
+def judge(calibrated: Calibrated, plain: Model, rebuilt: Model, told: str) -> Calibration:
     """Both conversions on the held-out inputs: the reconstructed one must do less harm."""
     before, second_before = calibrated.harm(plain)
     after, second_after = calibrated.harm(rebuilt)
@@ -59,7 +63,7 @@ def judge(calibrated: Calibrated, plain: Model, rebuilt: Model) -> Calibration:
         kind=inputs.kind,
         inputs=inputs.told,
         samples=inputs.count,
-        notes=inputs.notes,
+        notes=(*inputs.notes, told),
         plain_error=before,
         error=after,
         second_plain_error=second_before,

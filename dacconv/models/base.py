@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -14,6 +15,11 @@ Runner = Callable[[Feeds], dict[str, Array]]
 """Runs a model once: input name -> array in, output name -> array out, in the model's order."""
 Visit = Callable[[str, Sequence[Array]], Sequence[Array]]
 """Stands in for a conv: node name and its input, per batch, in; its output, per batch, out."""
+Stop = Callable[[str, Any], Any]
+"""Stands in for a conv while gradients are taken: node name and input, a torch tensor, in; its
+output out."""
+Forward = Callable[[Feeds, Stop], dict[str, Array]]
+"""Runs a model once in torch, so that gradients flow through it; its outputs without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,5 +175,23 @@ class Divisible(Protocol):
 
         Raises:
             UnsupportedError: the runtime cannot run the model in parts; says why.
+        """
+        ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """A model that torch can take gradients through."""
+
+    def differentiable(
+        self, nodes: Sequence[str], *, device: str | None
+    ) -> AbstractContextManager[Forward]:
+        """A function that runs the model, with ``stop`` in the place of the convs ``nodes``.
+
+        Everything is float32 and on ``device`` (by default CUDA where there is one); the
+        model's own weights take no gradients.
+
+        Raises:
+            UnsupportedError: torch is not installed, or cannot run the model; says why.
         """
         ...

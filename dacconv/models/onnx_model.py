@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from dacconv.errors import UnsupportedError
 from dacconv.forms import FORMS
-from dacconv.models.base import Feeds, LoadOptions, Runner, Visit
+from dacconv.models.base import Feeds, Forward, LoadOptions, Runner, Visit
 from dacconv.models.onnx_affine import batch_norm, loose_affine, loose_affine_axis
 from dacconv.models.onnx_consts import Constants
 from dacconv.models.onnx_document import Document, Entry
@@ -214,13 +215,27 @@ class OnnxModel:
         """See ``calibration.prepare.Distillable``; torch computes the gradients."""
         if not any(entry.op == "BatchNormalization" for entry in self.document.entries):
             return None
-        from dacconv.models.onnx_torch import differentiable
-        from dacconv.models.torch_distil import distil
+        try:
+            from dacconv.models.onnx_torch import batch_norm_inputs
+            from dacconv.models.torch_distil import distil
+        except ImportError as error:
+            raise UnsupportedError("distilling needs torch, which is not installed") from error
 
-        found = differentiable(self.document, self.constants, source, device)
+        found = batch_norm_inputs(self.document, self.constants, source, device)
         if found is None:
             return None
         return distil(*found, images, low=low, high=high, device=device, progress=progress)
+
+    def differentiable(
+        self, nodes: Sequence[str], *, device: str | None
+    ) -> AbstractContextManager[Forward]:
+        """See ``models.base.Differentiable``."""
+        try:
+            from dacconv.models.onnx_torch import differentiable
+        except ImportError as error:
+            raise UnsupportedError("gradients need torch, which is not installed") from error
+        sources = [spec.name for spec in self.inputs()]
+        return differentiable(self.document, self.constants, sources, nodes, device)
 
     def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
         """Write ONNX, with external data where the original had that."""

@@ -1,14 +1,15 @@
 """An ONNX graph run by torch, for gradients: the common operators of convolutional networks.
 
-Imported only to distil images. Where the graph needs an operator that is not here, there is
-no distillation, and the caller goes on without.
+Imported only to distil images and to tune factors. Where the graph needs an operator that is
+not here, the caller goes on without.
 """
 
 from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dacconv.errors import UnsupportedError
+from dacconv.models.base import Feeds, Forward, Stop
 from dacconv.models.onnx_consts import Constants
 from dacconv.models.onnx_document import Document, Entry
-from dacconv.models.torch_distil import Stored, place_for
+from dacconv.models.torch_distil import Stored
+from dacconv.models.torch_gradients import place_for
 from dacconv.types import Array
 
 Attributes = dict[str, Any]
@@ -39,7 +43,7 @@ def batch_norms(document: Document, constants: Constants) -> dict[str, tuple[Arr
     return found
 
 
-def differentiable(
+def batch_norm_inputs(
     document: Document, constants: Constants, source: str, device: str | None
 ) -> tuple[Callable[[Tensor], list[Tensor]], list[Stored]] | None:
     """A function from images to the inputs of the BatchNorms, and what these have stored.
@@ -48,25 +52,79 @@ def differentiable(
     """
     place = place_for(device)
     norms = batch_norms(document, constants)
-    entries = _leading_to(document, constants, norms)
-    if not norms or any(entry.op not in OPERATORS for entry in entries):
+    compute = computation(document, constants, [source], list(norms), place)
+    if not norms or isinstance(compute, str):
         return None
-    read = {name for entry in entries for name in entry.reads}
-    fixed = {name: _tensor(constants.value(name), place) for name in read if name in constants}
-    made = {source, *(name for entry in entries for name in entry.writes[:1])}
-    if not (read | set(norms)) <= made | fixed.keys():
-        return None
-    plans = [(entry, _attributes(entry), OPERATORS[entry.op]) for entry in entries]
 
     def seen(images: Tensor) -> list[Tensor]:
-        values: dict[str, Tensor] = {**fixed, source: images}
-        for entry, attributes, apply in plans:
-            given = [values[name] if name else None for name in entry.proto.input]
-            values[entry.writes[0]] = apply(given, attributes)
+        values = compute({source: images}, None)
         return [values[name] for name in norms]
 
     stored = [Stored(_tensor(m, place), _tensor(v, place)) for m, v in norms.values()]
     return seen, stored
+
+
+@contextmanager
+def differentiable(
+    document: Document,
+    constants: Constants,
+    sources: Sequence[str],
+    nodes: Sequence[str],
+    device: str | None,
+) -> Iterator[Forward]:
+    """See ``models.base.Differentiable``.
+
+    Raises:
+        UnsupportedError: the graph has an operator that is not known here.
+    """
+    place = place_for(device)
+    wanted = [name for name in document.outputs if name not in constants]
+    compute = computation(document, constants, sources, wanted, place, frozenset(nodes))
+    if isinstance(compute, str):
+        raise UnsupportedError(compute)
+
+    def run(feeds: Feeds, stop: Stop) -> dict[str, Array]:
+        values = compute({name: _tensor(feeds[name], place) for name in sources}, stop)
+        return {name: values[name].detach().cpu().numpy() for name in wanted}
+
+    yield run
+
+
+Compute = Callable[[Mapping[str, Tensor], Stop | None], dict[str, Tensor]]
+"""The inputs' values, and what stands in for some convs, to every value of the graph."""
+
+
+def computation(
+    document: Document,
+    constants: Constants,
+    sources: Sequence[str],
+    wanted: Sequence[str],
+    place: torch.device,
+    stops: Set[str] = frozenset(),
+) -> Compute | str:
+    """A function that runs the nodes that lead to the ``wanted`` values; or why there is none."""
+    entries = _leading_to(document, constants, wanted)
+    unknown = sorted({entry.op for entry in entries if entry.op not in OPERATORS})
+    if unknown:
+        return f"gradients through {', '.join(unknown)} are not known"
+    read = {name for entry in entries for name in entry.reads}
+    fixed = {name: _tensor(constants.value(name), place) for name in read if name in constants}
+    made = {*sources, *(name for entry in entries for name in entry.writes[:1])}
+    if missing := sorted((read | set(wanted)) - made - fixed.keys()):
+        return f"gradients through the value '{missing[0]}' are not known"
+    plans = [(entry, _attributes(entry), OPERATORS[entry.op]) for entry in entries]
+
+    def compute(given: Mapping[str, Tensor], stop: Stop | None) -> dict[str, Tensor]:
+        values: dict[str, Tensor] = {**fixed, **given}
+        for entry, attributes, apply in plans:
+            taken = [values[name] if name else None for name in entry.proto.input]
+            if stop is not None and entry.name in stops:
+                values[entry.writes[0]] = stop(entry.name, taken[0])
+            else:
+                values[entry.writes[0]] = apply(taken, attributes)
+        return values
+
+    return compute
 
 
 def _leading_to(

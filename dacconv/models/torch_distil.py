@@ -5,7 +5,6 @@ Cai et al., "ZeroQ: A Novel Zero Shot Quantization Framework", arXiv 2001.00281,
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from dacconv.errors import UsageError
 from dacconv.models.torch_convs import NORMS
+from dacconv.models.torch_gradients import frozen, place_for
 from dacconv.progress import Progress
 from dacconv.types import FloatArray
 
@@ -33,21 +32,6 @@ class Stored:
 
     mean: torch.Tensor
     variance: torch.Tensor
-
-
-def place_for(device: str | None) -> torch.device:
-    """The device of that name; by default CUDA where there is one.
-
-    Raises:
-        UsageError: torch has no such device here.
-    """
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=place)
-    except (RuntimeError, AssertionError) as error:
-        said = str(error).splitlines()[0]
-        raise UsageError(f"'{device}' cannot be used: {said}", where="--device") from error
-    return place
 
 
 def distil(
@@ -133,9 +117,7 @@ def distil_module(
     None where it has no BatchNorm with stored statistics that it runs through.
     """
     place = place_for(device)
-    module = copy.deepcopy(module).to(place).float()
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
+    module = frozen(module, place)
     values: list[torch.Tensor] = []
     norms: list[nn.Module] = []
 

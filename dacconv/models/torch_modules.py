@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.forms import FORMS, MULTIPLIER
-from dacconv.models.base import Feeds, LoadOptions, Runner, Visit
+from dacconv.models.base import Feeds, Forward, LoadOptions, Runner, Visit
 from dacconv.models.torch_convs import (
     NORMS,
     PLAIN_REPEAT_AXES,
@@ -23,6 +24,7 @@ from dacconv.models.torch_convs import (
     to_numpy,
 )
 from dacconv.models.torch_distil import distil_module
+from dacconv.models.torch_gradients import differentiable_module
 from dacconv.models.torch_order import registered, symbolic, unreached
 from dacconv.models.torch_run import (
     as_arguments,
@@ -243,6 +245,13 @@ class TracedModel:
 
             results = in_step(run, len(batches), visit)
         return [flat_outputs(result) for result in results]
+
+    def differentiable(
+        self, nodes: Sequence[str], *, device: str | None
+    ) -> AbstractContextManager[Forward]:
+        """See ``models.base.Differentiable``."""
+        sites = self._traced[0].sites
+        return differentiable_module(self._inference, sites, nodes, device=device, where=self.path)
 
     def statistics(self, node: str) -> tuple[Array, Array] | None:
         """The mean and variance that a BatchNorm has stored, in float64; None for others."""

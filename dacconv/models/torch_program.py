@@ -23,8 +23,9 @@ from torch.utils import _pytree as pytree
 from dacconv.errors import FormatError, UnsupportedError, UsageError
 from dacconv.files import replacing
 from dacconv.forms import FORMS
-from dacconv.models.base import Feeds, LoadOptions, Runner, Visit
+from dacconv.models.base import Feeds, Forward, LoadOptions, Runner, Visit
 from dacconv.models.torch_files import check_zip, damaged
+from dacconv.models.torch_gradients import frozen
 from dacconv.models.torch_pickles import told
 from dacconv.models.torch_program_edit import edit_program, why_not
 from dacconv.models.torch_program_graph import Reading, read_program
@@ -254,13 +255,7 @@ class ProgramModel:
         if threads is not None:
             torch.set_num_threads(threads)
         where = str(self.path)
-        places = {self._reading.calls[node].name: node for node in nodes}
-        with quiet(), user_code("preparing the program", where):
-            module = self.program.module()
-        if not isinstance(module, fx.GraphModule) or places.keys() - {
-            node.name for node in module.graph.nodes
-        }:
-            raise UnsupportedError("this torch gives the program's nodes other names", where=where)
+        module, places = self._interpreted(nodes)
 
         def run(index: int, stop: Stop) -> Any:
             args, kwargs = self._arguments(batches[index])
@@ -270,6 +265,32 @@ class ProgramModel:
         with quiet(), user_code("the program, run layer by layer,", where):
             results = in_step(run, len(batches), visit)
         return [flat_outputs(result) for result in results]
+
+    @contextmanager
+    def differentiable(self, nodes: Sequence[str], *, device: str | None) -> Iterator[Forward]:
+        """See ``models.base.Differentiable``; on the CPU, for which programs are written."""
+        interpreted, places = self._interpreted(nodes)
+        module = frozen(interpreted, torch.device("cpu"))
+
+        def run(feeds: Feeds, stop: Stop) -> dict[str, Array]:
+            args, kwargs = self._arguments(feeds)
+            with quiet(), user_code("the program, for gradients,", str(self.path)):
+                result = Stopping(module, places, stop).run(*args, *kwargs.values())
+            return flat_outputs(result)
+
+        yield run
+
+    def _interpreted(self, nodes: Sequence[str]) -> tuple[fx.GraphModule, dict[str, str]]:
+        """The program as a graph module, and the nodes of it that stand for ``nodes``."""
+        where = str(self.path)
+        places = {self._reading.calls[node].name: node for node in nodes}
+        with quiet(), user_code("preparing the program", where):
+            module = self.program.module()
+        if not isinstance(module, fx.GraphModule) or places.keys() - {
+            node.name for node in module.graph.nodes
+        }:
+            raise UnsupportedError("this torch gives the program's nodes other names", where=where)
+        return module, places
 
     def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
         """Write a .pt2 that ``torch.export.load`` opens; the plan is its extra file."""

@@ -66,13 +66,6 @@ class Accumulator:
         self._out += wanted.sum(axis=0, dtype=np.float64)
         self.count += len(patches)
 
-    def __add__(self, other: Accumulator) -> Accumulator:
-        made = Accumulator(len(self._in), len(self._out))
-        for name in ("_second", "_cross", "_power", "_in", "_out"):
-            setattr(made, name, getattr(self, name) + getattr(other, name))
-        made.count = self.count + other.count
-        return made
-
     def moments(self) -> Moments:
         """The central moments of everything taken in so far; ValueError where that is nothing."""
         if not self.count:

@@ -10,6 +10,7 @@ from torch import nn
 import dacconv
 from dacconv import pipeline
 from dacconv.calibration import inputs as made_inputs
+from dacconv.calibration import tuning
 from dacconv.calibration.inputs import InputOptions
 from dacconv.calibration.study import relative_error
 from dacconv.errors import UnsupportedError, UsageError
@@ -59,6 +60,11 @@ def plain_net(tmp_path):
     path = tmp_path / "plain.pt"
     torch.save(trained(norm=False), path)
     return dacconv.load(path, trust_pickle=True, input_shapes={"": (1, 3, 16, 16)})
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    monkeypatch.setattr(tuning, "STEPS", dict.fromkeys(tuning.STEPS, tuning.FEWEST))
 
 
 def converted(model, how, **choice):
@@ -143,7 +149,7 @@ def test_the_plain_split_stays_where_nothing_else_does_better(model, monkeypatch
     from dacconv.calibration import use
 
     monkeypatch.setattr(
-        use, "judge", lambda c, plain, rebuilt, judge=use.judge: judge(c, plain, plain)
+        use, "judge", lambda c, plain, rebuilt, told, judge=use.judge: judge(c, plain, plain, told)
     )
     done, _, _ = converted(model, "synthetic", rank=1)
     assert not done.report.calibration.taken
@@ -152,6 +158,42 @@ def test_the_plain_split_stays_where_nothing_else_does_better(model, monkeypatch
     plain = pipeline.convert(model, done.plan).model.runner()(x)
     for key, value in done.model.runner()(x).items():
         np.testing.assert_array_equal(value, plain[key])
+
+
+def test_tuning_is_told_and_lowers_the_error(model, monkeypatch):
+    done, _, _ = converted(model, "synthetic", rank=1)
+    assert any("tuned together in 40 steps" in note for note in done.report.calibration.notes)
+    assert all(row.fit.what.endswith("tuned") for row in done.report.rows if row.fit)
+    monkeypatch.setattr(tuning, "EFFORT", 1)
+    without, _, _ = converted(model, "synthetic", rank=1)
+    assert any("would take long" in note for note in without.report.calibration.notes)
+    assert done.report.calibration.error < without.report.calibration.error
+    assert done.report.calibration.second_error < without.report.calibration.second_error
+
+
+def test_tuning_that_harms_the_second_family_is_not_taken(model, monkeypatch):
+    calls = []
+
+    def harm(done):
+        calls.append(done)
+        return (1.0, 2.0, 1.5, 1.0)[len(calls) - 1]  # held out: better; second family: worse
+
+    monkeypatch.setattr(tuning, "_harm", lambda done: harm(done))
+    done, _, _ = converted(model, "synthetic", rank=1)
+    assert len(calls) == 4
+    assert any("did not help" in note for note in done.report.calibration.notes)
+    assert not any(row.fit.what.endswith("tuned") for row in done.report.rows if row.fit)
+
+
+def test_jittered_images_hold_the_same_pixels(model):
+    calibrated, _ = pipeline.calibrate(model, "synthetic", options=InputOptions(images=8))
+    inputs, rng = calibrated.inputs, np.random.default_rng(0)
+    given = inputs.fitted[0]
+    made = inputs.slot.jittered(given, rng)
+    assert not np.array_equal(made["image"], given["image"])
+    for mine, theirs in zip(made["image"], given["image"], strict=True):
+        np.testing.assert_array_equal(np.sort(mine, axis=None), np.sort(theirs, axis=None))
+        np.testing.assert_allclose(mine.sum((1, 2)), theirs.sum((1, 2)), rtol=1e-3, atol=1e-2)
 
 
 def test_inputs_from_files(model, tmp_path):

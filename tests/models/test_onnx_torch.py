@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import dacconv
-from dacconv.models.onnx_torch import differentiable
+from dacconv.models.onnx_torch import batch_norm_inputs
 from dacconv.models.torch_distil import Stored, distil
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -36,7 +36,7 @@ def test_the_values_are_those_of_the_module(monkeypatch):
     x = torch.randn(3, 1, 28, 28)
     net(x)
     model = dacconv.load(ASSETS / "fashion.onnx")
-    seen, stored = differentiable(model.document, model.constants, "image", "cpu")
+    seen, stored = batch_norm_inputs(model.document, model.constants, "image", "cpu")
     for mine, theirs in zip(seen(x), expected, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)
     for mine, norm in zip(stored, norms, strict=True):
@@ -59,7 +59,7 @@ def test_an_unknown_operator_means_no_distillation(tmp_path):
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(made, path)
     model = dacconv.load(path)
-    assert differentiable(model.document, model.constants, "x", "cpu") is None
+    assert batch_norm_inputs(model.document, model.constants, "x", "cpu") is None
 
 
 def test_the_descent_brings_statistics_nearer_within_bounds():
@@ -86,7 +86,7 @@ def test_the_descent_brings_statistics_nearer_within_bounds():
 
 def test_a_device_that_is_not_there_is_told():
     from dacconv.errors import UsageError
-    from dacconv.models.torch_distil import place_for
+    from dacconv.models.torch_gradients import place_for
 
     with pytest.raises(UsageError, match="cannot be used"):
         place_for("nonsense")

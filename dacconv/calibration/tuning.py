@@ -1,0 +1,159 @@
+"""All factors tuned together on the calibration inputs, where the model can be differentiated.
+
+The first half of the steps sees only the inputs to fit to, so that the held-out half and the
+second family can judge; where both agree, the second half of the steps sees all inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dacconv.calibration.inputs import Inputs, samples
+from dacconv.calibration.study import Rebuilt, Target, relative_error
+from dacconv.errors import UnsupportedError
+from dacconv.layers import survey
+from dacconv.models.base import Differentiable, Feeds, Model
+from dacconv.numerics.cost import shared_cost
+from dacconv.progress import Progress
+
+if TYPE_CHECKING:
+    from dacconv.models.base import Forward
+    from dacconv.models.torch_tuning import Factored, Measured
+
+STEPS = {"synthetic": 200, "distilled": 300, "real": 600}
+"""Steps over both halves of the tuning: more where inputs are worth more."""
+SAMPLES = 16
+"""Samples per step."""
+FEWEST = 40
+"""Steps below which tuning is not worth its while."""
+EFFORT = 6 * 10**12
+"""Multiply-adds that it may take: some minutes on two cores."""
+PASSES = 4
+"""What a sample costs in runs of the original: the teacher, the split model, and back."""
+
+
+def tuned(
+    model: Model,
+    targets: Sequence[Target],
+    found: Mapping[str, Rebuilt],
+    inputs: Inputs,
+    *,
+    device: str | None,
+    seed: int,
+    progress: Progress,
+) -> tuple[dict[str, Rebuilt], str]:
+    """The factors in ``found`` tuned together, or as they are; and what was done in words."""
+    per_step = max(SAMPLES, samples(inputs.fitted[:1]))
+    steps = min(STEPS[inputs.kind], EFFORT // max(PASSES * per_step * model_macs(model), 1))
+    mine = [target for target in targets if target.name in found]
+    if steps < FEWEST or not mine:
+        return dict(found), "the factors were not tuned together: that would take long"
+    if not isinstance(model, Differentiable):
+        reason = "a model of this format gives no gradients"
+        return dict(found), f"the factors were not tuned together: {reason}"
+    try:
+        with model.differentiable([target.node for target in mine], device=device) as run:
+            made = _tuned(run, mine, found, inputs, steps, device, seed, progress)
+    except UnsupportedError as error:
+        return dict(found), f"the factors were not tuned together: {error.what}"
+    if made is None:
+        return dict(found), "tuning the factors together did not help"
+    return {**found, **made}, f"the factors were then tuned together in {steps} steps"
+
+
+def model_macs(model: Model) -> int:
+    """The multiply-adds of one sample, as far as they are known."""
+    layers = [layer for layer in survey(model.graph()) if layer.geometries]
+    return sum(shared_cost(layer.geometries, layer.op).macs or 0 for layer in layers)
+
+
+def _tuned(
+    run: Forward,
+    targets: Sequence[Target],
+    found: Mapping[str, Rebuilt],
+    inputs: Inputs,
+    steps: int,
+    device: str | None,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Rebuilt] | None:
+    """The tuned factors; None where the held-out half or the second family is against them."""
+    from dacconv.models.torch_gradients import place_for
+    from dacconv.models.torch_tuning import measure, tune
+
+    place = place_for(device)
+    rng = np.random.default_rng(seed)
+    half = steps // 2
+    start = [_factored(target, found[target.name]) for target in targets]
+    powers = measure(run, start, inputs.fitted, place).powers
+    trial = tune(
+        run,
+        start,
+        powers,
+        _drawn(inputs, inputs.fitted, half, rng),
+        half,
+        place,
+        lambda done: progress("tuning factors together", done, steps),
+    )
+    if trial is None:
+        return None
+    judged = None
+    for family in (inputs.held, inputs.second):
+        if family:
+            before, after = (measure(run, factors, family, place) for factors in (start, trial))
+            judged = judged or after
+            if not _harm(after) < _harm(before):
+                return None
+    final = tune(
+        run,
+        trial,
+        powers,
+        _drawn(inputs, (*inputs.fitted, *inputs.held), steps - half, rng),
+        steps - half,
+        place,
+        lambda done: progress("tuning factors together", half + done, steps),
+    )
+    if final is None or judged is None:
+        return None
+    progress("tuning factors together", steps, steps)
+    known = measure(run, final, inputs.fitted, place).errors
+    return {
+        target.name: replace(
+            found[target.name],
+            filters=layer.filters,
+            pointwise=layer.pointwise,
+            bias=layer.bias,
+            predicted=known[target.node],
+            held=judged.errors[target.node],
+            what=f"{found[target.name].what}, tuned",
+        )
+        for target, layer in zip(targets, final, strict=True)
+    }
+
+
+def _harm(done: Measured) -> float:
+    return relative_error(done.expected, done.actual)
+
+
+def _factored(target: Target, found: Rebuilt) -> Factored:
+    from dacconv.models.torch_tuning import Factored
+
+    bias = target.bias if found.bias is None else found.bias
+    return Factored(target.node, target.conv, found.filters, found.pointwise, bias)
+
+
+def _drawn(
+    inputs: Inputs, batches: Sequence[Feeds], steps: int, rng: np.random.Generator
+) -> Iterator[list[Feeds]]:
+    """The batches of each step, ``SAMPLES`` jittered samples together, each batch in its turn."""
+    waiting: list[int] = []
+    per_step = max(1, SAMPLES // samples(batches[:1]))
+    for _ in range(steps):
+        if len(waiting) < per_step:
+            waiting += rng.permutation(len(batches)).tolist()
+        taken, waiting = waiting[:per_step], waiting[per_step:]
+        yield [inputs.slot.jittered(batches[index], rng) for index in taken]
