@@ -13,10 +13,10 @@ from torch import nn
 
 from dacconv.errors import UsageError
 from dacconv.models.base import Feeds, Forward, Stop
-from dacconv.models.torch_arch import user_code
 from dacconv.models.torch_run import as_arguments, flat_outputs
 from dacconv.models.torch_walk import stopping
 from dacconv.types import Array
+from dacconv.user_code import user_code
 
 M = TypeVar("M", bound=nn.Module)
 
