@@ -166,7 +166,7 @@ def _setup(settings: Settings, wanted: Wanted) -> Setup:
 def _options(settings: Settings, wanted: Wanted) -> dict[str, Any]:
     """What the numbers depend on, besides the model."""
     options = {k: v for k, v in settings.changed().items() if k not in APART}
-    options["samples"] = settings.samples
+    options |= {name: getattr(settings, name) for name in ("samples", "fuse", "kernel_scale")}
     options["calibrate"] = _calibration(settings, wanted)
     if wanted.bench:
         options |= {"bench": True, "threads": settings.threads}

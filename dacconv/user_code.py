@@ -66,6 +66,12 @@ def import_source(source: str, where: str, hint: str) -> ModuleType:
     return importlib.import_module(source)
 
 
+def absolute(name: str) -> str:
+    """``FILE.py:NAME`` with the whole path, so that a process in another folder finds it."""
+    source, colon, attribute = name.rpartition(":")
+    return f"{Path(source).resolve()}{colon}{attribute}" if source.endswith(".py") else name
+
+
 def _import_file(path: Path, where: str, hint: str) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"no such file: {path}", where=where, hint=hint)

@@ -16,6 +16,7 @@ from dacconv.sweeps.measure import Bench, Setup
 from dacconv.sweeps.points import Point
 from dacconv.sweeps.results import PointResult
 
+CONNECT_SECONDS = 10
 PART = 8
 """Points that one process measures in one go: enough to share what they have in common."""
 
@@ -116,7 +117,7 @@ def _cluster(address: str) -> Iterator[None]:
         ) from error
     try:
         make: Callable[..., Any] = Client
-        client = make(address, timeout=10, set_as_default=False)
+        client = make(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise UsageError(
             f"no scheduler answers: {' '.join(str(error).split())}",

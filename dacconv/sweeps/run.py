@@ -23,6 +23,7 @@ from dacconv.sweeps.pool import Where, Work, measure_all, parts
 from dacconv.sweeps.results import PointResult, Sweep, bare
 from dacconv.sweeps.tasks import Task
 from dacconv.types import Array, Layer, Plan
+from dacconv.user_code import absolute
 
 VERSION = 1
 """Of the results' schema."""
@@ -67,8 +68,12 @@ class Prepared:
                 hint="leave --jobs and --dask out",
             )
         if where.parallel and wanted and not bench.unrun:
-            load = getattr(bench.model, "options", LoadOptions())
-            work = Work(bench.model.path.resolve(), load, bench.setup, secrets.token_hex(8))
+            load, setup = getattr(bench.model, "options", LoadOptions()), bench.setup
+            if load.arch is not None:
+                load = replace(load, arch=absolute(load.arch))
+            if isinstance(setup.task, str):
+                setup = replace(setup, task=absolute(setup.task))
+            work = Work(bench.model.path.resolve(), load, setup, secrets.token_hex(8))
             yield from measure_all(work, wanted, where)
             return
         # several passes over the inputs finish all their points at the end: few at a time then
