@@ -5,7 +5,7 @@
 # brings CUDA along (gigabytes); the CPU build is enough for everything here:
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo figures test lint format clean
 .DEFAULT_GOAL := help
 
 VENV := .venv
@@ -18,6 +18,7 @@ PYTEST_ARGS ?= -n 2
 help:
 	@echo "make setup   make $(VENV) with dacconv and its development tools in it"
 	@echo "make demo    convert the network in tests/assets; report and top-1 before and after"
+	@echo "make figures draw docs/figures: the paper's two experiments"
 	@echo "make test    run the tests (PYTEST_ARGS='-k word' picks some)"
 	@echo "make lint    style, types and import contracts"
 	@echo "make format  let ruff format the code"
@@ -54,6 +55,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	@$(BIN)/python scripts/demo.py
+
+figures: setup
+	@$(BIN)/python scripts/figures.py
 
 test: setup
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
