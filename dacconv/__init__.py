@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from dacconv.pipeline import plan as plan
     from dacconv.pipeline import survey as survey
     from dacconv.report import Report as Report
+    from dacconv.sweeps.results import Sweep as Sweep
+    from dacconv.sweeps.run import sweep as sweep
     from dacconv.types import Choice as Choice
     from dacconv.types import Plan as Plan
     from dacconv.verification import verify as verify
@@ -47,7 +49,9 @@ _HOME = {
     "inspect": "pipeline",
     "load": "pipeline",
     "plan": "pipeline",
+    "Sweep": "sweeps.results",
     "survey": "pipeline",
+    "sweep": "sweeps.run",
     "verify": "verification",
 }
 
