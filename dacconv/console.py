@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
-from dacconv import benchmark_text, formatting
+from dacconv import benchmark_text, formatting, roofline_text
 from dacconv.report import CONVENTION, Report
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ RESULT_NUMBERS = ("MACs saved", "parameters saved", "error", "same top class")
 def print_report(report: Report) -> None:
     """The whole report on stdout: with rich on a terminal, as plain text elsewhere."""
     after = [*formatting.time_table(report), *formatting.facts(report)]
+    after += roofline_text.lines(report)
     if report.verification:
         after += formatting.verification(report.verification)
     elif report.unverified:

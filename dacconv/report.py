@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from dacconv.decompositions import METHODS
+from dacconv.emission import cost as split_cost
+from dacconv.emission import elementwise_bytes, split, whole
 from dacconv.layers import survey, uncounted
+from dacconv.numerics import roofline
 from dacconv.numerics.cost import NOTHING, Cost, shared_cost, total
+from dacconv.numerics.roofline import Roofline
 from dacconv.plans import NOT_SELECTED, plan_to_dict
 from dacconv.types import Choice, Geometry, Graph, Layer, Plan, Provenance, Refusal
 
@@ -87,6 +91,8 @@ class Row:
     after: Cost
     fit: LayerFit | None = None
     form: str | None = None
+    roof_before: Roofline = roofline.NOTHING
+    roof_after: Roofline = roofline.NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +253,16 @@ class Report:
         return total(row.after for row in self.rows)
 
     @property
+    def roof_before(self) -> Roofline:
+        """Bytes, intensity and guidelines of all rows, before."""
+        return roofline.total(row.roof_before for row in self.rows)
+
+    @property
+    def roof_after(self) -> Roofline:
+        """Bytes, intensity and guidelines of all rows, after."""
+        return roofline.total(row.roof_after for row in self.rows)
+
+    @property
     def converted(self) -> tuple[Row, ...]:
         """The rows of the layers that were split."""
         return tuple(row for row in self.rows if row.rank is not None)
@@ -256,6 +272,11 @@ class Report:
         before, after = self.before.macs, self.after.macs
         return None if before is None or after is None or not before else 1 - after / before
 
+    def _time(self) -> dict[str, Any]:
+        """Milliseconds of the whole network as they were measured when it was verified."""
+        time = self.verification.latency if self.verification else None
+        return {"ms": {"before": time.original_ms, "after": time.converted_ms} if time else None}
+
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data; ``docs/report.md`` documents the schema."""
         return {
@@ -264,7 +285,7 @@ class Report:
             "format": self.format,
             "order": self.order,
             "layers": [_row_dict(row) for row in self.rows],
-            "totals": _pair(self.before, self.after),
+            "totals": _pair(self.before, self.after) | self._time() | _roofs(self),
             "uncounted": [asdict(entry) for entry in self.uncounted],
             "fused": [asdict(entry) for entry in self.fused],
             "refusals": _refusal_dicts(self.refusals),
@@ -299,8 +320,10 @@ def build(
     losses = errors or {}
     absorbed = merging.absorbed if merging else {}
     after = {layer.name: layer for layer in survey(merging.graph)} if merging else {}
+    around = elementwise_bytes(graph)
+    around_after = elementwise_bytes(merging.graph) if merging else around
     rows = tuple(
-        _absorbed_row(layer, absorbed[layer.name])
+        _absorbed_row(layer, absorbed[layer.name], around[layer.name])
         if layer.name in absorbed
         else _row(
             layer,
@@ -309,6 +332,7 @@ def build(
             reasons.get(layer.name),
             losses.get(layer.name),
             merging.params.get(layer.name, 0) if merging else 0,
+            (around[layer.name], around_after.get(layer.name, 0)),
         )
         for layer in layers
     )
@@ -335,11 +359,18 @@ def _row(
     reason: str | None,
     loss: LayerError | None,
     merged_params: int,
+    around: tuple[int | None, int | None],
 ) -> Row:
     """``before`` is the layer in the original, ``layer`` what the fusions made of it.
 
-    ``merged_params`` are those of the BatchNorms and the like that they put into it.
+    ``merged_params`` are those of the BatchNorms and the like that they put into it;
+    ``around`` the bytes of element-wise operators before and after.
     """
+    cost = _cost(layer)
+    roof = whole(layer, cost, around[1])
+    if choice:
+        cost = split_cost(layer, choice, bias_added=loss is not None and loss.bias_added)
+        roof = split(layer, choice, cost, around[1])
     method = METHODS[choice.method if choice else "dac"]
     return Row(
         name=layer.name,
@@ -354,13 +385,15 @@ def _row(
         kernel_error=loss.kernel_error if loss else None,
         energy_kept=loss.energy_kept if loss else None,
         before=_cost(before) + Cost(0, merged_params, 0),
-        after=_after(layer, choice, loss) if choice else _cost(layer),
+        after=cost,
         fit=loss.fit if loss else None,
         form=choice.form if choice else None,
+        roof_before=whole(before, _cost(before), around[0]),
+        roof_after=roof,
     )
 
 
-def _absorbed_row(layer: Layer, into: str) -> Row:
+def _absorbed_row(layer: Layer, into: str, around: int | None) -> Row:
     return Row(
         name=layer.name,
         op=layer.op,
@@ -375,6 +408,7 @@ def _absorbed_row(layer: Layer, into: str) -> Row:
         energy_kept=None,
         before=_cost(layer),
         after=NOTHING,
+        roof_before=whole(layer, _cost(layer), around),
     )
 
 
@@ -382,14 +416,6 @@ def _cost(layer: Layer) -> Cost:
     if not layer.geometries:
         return Cost(None, layer.params, None)
     return shared_cost(layer.geometries, layer.op)
-
-
-def _after(layer: Layer, choice: Choice, loss: LayerError | None) -> Cost:
-    method = METHODS[choice.method]
-    added = loss is not None and loss.bias_added
-    made = [replace(g, bias=g.bias or added) for g in layer.geometries]
-    parts = [method.parts(geometry, choice.rank) for geometry in made]
-    return total(shared_cost(sites) for sites in zip(*parts, strict=True))
 
 
 def _refusals(layers: Sequence[Layer], reasons: Mapping[str, str]) -> tuple[Refusal, ...]:
@@ -409,21 +435,39 @@ def _pair(before: Cost, after: Cost) -> dict[str, Any]:
 
 
 def _row_dict(row: Row) -> dict[str, Any]:
+    return (
+        {
+            "name": row.name,
+            "op": row.op,
+            "eligible": row.eligible,
+            "reason": row.reason,
+            "method": row.method,
+            "rank": row.rank,
+            "form": row.form,
+            "full_rank": row.full_rank,
+            **_geometry_dict(row.geometry),
+            "sites": row.sites,
+            "kernel_error": row.kernel_error,
+            "energy_kept": row.energy_kept,
+            "fit": asdict(row.fit) if row.fit else None,
+        }
+        | _pair(row.before, row.after)
+        | _roofs(row)
+    )
+
+
+def _roofs(of: Row | Report) -> dict[str, Any]:
+    before, after = _roof_dict(of.roof_before), _roof_dict(of.roof_after)
+    return {key: {"before": before[key], "after": after[key]} for key in before}
+
+
+def _roof_dict(roof: Roofline) -> dict[str, Any]:
     return {
-        "name": row.name,
-        "op": row.op,
-        "eligible": row.eligible,
-        "reason": row.reason,
-        "method": row.method,
-        "rank": row.rank,
-        "form": row.form,
-        "full_rank": row.full_rank,
-        **_geometry_dict(row.geometry),
-        "sites": row.sites,
-        "kernel_error": row.kernel_error,
-        "energy_kept": row.energy_kept,
-        "fit": asdict(row.fit) if row.fit else None,
-    } | _pair(row.before, row.after)
+        "intensity": roof.intensity,
+        "elementwise_bytes": roof.elementwise,
+        "operators": roof.operators,
+        "guidelines": roof.guidelines,
+    }
 
 
 def _refusal_dicts(refusals: Sequence[Refusal]) -> list[dict[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dacconv import formatting, pages
+from dacconv import formatting, pages, roofline_text
 from dacconv.numerics.cost import Cost
 from dacconv.pages import (
     Block,
@@ -69,6 +69,8 @@ def page(report: Report) -> Page:
         *_fits(report),
         Section("Facts", (Bullets(tuple(formatting.facts(report, by_layer=False))),)),
     ]
+    if told := roofline_text.lines(report):
+        sections.append(Section("Roofline", (Bullets(tuple(map(_arrows, told))),)))
     if report.verification:
         sections.append(Section("Verification", (verified(report.verification),)))
     if report.plan and report.plan.choices:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dacconv import formatting
+from dacconv import formatting, roofline_text
 from dacconv.report import CONVENTION, Report
 
 
@@ -18,6 +18,8 @@ def render(report: Report) -> str:
     parts += [_table(report), _bullets(formatting.facts(report))]
     if times := formatting.time_table(report):
         parts += ["## Time", "```text\n" + "\n".join(times) + "\n```"]
+    if lines := roofline_text.lines(report):
+        parts += ["## Roofline", _bullets(lines), _roofline(report)]
     if report.verification:
         parts += ["## Verification", _bullets(formatting.verification(report.verification))]
     elif report.unverified:
@@ -61,6 +63,15 @@ def _table(report: Report) -> str:
         ),
     ]
     return "\n".join(lines)
+
+
+def _roofline(report: Report) -> str:
+    header, *rows = roofline_text.rows(report)
+    return "\n".join([
+        _line(header),
+        _line(["---", *["---:"] * (len(header) - 1)]),
+        *map(_line, rows),
+    ])  # fmt: skip
 
 
 def _line(cells: Sequence[str]) -> str:
