@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,6 +14,7 @@ from dacconv.errors import UsageError, describe
 
 if TYPE_CHECKING:
     from dacconv.batch import Result
+    from dacconv.benchmark.result import Benchmark
     from dacconv.config import Settings
     from dacconv.jobs import Outcome
     from dacconv.report import Report
@@ -238,6 +239,7 @@ def _reproduce(original: Path, converted: Path, given: dict[str, Any]) -> None:
 @options.SOURCE
 @options.JSON
 @options.MARKDOWN
+@options.HTML
 @options.PLOT
 def bench(
     original: Path,
@@ -250,7 +252,7 @@ def bench(
 
     The first model is what the others are compared with; formats may differ.
     """
-    from dacconv import benchmark_text, console, jobs
+    from dacconv import console, jobs
     from dacconv.benchmark.run import bench as measure
     from dacconv.config import parse_counts
 
@@ -266,7 +268,7 @@ def bench(
     with console.Bars() as bars:
         result = measure(original, *converted, layers=layers, options=source, progress=bars, **how)
     for name, target in reports.items():
-        _write(target, benchmark_text.EXPORTERS[name](result))
+        _write(target, _bench_exporter(name)(result))
     if plot is not None:
         from dacconv.plots.bench import draw
         from dacconv.plots.style import save_as
@@ -285,6 +287,7 @@ def bench(
 @options.SOURCE
 @options.WORKERS
 @options.RESULTS
+@options.HTML
 def sweep(
     model: Path,
     config: Path | None,
@@ -315,10 +318,27 @@ def sweep(
         done = sweep_job.sweep_file(
             model, settings, wanted, output=output, force=force, progress=bars
         )
-    console.print_sweep(done, output)
+    reports = _reports(given)
+    if "html" in reports:
+        from dacconv.exporters import sweep_page
+
+        _write(reports["html"], sweep_page.render(done.sweep, str(output or "results.csv")))
+    if STDOUT not in reports.values():
+        console.print_sweep(done, output)
     if plots is not None:
         for path in sweep_job.draw(done.sweep, plots):
             click.echo(f"drew {path}")
+
+
+def _bench_exporter(name: str) -> Callable[[Benchmark], str]:
+    """What makes a report of that kind of a benchmark."""
+    from dacconv import benchmark_text
+
+    if name == "html":
+        from dacconv.exporters import bench_page
+
+        return bench_page.render
+    return benchmark_text.EXPORTERS[name]
 
 
 def main() -> NoReturn:

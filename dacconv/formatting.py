@@ -139,18 +139,18 @@ RANK_COLUMNS = ("layer", "ms")
 
 def time_table(report: Report) -> list[str]:
     """Measured time and MACs, side by side, as aligned lines; none where nothing was timed."""
+    rows = time_rows(report)
+    if report.timings is None or not rows:
+        return []
+    lines = aligned(rows, 1)
+    return [f"timed layer by layer on {report.timings.where}", *(f"  {line}" for line in lines)]
+
+
+def time_rows(report: Report) -> list[tuple[str, ...]]:
+    """Measured time and MACs, a row per layer under a header; none where nothing was timed."""
     if report.timings is None or not report.timings.layers:
         return []
-    rows = _rank_rows(report.timings) if report.plan is None else _time_rows(report, report.timings)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return [f"timed layer by layer on {report.timings.where}", *(f"  {line}" for line in lines)]
+    return _rank_rows(report.timings) if report.plan is None else _time_rows(report, report.timings)
 
 
 def _time_rows(report: Report, timings: Timings) -> list[tuple[str, ...]]:

@@ -65,6 +65,7 @@ def page(report: Report) -> Page:
     sections = [
         Section("Layers", (_strip(report), _table(report))),
         Section("Costs and losses", (_pictures(report),)),
+        *_timed(report),
         *_left(report),
         *_fits(report),
         Section("Facts", (Bullets(tuple(formatting.facts(report, by_layer=False))),)),
@@ -313,6 +314,16 @@ def _fits(report: Report) -> list[Section]:
     columns = tuple(Column(name, 0 < index < 4) for index, name in enumerate(names))
     title = "Squared relative error of each layer's output"
     return [Section(title, (Table(columns, rows),))] if rows else []
+
+
+def _timed(report: Report) -> list[Section]:
+    """What the layers were measured to take, where they were."""
+    rows = formatting.time_rows(report)
+    if report.timings is None or not rows:
+        return []
+    where = Bullets((f"Layer by layer on {report.timings.where}.",))
+    arrows = [tuple(map(_arrows, row)) for row in rows]
+    return [Section("Measured times", (where, pages.from_text(arrows)))]
 
 
 def _left(report: Report) -> list[Section]:

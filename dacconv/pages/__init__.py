@@ -20,6 +20,7 @@ from dacconv.pages.page import (
     Terms,
     Tile,
     Tone,
+    from_text,
     render,
 )
 
@@ -43,5 +44,6 @@ __all__ = [
     "Terms",
     "Tile",
     "Tone",
+    "from_text",
     "render",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
@@ -179,6 +179,21 @@ class Page:
     footer: str = ""
 
 
+def from_text(rows: Sequence[Sequence[str]]) -> Table:
+    """A table of text, its header first, that sorts by the number that a cell begins with."""
+    columns = tuple(Column(name, index > 0) for index, name in enumerate(rows[0]))
+    cells = [(Cell(name, n), *map(_cell, rest)) for n, (name, *rest) in enumerate(rows[1:])]
+    return Table(columns, tuple(Row(each) for each in cells))
+
+
+def _cell(text: str) -> Cell:
+    word = text.partition(" ")[0]
+    try:
+        return Cell(text, float(word))
+    except ValueError:
+        return Cell(text)
+
+
 def render(page: Page) -> str:
     """The page as one HTML file. Every text of the page is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -207,6 +222,10 @@ def _resource(name: str) -> str:
 def _inline(picture: Picture) -> str:
     """The ``<svg>`` element alone, its text and grid in the colours of the page."""
     svg = picture.svg[picture.svg.index("<svg") :]
+    if size := re.match(r'<svg[^>]*? width="([\d.]+)pt"', svg):
+        points = float(size[1])  # neither so small nor so large that its text is hard to read
+        style = f"min-width:{0.95 * points:.0f}px;max-width:{1.8 * points:.0f}px"
+        svg = f'<svg style="{style}"{svg[4:]}'
     if not picture.themed:
         return svg
     return re.sub(
