@@ -5,7 +5,7 @@
 # brings CUDA along (gigabytes); the CPU build is enough for everything here:
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup demo figures test lint format clean
+.PHONY: help setup demo figures test lint format dist clean
 .DEFAULT_GOAL := help
 
 VENV := .venv
@@ -22,6 +22,7 @@ help:
 	@echo "make test    run the tests (PYTEST_ARGS='-k word' picks some)"
 	@echo "make lint    style, types and import contracts"
 	@echo "make format  let ruff format the code"
+	@echo "make dist    build the wheel and the source distribution, and check them"
 	@echo "make clean   remove $(VENV) and every cache"
 
 setup: $(STAMP)
@@ -71,6 +72,11 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+dist: setup
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \

@@ -287,7 +287,6 @@ def bench(
 @options.SOURCE
 @options.WORKERS
 @options.RESULTS
-@options.HTML
 def sweep(
     model: Path,
     config: Path | None,
@@ -318,13 +317,7 @@ def sweep(
         done = sweep_job.sweep_file(
             model, settings, wanted, output=output, force=force, progress=bars
         )
-    reports = _reports(given)
-    if "html" in reports:
-        from dacconv.exporters import sweep_page
-
-        _write(reports["html"], sweep_page.render(done.sweep, str(output or "results.csv")))
-    if STDOUT not in reports.values():
-        console.print_sweep(done, output)
+    console.print_sweep(done, output)
     if plots is not None:
         for path in sweep_job.draw(done.sweep, plots):
             click.echo(f"drew {path}")

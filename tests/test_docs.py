@@ -1,0 +1,61 @@
+"""Every command and option that the documentation names is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from dacconv.cli import app
+from tests.conftest import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ELSEWHERE = {"--tags"}
+"""Options of other programs that the documentation names on their own."""
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The dacconv commands in code blocks and code spans, as words."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"^(?: {4}|\t| *- )(?:\$ )?(dacconv .*)$", text, re.MULTILINE)
+    spans = re.findall(r"`(dacconv [a-z][^`]*)`", text)
+    for line in (*blocks, *spans):
+        words = shlex.split(line, comments=True)
+        if len(words) > 1 and re.fullmatch(r"[a-z]+", words[1]):
+            yield words
+
+
+def known(name: str) -> set[str]:
+    command = app.commands[name]
+    options = (p for p in command.params if isinstance(p, click.Option))
+    return {"-h", "--help"} | {n for p in options for n in (*p.opts, *p.secondary_opts)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_their_options_are_there(page: Path) -> None:
+    for words in commands(page):
+        assert words[1] in app.commands, " ".join(words)
+        for word in words[2:]:
+            if re.match(r"--?[a-zA-Z]", word):
+                assert word.partition("=")[0] in known(words[1]), " ".join(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_on_their_own_are_there(page: Path) -> None:
+    everything = {option for name in app.commands for option in known(name)} | {"--version"}
+    named = re.findall(r"`(--[a-z][a-z-]*)", page.read_text(encoding="utf-8"))
+    assert set(named) - everything <= ELSEWHERE
+
+
+def test_there_is_something_to_check() -> None:
+    assert {words[1] for page in PAGES for words in commands(page)} >= {"convert", "check", "run"}
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
