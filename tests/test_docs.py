@@ -14,7 +14,7 @@ from dacconv.cli import app
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-ELSEWHERE = {"--tags"}
+ELSEWHERE = {"--every"}
 """Options of other programs that the documentation names on their own."""
 
 
