@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dacconv.errors import UsageError
@@ -12,8 +12,6 @@ from dacconv.types import Choice, Layer, Plan, Skipped
 
 SLOWER = 0.97
 """A split that takes more than this share of the conv's measured time is not worth having."""
-CLOSE = 1.05
-"""Forms within this factor are as good as each other in a table: the simplest one is taken."""
 
 Possible = Callable[[Layer], Sequence[str]]
 
@@ -55,7 +53,7 @@ def choose_forms(
         wanted = forms if asked == AUTO else [asked]
         wanted = wanted if choice.rank > 1 else [MULTIPLIER]  # at rank 1 all are the same
         times = speeds(layer, choice.rank, wanted)
-        best = _best(wanted, times, choice.rank, measured=measured)
+        best = min(times, key=lambda name: times[name]) if times else _unmeasured(wanted)
         if measured and times and times[best] > SLOWER:
             slower[layer.name] = Skipped(layer.name, _why(best, choice.rank, times[best]))
         else:
@@ -65,14 +63,8 @@ def choose_forms(
     return Plan(tuple(choices), tuple(skipped[x.name] for x in layers if x.name in skipped))
 
 
-def _best(forms: Sequence[str], times: Mapping[str, float], rank: int, *, measured: bool) -> str:
-    if len(forms) == 1:
-        return forms[0]
-    if not times:
-        return MULTIPLIER
-    least = min(times.values())
-    close = [form for form in times if times[form] <= least * (1 if measured else CLOSE)]
-    return min(close, key=lambda form: (FORMS[form].operators(rank), times[form]))
+def _unmeasured(forms: Sequence[str]) -> str:
+    return forms[0] if len(forms) == 1 else MULTIPLIER
 
 
 def _told(choice: Choice, ratio: float | None) -> str:

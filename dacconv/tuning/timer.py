@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -49,7 +48,7 @@ class Timer:
     measured: int = 0
 
     def __call__(self, layer: Layer, rank: int, forms: Sequence[str]) -> Mapping[str, float]:
-        """The median time of each form over the conv's, both run in turn."""
+        """The time of each form over the conv's, both run in turn."""
         if layer.geometry.output_size is None or layer.geometry.input_size is None:
             return {}
         found = self._known(layer, rank, forms)
@@ -82,7 +81,10 @@ class Timer:
     def _measure(
         self, conv: Conv, geometry: Geometry, rank: int, forms: Sequence[str]
     ) -> dict[str, float]:
-        """Seconds of the conv (``original``) and of each form, in turn, one alive at a time."""
+        """Seconds of the conv (``original``) and of each form, in turn, one alive at a time.
+
+        The least of all runs: what other work on the machine does to a time is to add to it.
+        """
         shape = (geometry.batch, conv.in_channels, *(geometry.input_size or ()))
         conv = _like(conv)
         branches = _branches(conv, rank)
@@ -95,18 +97,13 @@ class Timer:
                 with self._opened(conv, shape, split, form) as run:
                     times[form] = _seconds(run)
             rounds.append(times)
-        original = statistics.median(times["original"] for times in rounds)
+        least = {name: min(times[name] for times in rounds) for name in ("original", *forms)}
         aside = 0.0
         if self.target.runtime == ONNXRUNTIME:
             from dacconv.models.onnx_timing import around
 
-            aside = around(conv, shape, self.target.threads, original)
-        return {
-            form: max(
-                statistics.median(t[form] / t["original"] for t in rounds) * original - aside, 0.0
-            )
-            for form in ("original", *forms)
-        }
+            aside = around(conv, shape, self.target.threads, least["original"])
+        return {name: max(seconds - aside, 0.0) for name, seconds in least.items()}
 
     def _opened(
         self, conv: Conv, shape: tuple[int, ...], branches: Branches | None, form: str
@@ -125,7 +122,7 @@ class Timer:
 
 
 def _seconds(run: Callable[[], None]) -> float:
-    """The median time of a run, after two to warm up."""
+    """The least time of a run, after two to warm up."""
     run()
     run()
     times: list[float] = []
@@ -133,7 +130,7 @@ def _seconds(run: Callable[[], None]) -> float:
         started = time.perf_counter()
         run()
         times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    return min(times)
 
 
 def _like(conv: Conv) -> Conv:

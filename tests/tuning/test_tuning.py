@@ -63,12 +63,6 @@ def test_auto_takes_the_fastest_that_the_format_can_write() -> None:
     assert chosen(speeds, forms=("multiplier",)).choices[0].form == "multiplier"
 
 
-def test_among_equals_in_the_table_the_simplest_but_the_fastest_where_measured() -> None:
-    speeds = Fixed(multiplier=0.41, sum=0.4, repeat=0.6, concat=0.5)
-    assert chosen(speeds).choices[0].form == "multiplier"
-    assert chosen(speeds, measured=True).choices[0].form == "sum"
-
-
 def test_a_form_that_was_asked_for_is_taken() -> None:
     speeds = Fixed(multiplier=1.2, sum=0.4, repeat=0.6, concat=0.5)
     assert chosen(speeds, "concat").choices[0].form == "concat"
