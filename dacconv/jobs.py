@@ -241,17 +241,26 @@ def convert_file(
     calibrated, told = calibrated_for(model, settings, progress)
     timer = timer_for(model, settings, progress)
     plan = plan_for(model, settings, progress, calibrated, timer)
-    done = pipeline.convert(
-        model,
-        plan,
-        calibrated=calibrated,
-        fuse=settings.fuse,
-        kernel_scale=settings.kernel_scale,
-        options=settings.changed(),
-        digest=digest,
-        progress=progress,
-    )
-    done = replace(done, report=_timed(_noted(done.report, told, settings), model, plan, timer))
+
+    def carried_out(plan: Plan) -> Conversion:
+        return pipeline.convert(
+            model,
+            plan,
+            calibrated=calibrated,
+            fuse=settings.fuse,
+            kernel_scale=settings.kernel_scale,
+            options=settings.changed(),
+            digest=digest,
+            progress=progress,
+        )
+
+    done = carried_out(plan)
+    if timer is not None:
+        from dacconv.tuning.whole import without_slower
+
+        done = without_slower(model, done, timer, carried_out)
+    report = _timed(_noted(done.report, told, settings), model, done.plan, timer)
+    done = replace(done, report=report)
     done = _verified(model, done, settings, progress)
     return _saved(done, gates, target, force=force, keep=keep)
 

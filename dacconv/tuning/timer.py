@@ -18,7 +18,9 @@ from dacconv.tuning.cache import Cache
 from dacconv.tuning.speeds import ONNXRUNTIME, TORCH_NN, Target
 from dacconv.types import Conv, Geometry, Layer
 
-ROUNDS = 7
+ROUNDS, MOST_ROUNDS = 4, 24
+SETTLED = 1.03
+"""Rounds go on until the least time of every case was met twice, within this factor."""
 MIN_SECONDS = 0.01
 """How long one case is run in one round, at least; and at least once."""
 
@@ -37,7 +39,8 @@ class Convs(Protocol):
 class Timer:
     """Measures layers as they are asked for, and remembers them in a file.
 
-    ``seconds`` holds the time of each layer that was measured, as it is.
+    ``seconds`` holds the time of each layer that was measured, as it is; ``saved`` what a
+    layer saves at a rank in a form.
     """
 
     convs: Model | Convs
@@ -45,6 +48,7 @@ class Timer:
     cache: Cache
     progress: Progress = silent
     seconds: dict[str, float] = field(default_factory=dict)
+    saved: dict[tuple[str, int, str], float] = field(default_factory=dict)
     measured: int = 0
 
     def __call__(self, layer: Layer, rank: int, forms: Sequence[str]) -> Mapping[str, float]:
@@ -53,6 +57,8 @@ class Timer:
             return {}
         found = self._known(layer, rank, forms)
         self.seconds[layer.name] = found["original"]
+        for form in forms:
+            self.saved[layer.name, rank, form] = found["original"] - found[form]
         return {form: found[form] / found["original"] for form in forms}
 
     def original(self, layer: Layer) -> float | None:
@@ -81,23 +87,15 @@ class Timer:
     def _measure(
         self, conv: Conv, geometry: Geometry, rank: int, forms: Sequence[str]
     ) -> dict[str, float]:
-        """Seconds of the conv (``original``) and of each form, in turn, one alive at a time.
-
-        The least of all runs: what other work on the machine does to a time is to add to it.
-        """
+        """Seconds of the conv (``original``) and of each form."""
         shape = (geometry.batch, conv.in_channels, *(geometry.input_size or ()))
         conv = _like(conv)
         branches = _branches(conv, rank)
-        rounds: list[dict[str, float]] = []
-        for turn in range(ROUNDS):
-            order = ["original", *forms]
-            times = {}
-            for form in order if turn % 2 else reversed(order):
-                split = None if form == "original" else branches
-                with self._opened(conv, shape, split, form) as run:
-                    times[form] = _seconds(run)
-            rounds.append(times)
-        least = {name: min(times[name] for times in rounds) for name in ("original", *forms)}
+
+        def opened(name: str) -> Opened:
+            return self._opened(conv, shape, None if name == "original" else branches, name)
+
+        least = side_by_side(["original", *forms], opened)
         aside = 0.0
         if self.target.runtime == ONNXRUNTIME:
             from dacconv.models.onnx_timing import around
@@ -119,6 +117,26 @@ class Timer:
             conv, shape, branches, form, target.threads,
             plain=target.runtime == TORCH_NN, device=target.device,
         )  # fmt: skip
+
+
+def side_by_side(names: Sequence[str], opened: Callable[[str], Opened]) -> dict[str, float]:
+    """The seconds that each takes, run in turn, one alive at a time.
+
+    The least of all runs: what other work on the machine does to a time is to add to it.
+    """
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(MOST_ROUNDS):
+        for name in names if turn % 2 else reversed(names):
+            with opened(name) as run:
+                times[name].append(_seconds(run))
+        if turn + 1 >= ROUNDS and all(_settled(found) for found in times.values()):
+            break
+    return {name: min(found) for name, found in times.items()}
+
+
+def _settled(times: Sequence[float]) -> bool:
+    first, second, *_ = sorted(times)
+    return second <= SETTLED * first
 
 
 def _seconds(run: Callable[[], None]) -> float:

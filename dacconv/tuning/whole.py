@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
-import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -11,12 +12,14 @@ from dacconv.errors import UsageError
 from dacconv.forms import AUTO
 from dacconv.models.base import Model
 from dacconv.policies import Times
-from dacconv.tuning.timer import Timer
-from dacconv.types import Layer
+from dacconv.tuning.speeds import ONNXRUNTIME
+from dacconv.tuning.timer import Timer, side_by_side
+from dacconv.types import Choice, Layer, Plan, Skipped
 from dacconv.verification import make_inputs, why_not
 
-_ROUNDS = 9
 _NANO = 1e9
+NOISE = 1.02
+"""Up to this much more time is not told from none."""
 
 
 def layer_times(model: Model, timer: Timer, form: str) -> Times:
@@ -40,13 +43,80 @@ def layer_times(model: Model, timer: Timer, form: str) -> Times:
 
 
 def whole_seconds(model: Model, threads: int) -> float:
-    """The median time of a run of the model on a seeded input."""
-    run = model.runner(threads=threads)
-    feeds = make_inputs(model.inputs(), np.random.default_rng(0))
-    run(feeds)
-    times = []
-    for _ in range(_ROUNDS):
-        started = time.perf_counter()
-        run(feeds)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    """The time of a run of the model on a seeded input."""
+    return _side_by_side({"model": model}, threads)["model"]
+
+
+def slowdown(original: Model, converted: Model, threads: int) -> float:
+    """The time of a run of the converted model over the original's."""
+    times = _side_by_side({"original": original, "converted": converted}, threads)
+    return times["converted"] / times["original"]
+
+
+class Converted(Protocol):
+    """A conversion, as :class:`dacconv.pipeline.Conversion` is one."""
+
+    @property
+    def model(self) -> Model:
+        """The converted model."""
+        ...
+
+    @property
+    def plan(self) -> Plan:
+        """What was done to it."""
+        ...
+
+
+C = TypeVar("C", bound=Converted)
+
+
+def without_slower(original: Model, done: C, timer: Timer, carried_out: Callable[[Plan], C]) -> C:
+    """The conversion, with as many of its splits as make the network as a whole faster.
+
+    Layers that gain on their own may not gain together, in small networks above all: as long as
+    the whole is slower, the half of the splits that saves less is given up. A model that the
+    target's runtime cannot run here is taken as it is.
+    """
+    if why_not(original) or timer.target.device != "cpu" or not _own_runtime(original, timer):
+        return done
+    while done.plan.choices:
+        ratio = slowdown(original, done.model, timer.target.threads)
+        if ratio <= NOISE:
+            break
+        done = carried_out(_better_half(done.plan, timer, ratio))
+    return done
+
+
+def _own_runtime(model: Model, timer: Timer) -> bool:
+    return (timer.target.runtime == ONNXRUNTIME) == (model.format == "onnx")
+
+
+def _better_half(plan: Plan, timer: Timer, ratio: float) -> Plan:
+    def saved(choice: Choice) -> float:
+        return timer.saved.get((choice.layer, choice.rank, choice.form), 0.0)
+
+    ranked = sorted(plan.choices, key=saved, reverse=True)
+    kept = {choice.layer for choice in ranked[: len(ranked) // 2]}
+    why = f"measured: with it the network as a whole takes {ratio:.2f} x the original's time"
+    gone = (Skipped(c.layer, why) for c in plan.choices if c.layer not in kept)
+    choices = tuple(choice for choice in plan.choices if choice.layer in kept)
+    return Plan(choices, (*plan.skipped, *gone))
+
+
+def _side_by_side(models: Mapping[str, Model], threads: int) -> dict[str, float]:
+    """One model is open at a time: sessions that are alive together starve each other."""
+
+    @contextmanager
+    def opened(name: str) -> Iterator[Callable[[], None]]:
+        held = [models[name].runner(threads=threads)]
+        feeds = make_inputs(models[name].inputs(), np.random.default_rng(0))
+
+        def run() -> None:
+            held[0](feeds)
+
+        try:
+            yield run
+        finally:
+            held.clear()
+
+    return side_by_side(list(models), opened)
