@@ -16,9 +16,12 @@ from typing import Any
 from dacconv.tuning.speeds import Target
 from dacconv.types import Geometry, Layer
 
-_NEIGHBOURS = 3
-_WEIGHTS = {"in": 1.0, "out": 1.0, "size": 1.0, "kernel": 2.0, "stride": 2.0, "rank": 4.0}
-"""How much a factor of two in each counts as distance."""
+_NEIGHBOURS = 8
+"""So many rows are averaged: a single one is as noisy as any measurement."""
+_WEIGHTS = {"in": 1, "out": 1, "size": 1, "kernel": 2, "stride": 2, "rank": 2, "blocks": 8}
+"""How much a factor of two in each counts as distance, and channels in blocks or not."""
+_BLOCK = 16
+"""Runtimes have other kernels where the input channels are no multiple of this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class TableSpeeds:
             return {}
         wanted = _features(layer.geometry, rank)
         near = sorted(rows, key=lambda row: _distance(wanted, row["at"]))[:_NEIGHBOURS]
-        weights = [1 / (0.05 + _distance(wanted, row["at"])) for row in near]
+        weights = [1 / (0.1 + _distance(wanted, row["at"])) for row in near]
         return {
             form: math.exp(
                 sum(w * math.log(row["times"][form]) for w, row in zip(weights, near, strict=True))
@@ -91,6 +94,7 @@ def _features(geometry: Geometry, rank: int) -> dict[str, float]:
         "kernel": math.log2(math.prod(geometry.kernel)),
         "stride": math.log2(max(math.prod(geometry.stride), 1)),
         "rank": math.log2(rank),
+        "blocks": float(geometry.in_channels % _BLOCK == 0),
     }
 
 
