@@ -1,0 +1,160 @@
+"""Forms, tuning and budgets of time as commands."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+import dacconv
+from dacconv.forms import FORMS
+from dacconv.tuning import timer as timing
+
+
+def outcome(run, *args):
+    """A command's exit code, output and messages."""
+    done = run(*args)
+    return done.code, done.out, done.err
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path):
+    """Times do not matter here, only what is done with them."""
+    monkeypatch.setattr(timing, "ROUNDS", 2)
+    monkeypatch.setattr(timing, "MOST_ROUNDS", 2)
+    monkeypatch.setattr(timing, "MIN_SECONDS", 0.0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """Every split takes half the time, in whatever form, and so does the network."""
+    monkeypatch.setattr(
+        timing,
+        "side_by_side",
+        lambda names, opened: {name: 1.0 if name == "original" else 0.5 for name in names},
+    )
+    monkeypatch.setattr("dacconv.models.onnx_timing.around", lambda *rest: 0.0)
+    monkeypatch.setattr("dacconv.tuning.whole.side_by_side", timing.side_by_side)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_is_written_and_planned(run, work, form):
+    code, out, _ = outcome(
+        run,
+        "convert",
+        "net.onnx",
+        "--rank",
+        "2",
+        "--form",
+        form,
+        "-o",
+        "out.onnx",
+        "--json",
+        "r.json",
+    )
+    assert code == 0
+    assert f"2 {form}" in out
+    report = json.loads((work / "r.json").read_text())
+    assert {layer["form"] for layer in report["layers"] if layer["rank"]} == {form}
+    assert {layer["form"] for layer in report["plan"]["layers"]} == {form}
+    assert report["verification"]["relative_error"] < 1
+    # the plan that is written makes the same file again
+    assert (
+        run("convert", "net.onnx", "--plan", "r.json", "-o", "again.onnx", "--no-verify").code == 0
+    )
+    graphs = [onnx.load(work / name).graph for name in ("out.onnx", "again.onnx")]
+    assert graphs[0].node == graphs[1].node
+
+
+def test_forms_agree(run, work):
+    models = []
+    for form in FORMS:
+        name = f"{form}.onnx"
+        assert run("convert", "net.onnx", "--rank", "2", "--form", form, "-o", name).code == 0
+        models.append(dacconv.load(work / name).runner())
+    x = {"image": np.random.default_rng(0).standard_normal((2, 3, 12, 12)).astype(np.float32)}
+    first, *others = (run_it(x)["scores"] for run_it in models)
+    for other in others:
+        np.testing.assert_allclose(other, first, rtol=1e-4, atol=1e-5)
+
+
+def test_unknown_forms_and_targets_are_told(run):
+    code, _, err = outcome(run, "convert", "net.onnx", "--rank", "2", "--form", "fast")
+    assert (code, "'fast' is not one of multiplier, sum, repeat, concat, auto" in err) == (2, True)
+    code, _, err = outcome(run, "convert", "net.pth", "--rank", "2", "--form", "sum")
+    assert (code, "cannot be written for layer" in err) == (2, True)
+    code, _, err = outcome(run, "convert", "net.onnx", "--rank", "2", "--tune", "--target", "tvm")
+    assert (code, "'tvm' is not onnxruntime or torch" in err) == (2, True)
+    code, _, err = outcome(run, "convert", "net.onnx", "--rank", "2", "--timings", "t.json")
+    assert (code, "goes with --tune or --latency" in err) == (2, True)
+    code, _, err = outcome(run, "convert", "net.pth", "--latency", "0.6")
+    assert (code, "cannot be timed" in err) == (2, True)
+
+
+def test_inspect_tune_shows_every_rank(run, work):
+    code, out, _ = outcome(
+        run, "inspect", "net.onnx", "--tune", "--threads", "1", "--json", "r.json"
+    )
+    assert code == 0
+    assert "timed layer by layer on" in out
+    layers = json.loads((work / "r.json").read_text())["timings"]["layers"]
+    assert [layer["layer"] for layer in layers] == ["conv1", "conv2", "conv3"]
+    assert [found["rank"] for found in layers[1]["ranks"]] == [1, 2, 3, 4, 5, 6]
+    assert all(found["form"] in FORMS for layer in layers for found in layer["ranks"])
+
+
+def test_tuning_keeps_what_gets_faster(run, work, fast):
+    code, out, _ = outcome(run, "convert", "net.onnx", "--rank", "2", "--tune", "--json", "r.json")
+    assert code == 0
+    assert "3 of 5 layers split" in out
+    report = json.loads((work / "r.json").read_text())
+    assert all(t["after_ms"] == t["before_ms"] / 2 for t in report["timings"]["layers"])
+
+
+def test_tuning_leaves_alone_what_gets_slower(run, monkeypatch, fast):
+    slow = {"original": 1.0, "multiplier": 3.0, "sum": 1.5, "repeat": 2.0, "concat": 2.0}
+    monkeypatch.setattr(timing, "side_by_side", lambda names, opened: {n: slow[n] for n in names})
+    code, out, _ = outcome(run, "convert", "net.onnx", "--rank", "2", "--tune")
+    assert code == 0
+    assert "0 of 5 layers split" in out
+    assert "rank 2 takes 1.50 x the conv's time at best (form sum)" in out
+
+
+def test_a_network_that_is_slower_as_a_whole_is_given_up_half_by_half(run, monkeypatch, fast):
+    asked = []
+
+    def whole(names, opened):
+        asked.append(names)
+        return dict(zip(names, (1.0, 1.3 if len(asked) < 2 else 0.9), strict=True))
+
+    monkeypatch.setattr("dacconv.tuning.whole.side_by_side", whole)
+    code, out, _ = outcome(run, "convert", "net.onnx", "--rank", "2", "--tune")
+    assert code == 0
+    assert "1 of 5 layers split" in out
+    assert "the network as a whole takes 1.30 x the original's time" in out
+
+
+def test_a_budget_of_time(run, work, fast, monkeypatch):
+    monkeypatch.setattr(
+        "dacconv.tuning.whole.side_by_side",
+        lambda names, opened: {"model": 4.0} if len(names) == 1 else dict.fromkeys(names, 1.0),
+    )
+    code, _, _ = outcome(
+        run, "convert", "net.onnx", "--latency", "0.75", "--calibrate", "none", "--json", "r.json"
+    )
+    assert code == 0
+    report = json.loads((work / "r.json").read_text())
+    assert sum(layer["rank"] is not None for layer in report["layers"]) == 2
+    code, _, err = outcome(
+        run, "convert", "net.onnx", "--latency", "0.1", "--calibrate", "none", "--force"
+    )
+    assert code == 2
+    assert "10.0% of the latency cannot be reached" in err
+
+
+def test_state_dicts_keep_two_convs_unless_asked(run, work):
+    assert run("convert", "net.pth", "--rank", "2", "-o", "out.pth").code == 0
+    assert {"conv2.0.weight", "conv2.1.weight"} <= set(dacconv.load(work / "out.pth").source.state)
