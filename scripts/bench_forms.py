@@ -1,6 +1,6 @@
 """Time every form of whole networks side by side: the tables of docs/benchmarks_forms.md.
 
-    python scripts/bench_forms.py OUT.md MODEL... [--ranks 2,3] [--threads 1,2] [--shape 1,3,224,224]
+    python scripts/bench_forms.py OUT.md MODEL... [--ranks 2,3] [--threads 1,2] [--shape 1,3,32,32]
 
 A MODEL is a path, followed by `=NAME` where its table is to be called otherwise. What is timed:
 the original, the forms multiplier, sum, repeat and concat, `auto` by the table, and `auto --tune`.
