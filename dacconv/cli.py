@@ -287,6 +287,7 @@ def bench(
 @options.SOURCE
 @options.WORKERS
 @options.RESULTS
+@options.HTML
 def sweep(
     model: Path,
     config: Path | None,
@@ -300,6 +301,7 @@ def sweep(
     dask: str | None,
     output: Path | None,
     plots: Path | None,
+    html: Path | None,
     force: bool,
     **given: Any,
 ) -> None:
@@ -317,7 +319,12 @@ def sweep(
         done = sweep_job.sweep_file(
             model, settings, wanted, output=output, force=force, progress=bars
         )
-    console.print_sweep(done, output)
+    if html is not None:
+        from dacconv.exporters import sweep_page
+
+        _write(html, sweep_page.render(done.sweep, str(output or "results.csv")))
+    if html != STDOUT:
+        console.print_sweep(done, output)
     if plots is not None:
         for path in sweep_job.draw(done.sweep, plots):
             click.echo(f"drew {path}")

@@ -53,7 +53,10 @@ def open_with(path: Path, settings: Settings) -> Model:
 
 
 def calibrated_for(
-    model: Model, settings: Settings, progress: Progress = silent
+    model: Model,
+    settings: Settings,
+    progress: Progress = silent,
+    timer: Timer | None = None,
 ) -> tuple[Calibrated | None, str]:
     """The inputs to measure on that the settings ask for, and what they are in words.
 
@@ -61,7 +64,8 @@ def calibrated_for(
         DacconvError: they cannot be had, or there is no plan of the kind that is asked for.
     """
     if settings.calibration != "none":
-        plan_for(model, settings, progress)  # by kernels alone: fails before the long work
+        # by kernels alone: what cannot be planned fails before the long work
+        plan_for(model, settings, progress, timer=timer)
     return pipeline.calibrate(
         model,
         settings.calibration,
@@ -238,8 +242,8 @@ def convert_file(
     model = open_with(path, settings)
     target = output or default_target(path)
     check_target(model, target, force=force)
-    calibrated, told = calibrated_for(model, settings, progress)
     timer = timer_for(model, settings, progress)
+    calibrated, told = calibrated_for(model, settings, progress, timer)
     plan = plan_for(model, settings, progress, calibrated, timer)
 
     def carried_out(plan: Plan) -> Conversion:
@@ -278,8 +282,8 @@ def dry_run(
     target = output or path.with_suffix(".plan.json")
     if target.exists() and not force:
         raise UsageError("exists already", where=str(target), hint="--force overwrites it")
-    calibrated, told = calibrated_for(model, settings, progress)
     timer = timer_for(model, settings, progress)
+    calibrated, told = calibrated_for(model, settings, progress, timer)
     plan = plan_for(model, settings, progress, calibrated, timer)
     report = pipeline.preview(model, plan, fuse=settings.fuse)
     report = _timed(_noted(report, told, settings), model, plan, timer)

@@ -124,7 +124,7 @@ def plan(
         damage = measured_damage(calibrated, select(rows, selection), spectra)
     times = None
     if latency is not None:
-        times = _times(model, speeds, form)
+        times = _times(model, rows, speeds, form, fuse=fuse)
     made = make_plan(
         rows,
         RankOptions(
@@ -218,13 +218,19 @@ def with_forms(
     )
 
 
-def _times(model: Model, speeds: Speeds | None, form: str | None) -> Times:
+def _times(
+    model: Model, rows: Sequence[Layer], speeds: Speeds | None, form: str | None, *, fuse: bool
+) -> Times:
     from dacconv.tuning import Timer
     from dacconv.tuning.whole import layer_times
 
     if not isinstance(speeds, Timer):
         raise UsageError("--latency needs measured times", where="--latency", hint="give --tune")
-    return layer_times(model, speeds, form or AUTO)
+
+    def carried_out(plan: Plan) -> Model:
+        return convert(model, plan, fuse=fuse).model
+
+    return layer_times(model, rows, speeds, form or AUTO, carried_out)
 
 
 def convert(

@@ -158,3 +158,13 @@ def test_a_budget_of_time(run, work, fast, monkeypatch):
 def test_state_dicts_keep_two_convs_unless_asked(run, work):
     assert run("convert", "net.pth", "--rank", "2", "-o", "out.pth").code == 0
     assert {"conv2.0.weight", "conv2.1.weight"} <= set(dacconv.load(work / "out.pth").source.state)
+
+
+def test_a_budget_of_time_is_calibrated_like_any_other(run, work, fast, monkeypatch):
+    monkeypatch.setattr(
+        "dacconv.tuning.whole.side_by_side", lambda names, opened: dict.fromkeys(names, 4.0)
+    )
+    done = run("convert", "net.onnx", "--latency", "0.75", "--calibrate", "synthetic",
+               "--calibration-images", 8)  # fmt: skip
+    assert done.code == 0, done.err
+    assert "calibrated on" in done.out

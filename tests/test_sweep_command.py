@@ -88,8 +88,13 @@ def counted(monkeypatch) -> list[str]:
 
 def test_tables_results_and_figures(run, work):
     done = run("sweep", "net.onnx", "--ranks", "1-2", "--samples", 4, "--mode", "single,last-k",
-               "-o", "r.csv", "--plots", "figures", "--data", "data.npz")  # fmt: skip
+               "-o", "r.csv", "--plots", "figures", "--data", "data.npz",
+               "--html", "r.html")  # fmt: skip
     assert done.code == 0, done.err
+    page = (work / "r.html").read_text()
+    assert "Sweep of net.onnx" in page
+    assert "--from-sweep r.csv" in page
+    assert "<image" not in page  # nothing to load: the page forbids it
     assert "top-1, one layer split at a time" in done.out
     assert "hurt most" in done.out
     assert "\x1b" not in done.out + done.err

@@ -126,7 +126,10 @@ def _heatmap(sweep: Sweep, quality: Quality) -> Figure | None:
     figure, axes = new_figure(max(4.8, 3.2 + 0.62 * len(ranks)), max(3.2, height))
     colours = ORDERED if quality.more else f"{ORDERED}_r"
     axes.set_facecolor(LINE)
-    image = axes.imshow(np.ma.masked_invalid(cells), aspect="auto", cmap=colours)
+    # not an image: one inside an SVG is data to load, which a page without network forbids
+    edges = [np.arange(size + 1) - 0.5 for size in (len(ranks), len(names))]
+    image = axes.pcolormesh(*edges, np.ma.masked_invalid(cells), cmap=colours)
+    axes.invert_yaxis()
     if len(names) <= 60 and len(ranks) <= 16:
         _numbers(axes, cells, np.asarray(image.norm(cells)), quality)
     axes.grid(visible=False)
@@ -135,6 +138,8 @@ def _heatmap(sweep: Sweep, quality: Quality) -> Figure | None:
     axes.set_xlabel("rank")
     _titled(axes, "One layer split at a time")
     bar = figure.colorbar(image, ax=axes)
+    if bar.solids is not None:
+        bar.solids.set_rasterized(False)
     bar.set_label(quality.title)
     if quality.name in SHARES:
         bar.formatter = _percent()
@@ -198,7 +203,9 @@ def _spectra(sweep: Sweep) -> Figure | None:
     names = [name for name in sweep.layers if sweep.spectra.get(name)]
     if not names:
         return None
-    figure, axes = new_figure(max(7.2, 5.2), 4.8)
+    from matplotlib.ticker import NullFormatter
+
+    figure, axes = new_figure(7.2, 4.8)
     many = len(names) > 12
     for index, (name, colour) in enumerate(zip(names, shades(len(names)), strict=True)):
         values = np.sqrt(np.asarray(sweep.spectra[name]))
@@ -209,6 +216,8 @@ def _spectra(sweep: Sweep) -> Figure | None:
         )  # fmt: skip
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(_percent())
+    low, high = axes.get_ylim()
+    axes.yaxis.set_minor_formatter(_percent() if high < 30 * low else NullFormatter())
     _wholes(axes)
     axes.set_xlabel("singular value, by size")
     axes.set_ylabel("its share of the kernel's norm")
@@ -229,6 +238,8 @@ def _depth_bar(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
     scale = ScalarMappable(Normalize(-0.5, len(names) - 0.5), colours)
     places = sorted({round(i * (len(names) - 1) / 7) for i in range(8)})
     bar = figure.colorbar(scale, ax=axes, ticks=places)
+    if bar.solids is not None:
+        bar.solids.set_rasterized(False)
     bar.ax.set_yticklabels([short(names[place]) for place in places], fontsize=8)
     bar.ax.invert_yaxis()
     bar.ax.grid(visible=False)
