@@ -1,4 +1,4 @@
-"""Every command and option that the documentation names is there."""
+"""Every command and option that the documentation names is there, and the README's tour runs."""
 
 from __future__ import annotations
 
@@ -59,3 +59,25 @@ def test_links_lead_somewhere() -> None:
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_tour_of_the_readme_runs(run, work, assets) -> None:
+    (work / "model.onnx").write_bytes((assets / "fashion.onnx").read_bytes())
+    (work / "zoo").mkdir()
+    (work / "zoo/a.onnx").write_bytes((assets / "fashion.onnx").read_bytes())
+    (work / "zoo/b.onnx").write_bytes((work / "net.onnx").read_bytes())
+    (work / "dacconv.toml").write_text("[jobs.one]\nmodel = 'net.onnx'\nrank = 2\n")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tour = text[text.index("## Thirty seconds") : text.index("A PyTorch state dict")]
+    lines = re.findall(r"^    dacconv (.*)$", tour, re.MULTILINE)
+    assert len(lines) >= 6
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[0] in ("bench", "sweep"):
+            continue  # they take their time by nature, and have tests of their own
+        args = [
+            name
+            for word in words
+            for name in (sorted(map(str, Path().glob(word))) if "*" in word else [word])
+        ]
+        assert run(*args).code == 0, line
