@@ -41,7 +41,7 @@ def test_lines_hold_the_numbers_of_their_ranks():
     for rank in (1, 2, 3):
         expected = [row.agreement for row in found.of_mode("single") if row.rank == rank]
         assert list(lines[f"rank {rank}"].get_ydata()) == expected
-    cells = figures["heatmap"].axes[0].images[0].get_array()
+    cells = figures["heatmap"].axes[0].collections[0].get_array()
     assert cells.shape == (5, 3)
     assert cells[1, 2] == pytest.approx(found.of_mode("single")[5].agreement)
     first, last = figures["first-last"].axes
