@@ -36,14 +36,14 @@ def run(*command: object) -> None:
 
 
 def sweep(name: str, model: Path, data: Path, mean: str, std: str, jobs: int | None) -> None:
-    """Both experiments on one network, and their figures as docs/figures/NAME-*.svg and .png."""
+    """Both experiments on one network, and their figures as docs/figures/NAME-*.svg."""
     run(
         sys.executable, "-m", "dacconv", "sweep", model, "--mode", "single,first-k,last-k",
         "--ranks", "1-5", "--samples", 64, "--data", data, "--input-mean", mean,
         "--input-std", std, "-o", OUT / f"{name}.csv", "--plots", OUT / name,
         *(("--jobs", jobs) if jobs else ()),
     )  # fmt: skip
-    for figure in sorted((OUT / name).iterdir()):
+    for figure in sorted((OUT / name).glob("*.svg")):
         (DOCS / f"{name}-{figure.name}").write_bytes(figure.read_bytes())
 
 
