@@ -26,7 +26,7 @@ from dacconv.tuning.timer import Timer
 from dacconv.types import Conv, Geometry, Layer
 
 TABLE = Path(__file__).parent.parent / "dacconv" / "tuning" / "table.json"
-RANKS = (2, 4)
+RANKS = (2, 3, 5)
 SAME = {
     16: (32, 64),
     24: (28, 56),

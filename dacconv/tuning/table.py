@@ -16,7 +16,7 @@ from typing import Any
 from dacconv.tuning.speeds import Target
 from dacconv.types import Geometry, Layer
 
-_NEIGHBOURS = 8
+_NEIGHBOURS = 6
 """So many rows are averaged: a single one is as noisy as any measurement."""
 _WEIGHTS = {"in": 1, "out": 1, "size": 1, "kernel": 2, "stride": 2, "rank": 2, "blocks": 8}
 """How much a factor of two in each counts as distance, and channels in blocks or not."""
