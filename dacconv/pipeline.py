@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from dacconv import __version__, report
@@ -263,14 +264,14 @@ def convert(
         progress("splitting", done, len(plan.choices))
         splits[choice.layer] = split_layer(view, layers[choice.layer], choice, kernel_scale)
     progress("splitting", len(plan.choices), len(plan.choices))
-    changed = view.rewrite(_rewrites(graph, plan, splits))
+    changed = view.rewrite(rewrites(graph, plan, splits))
     calibration = None
     if calibrated is not None and plan.choices:
         from dacconv.calibration.use import judge, rebuilt_splits
 
         chosen = [layers[choice.layer] for choice in plan.choices]
         better, told = rebuilt_splits(calibrated, chosen, plan, splits)
-        other = view.rewrite(_rewrites(graph, plan, better))
+        other = view.rewrite(rewrites(graph, plan, better))
         calibration = judge(calibrated, changed, other, told)
         if calibration.taken:
             changed, splits = other, better
@@ -327,11 +328,17 @@ def calibrate(
     )
 
 
-def _rewrites(graph: Graph, plan: Plan, splits: Mapping[str, Split]) -> list[Rewrite]:
+def rewrites(
+    graph: Graph,
+    plan: Plan,
+    splits: Mapping[str, Split],
+    names: Mapping[str, str] = MappingProxyType({}),
+) -> list[Rewrite]:
+    """The edits that a plan comes to; ``names`` maps sites to the nodes they are in ``graph``."""
     return [
         Rewrite(
-            target=site,
-            source=graph.node(site).inputs[0],
+            target=names.get(site, site),
+            source=graph.node(names.get(site, site)).inputs[0],
             branches=branches,
             reason=f"{choice.method} rank {choice.rank}",
             form=choice.form,

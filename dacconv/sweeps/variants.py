@@ -14,7 +14,7 @@ from dacconv.models.base import Divisible, Model
 from dacconv.numerics.cost import Cost
 from dacconv.splitting import OWN, Spectra, Split, split_layer
 from dacconv.sweeps.prefixes import Stops, Word
-from dacconv.types import Choice, Layer, Plan, Rewrite
+from dacconv.types import Choice, Layer, Plan
 
 if TYPE_CHECKING:
     from dacconv.calibration.prepare import Calibrated
@@ -81,12 +81,8 @@ class Variants:
             ).model
         model: Model | MergedModel = self._flat.model if self._flat else self.view
         nodes = self._flat.nodes if self._flat else {}
-        graph = model.graph()
-        edits = []
-        for choice in plan.choices:
-            for site, branches in self._split(choice).sites:
-                target = nodes.get(site, site)
-                edits.append(Rewrite(target, graph.node(target).inputs[0], branches))
+        splits = {choice.layer: self._split(choice) for choice in plan.choices}
+        edits = pipeline.rewrites(model.graph(), plan, splits, nodes)
         if isinstance(model, MergedModel) or edits:
             return model.rewrite(edits)
         return model

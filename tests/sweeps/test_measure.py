@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,17 @@ def test_every_point_is_what_converting_and_verifying_it_gives(nets, name, fuse)
     assert all(row.output_error < 1e-5 and row.kernel_error < 1e-6 for row in exact)
     assert found.original.output_error == 0
     assert found.original.agreement == 1
+
+
+def test_points_are_written_in_the_forms_of_a_conversion(nets):
+    model = dacconv.load(nets / "net.onnx")
+    bench = Bench(model, Setup(samples=1))
+    for form in ("multiplier", "sum", "concat"):
+        plan = pipeline.plan(model, rank=2, form=form)
+        mine = bench.variants.convert(plan).graph()
+        theirs = pipeline.convert(model, plan).model.graph()
+        assert Counter(node.op for node in mine.nodes) == Counter(n.op for n in theirs.nodes)
+    assert Counter(node.op for node in mine.nodes)["concat"] > 0
 
 
 def test_scales_of_kernels_and_calibration_are_those_of_a_conversion(nets):
