@@ -10,12 +10,11 @@ from typing import Any
 from torch import jit, nn
 
 from dacconv.errors import FormatError
-from dacconv.files import replacing
 from dacconv.models.base import LoadOptions
 from dacconv.models.torch_entries import Trail, entries, pick, put
-from dacconv.models.torch_files import Checkpoint, write_pickle
+from dacconv.models.torch_files import Checkpoint
 from dacconv.models.torch_modules import TracedModel, require_tree
-from dacconv.models.torch_record import ENTRY, make_record, sidecar, to_json
+from dacconv.models.torch_record import make_record, sidecar, write_recorded
 from dacconv.types import Plan
 
 
@@ -35,16 +34,7 @@ class PickledModel(TracedModel):
         """Pickle the module, in its container; it needs the original's code, not dacconv."""
         record = make_record(plan, provenance, {}, ".".join(self.trail))
         content = put(self.checkpoint.content, self.trail, self.module)
-        if self.trail:
-            content[ENTRY] = record
-            with replacing(path) as (temporary,):
-                write_pickle(content, temporary)
-            return (path,)
-        beside = sidecar(path)
-        with replacing(beside, path) as (notes, temporary):
-            write_pickle(content, temporary)
-            notes.write_text(to_json(record, indent=2), encoding="utf-8")
-        return (path, beside)
+        return write_recorded(path, content, record, inside=bool(self.trail))
 
     def side_files(self, path: Path) -> tuple[Path, ...]:
         """The plan, where the file is the module alone."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dacconv.errors import FormatError
-from dacconv.models.torch_files import read_checkpoint
+from dacconv.files import replacing
+from dacconv.models.torch_files import read_checkpoint, write_pickle
 from dacconv.plans import plan_to_dict
 from dacconv.types import Plan
 
@@ -73,6 +74,22 @@ def read_record(value: Any, where: str) -> dict[str, Any] | None:
             hint="update dacconv, or convert the original again",
         )
     return value
+
+
+def write_recorded(
+    path: Path, content: Any, record: Mapping[str, Any], *, inside: bool
+) -> tuple[Path, ...]:
+    """Pickle ``content`` with its record, ``inside`` it or beside it; every file written."""
+    if inside:
+        content[ENTRY] = dict(record)
+        with replacing(path) as (temporary,):
+            write_pickle(content, temporary)
+        return (path,)
+    beside = sidecar(path)
+    with replacing(beside, path) as (notes, temporary):
+        write_pickle(content, temporary)
+        notes.write_text(to_json(record, indent=2), encoding="utf-8")
+    return (path, beside)
 
 
 def recorded(path: Path, *, trust_pickle: bool) -> dict[str, Any] | None:

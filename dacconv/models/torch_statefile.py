@@ -12,8 +12,8 @@ import torch
 from dacconv.files import replacing
 from dacconv.models.base import LoadOptions
 from dacconv.models.torch_entries import Trail, entries, pick, put, rekeyed
-from dacconv.models.torch_files import DTYPES, Checkpoint, write_pickle, write_safetensors
-from dacconv.models.torch_record import ENTRY, read_record, sidecar, to_json
+from dacconv.models.torch_files import DTYPES, Checkpoint, write_safetensors
+from dacconv.models.torch_record import ENTRY, read_record, sidecar, to_json, write_recorded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,16 +83,7 @@ class StateFile:
             key.rpartition(".")[0]: {"version": 1} for new in changed.values() for key in new
         }
         content = put(self.checkpoint.content, self.trail, rekeyed(self.state, items, new_metadata))
-        if self.has_room:
-            content[ENTRY] = dict(record)
-            with replacing(path) as (temporary,):
-                write_pickle(content, temporary)
-            return (path,)
-        beside = sidecar(path)
-        with replacing(beside, path) as (notes, temporary):
-            write_pickle(content, temporary)
-            notes.write_text(to_json(record, indent=2), encoding="utf-8")
-        return (path, beside)
+        return write_recorded(path, content, record, inside=self.has_room)
 
     def side_files(self, path: Path) -> tuple[Path, ...]:
         """The plan, where the file has no room for it."""
