@@ -13,8 +13,8 @@ from dacconv.files import as_write_error
 from dacconv.jobs import Outcome
 from dacconv.pipeline import default_target
 
-SUFFIXES = {"json": ".json", "markdown": ".md", "html": ".html"}
-"""What the file of a report ends in, by its kind."""
+SUFFIXES = {"json": ".json", "markdown": ".md", "html": ".html", "plots": ".plots"}
+"""What the file of a report ends in, by its kind; figures have a folder."""
 DONE, MISSED, FAILED = "done", "gate missed", "failed"
 
 

@@ -46,6 +46,7 @@ def app() -> None:
 @options.JSON
 @options.MARKDOWN
 @options.HTML
+@options.PLOTS
 def inspect(model: Path, **given: Any) -> None:
     """List every layer in order of execution: sizes, costs, and why one cannot be split.
 
@@ -77,6 +78,7 @@ def inspect(model: Path, **given: Any) -> None:
 @options.JSON
 @options.MARKDOWN
 @options.HTML
+@options.PLOTS
 def convert(
     models: tuple[Path, ...],
     config: Path | None,
@@ -91,8 +93,8 @@ def convert(
     """Split the chosen conv layers and write the lighter model with its report.
 
     The result is written to MODEL.dac.SUFFIX unless -o names another file or -O another folder.
-    With several models, one that fails stops no other, and --json, --markdown and --html name
-    folders.
+    With several models, one that fails stops no other, and --json, --markdown, --html and
+    --plots name folders of the reports.
     """
     from dacconv import batch, console, jobs
 
@@ -130,6 +132,7 @@ def convert(
 @options.JSON
 @options.MARKDOWN
 @options.HTML
+@options.PLOTS
 def fuse(
     model: Path,
     output: Path | None,
@@ -288,6 +291,7 @@ def bench(
 @options.WORKERS
 @options.RESULTS
 @options.HTML
+@options.PLOTS
 def sweep(
     model: Path,
     config: Path | None,
@@ -326,7 +330,9 @@ def sweep(
     if html != STDOUT:
         console.print_sweep(done, output)
     if plots is not None:
-        for path in sweep_job.draw(done.sweep, plots):
+        from dacconv.plots import save_all, sweep_figures
+
+        for path in save_all(sweep_figures(done.sweep), plots):
             click.echo(f"drew {path}")
 
 
@@ -363,6 +369,8 @@ def _reports(given: dict[str, Any]) -> dict[str, Path]:
     """Where the reports go, by their kind, among a command's options."""
     named = {name: given.get(name) for name in options.REPORTS}
     reports = {name: path for name, path in named.items() if path is not None}
+    if reports.get("plots") == STDOUT:
+        raise UsageError("figures need a folder, not -", where="--plots")
     if sum(path == STDOUT for path in reports.values()) > 1:
         kinds = " and ".join(f"--{name} -" for name, path in reports.items() if path == STDOUT)
         raise UsageError(f"{kinds} exclude each other")
@@ -385,11 +393,8 @@ def _finish(outcome: Outcome, reports: Mapping[str, Path]) -> None:
 
 def _told(result: Result, done: int, total: int) -> None:
     """Write the reports of one of many models, and tell that it is through."""
-    from dacconv.exporters import EXPORTERS
-
     if result.outcome is not None:
-        for name, target in result.task.reports.items():
-            _write(target, EXPORTERS[name](result.outcome.report))
+        _write_reports(result.outcome.report, result.task.reports)
     click.echo(f"[{done}/{total}] {result.task.name}: {result.status}", err=True)
 
 
@@ -406,12 +411,22 @@ def _show(report: Report, reports: Mapping[str, Path]) -> None:
     """Print the report, and write it where the user wants it."""
     from dacconv import console
 
-    for name, target in reports.items():
-        from dacconv.exporters import EXPORTERS
-
-        _write(target, EXPORTERS[name](report))
+    _write_reports(report, reports)
     if STDOUT not in reports.values():
         console.print_report(report)
+
+
+def _write_reports(report: Report, reports: Mapping[str, Path]) -> None:
+    """Write the report in every kind that is asked for."""
+    for name, target in reports.items():
+        if name == "plots":
+            from dacconv.plots import report_figures, save_all
+
+            save_all(report_figures(report), target)
+        else:
+            from dacconv.exporters import EXPORTERS
+
+            _write(target, EXPORTERS[name](report))
 
 
 def _write(target: Path, text: str) -> None:

@@ -268,7 +268,6 @@ RESULTS = panel(
             "help": "Results, .csv or .json; an interrupted sweep goes on from them.",
         },
     ),
-    ("--plots", {"type": FILE, "metavar": "DIR", "help": "Draw figures there, .png and .svg."}),
     ("--force", flag("Overwrite the results and start afresh.")),
 )
 
@@ -401,9 +400,13 @@ MARKDOWN = panel(
         {"type": FILE, "metavar": "FILE", "help": "Write the report as Markdown; - is stdout."},
     ),
 )
+PLOTS = panel(
+    "Output",
+    ("--plots", {"type": FILE, "metavar": "DIR", "help": "Draw figures there, .png and .svg."}),
+)
 PLOT = panel(
     "Output",
     ("--plot", {"type": FILE, "metavar": "FILE", "help": "Draw it, as .png or .svg."}),
 )
-REPORTS = ("json", "markdown", "html")
-"""The options that name a file for the report."""
+REPORTS = ("json", "markdown", "html", "plots")
+"""The options that name a file for the report, or a folder for its figures."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from dacconv.config import Settings
 from dacconv.errors import UsageError
-from dacconv.files import Digest, as_write_error
+from dacconv.files import Digest
 from dacconv.gates import parse_share
 from dacconv.jobs import open_with
 from dacconv.policies import Selection
@@ -26,7 +26,7 @@ RANKS = "1-5"
 APART = ("layers", "skip", "threads", "verify", "max_error", "min_saving", "min_agreement")
 """Settings that change no number of a point."""
 
-__all__ = ["SAMPLES", "Swept", "Wanted", "draw", "sweep_file", "wanted"]
+__all__ = ["SAMPLES", "Swept", "Wanted", "sweep_file", "wanted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +77,6 @@ def wanted(
         raise UsageError("budgets are for --mode budget", where="--budgets")
     grid = Grid(tuple(dict.fromkeys(names)) or (SINGLE,), parse_ranks(ranks or RANKS), shares)
     return Wanted(grid, Where(jobs, dask), bench, task, data)
-
-
-def draw(sweep: Sweep, folder: Path) -> list[Path]:
-    """Write every figure of a sweep into a folder, which is made if it is missing.
-
-    Raises:
-        WriteError: the operating system refuses.
-    """
-    from dacconv import plots
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise as_write_error(error, folder) from error
-    figures = plots.sweep_figures(sweep)
-    return [path for name, figure in figures.items() for path in plots.save(figure, folder, name)]
 
 
 def sweep_file(

@@ -113,12 +113,14 @@ def test_convert_many(run, work) -> None:
     (work / "bad.onnx").write_text("no model")
     (work / "two.onnx").write_bytes((work / "net.onnx").read_bytes())
     options = ("--rank", 1, "--last-k", 1, "--samples", 2, "-O", "out/x", "--html", "out/pages")
-    done = run("convert", "net.onnx", "bad.onnx", "two.onnx", *options, "--json", "out/x")
+    more = ("--json", "out/x", "--plots", "out/x")
+    done = run("convert", "net.onnx", "bad.onnx", "two.onnx", *options, *more)
     assert done.code == 3
     assert sorted(p.name for p in (work / "out/pages").iterdir()) == [
         "net.dac.onnx.html",
         "two.dac.onnx.html",
     ]
+    assert (work / "out/x/two.dac.onnx.plots/losses.svg").exists()
     lines = [line.split() for line in done.out.splitlines()]
     assert [line[:2] for line in lines[1:]] == [
         ["net.onnx", "done"],

@@ -380,6 +380,21 @@ def test_the_same_from_python(work):
     assert [layer.name for layer in dacconv.survey(model)][:3] == ["conv1", "conv2", "conv3"]
 
 
+def test_plots(run, work):
+    assert run("convert", "net.onnx", "--rank", 2, "--plots", "figures/net").code == 0
+    drawn = {path.name for path in (work / "figures" / "net").iterdir()}
+    assert drawn == {"costs.png", "costs.svg", "losses.png", "losses.svg"}
+    assert (work / "figures" / "net" / "costs.png").read_bytes().startswith(b"\x89PNG")
+    assert run("inspect", "net.onnx", "--plots", "as-is").code == 0
+    assert {path.stem for path in (work / "as-is").iterdir()} == {"costs"}
+    done = run("inspect", "net.onnx", "--plots", "-")
+    assert done.code == 2
+    assert "figures need a folder" in done.err
+    done = run("inspect", "net.onnx", "--plots", "net.onnx")
+    assert done.code != 0
+    assert "net.onnx" in done.err
+
+
 def test_html(run, work):
     assert run("convert", "net.onnx", "--rank", 2, "--html", "r.html").code == 0
     text = (work / "r.html").read_text(encoding="utf-8")

@@ -28,7 +28,7 @@ from dacconv.pages import (
     Tone,
 )
 from dacconv.plans import plan_to_json
-from dacconv.plots import layers, svg
+from dacconv.plots import report_figures, svg
 from dacconv.report import CONVENTION, Report, Verification
 from dacconv.report import Row as LayerRow
 from dacconv.types import Provenance
@@ -290,11 +290,12 @@ def _sorted_by(cost: Cost) -> tuple[float | None, ...]:
 
 def _pictures(report: Report) -> Pictures:
     counted = "MACs" if report.before.macs is not None else "Parameters"
-    figures = [(layers.costs(report), f"{counted} of every layer, before and after.")]
-    lost = layers.losses(report)
-    if lost is not None:
-        figures.append((lost, "What splitting lost, relative to the kernel or the output."))
-    return Pictures(tuple(Picture(svg(figure), caption) for figure, caption in figures))
+    captions = {
+        "costs": f"{counted} of every layer, before and after.",
+        "losses": "What splitting lost, relative to the kernel or the output.",
+    }
+    figures = report_figures(report)
+    return Pictures(tuple(Picture(svg(drawn), captions[name]) for name, drawn in figures.items()))
 
 
 def _fits(report: Report) -> list[Section]:

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 ORDERED = "layer, in order of {}"
 
 
+def report_figures(report: Report) -> dict[str, Figure]:
+    """``costs``, and ``losses`` where something was split, by the names of their files."""
+    lost = losses(report)
+    return {"costs": costs(report)} | ({} if lost is None else {"losses": lost})
+
+
 @style()
 def costs(report: Report) -> Figure:
     """MACs per layer before and after; parameters where the MACs are not known."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +90,21 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
         _write(figure, png, "png", {"Software": None})
         vector.write_text(svg(figure), encoding="utf-8")
     return paths
+
+
+def save_all(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Write figures by their names into ``folder``, which is made if it is missing.
+
+    Raises:
+        WriteError: the operating system refuses.
+    """
+    from dacconv.files import as_write_error
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise as_write_error(error, folder) from error
+    return [path for name, figure in figures.items() for path in save(figure, folder, name)]
 
 
 def save_as(figure: Figure, path: Path) -> None:
