@@ -23,7 +23,10 @@ from dacconv.numerics.reconstruction import (
     Moments,
     best_strength,
     fit,
+    fit_leading,
+    leading,
     output_error,
+    shrunk,
 )
 from dacconv.progress import Progress
 from dacconv.types import Array, Conv, FloatArray
@@ -39,7 +42,6 @@ ROWS = 32_768
 SWEEPS = 12
 """Alternations; wide layers, where each takes seconds, get ``WIDE_SWEEPS``."""
 WIDE, WIDE_SWEEPS = 1500, 4
-PRICE_SWEEPS = 0
 PROBES = 16
 
 
@@ -319,19 +321,21 @@ def _priced(
 ) -> tuple[dict[int, float], tuple[Fit, float]]:
     """Held-out errors by rank, and the fit of the middle rank with its error."""
     known, judge = fitted.moments(), held.moments()
-    kernel = target.kernel
+    kernel, channels = target.kernel, len(target.basis)
     middle = ranks[len(ranks) // 2] if ranks else 1
-    strength = best_strength(known, judge, kernel, target.start(middle))
+    mixed = shrunk(known, kernel, best_strength(known, judge, kernel, channels, middle))
     errors: dict[int, float] = {}
-    probe = target.plain(middle), output_error(judge, target.plain(middle).kernel, target.bias)
-    for rank in ranks:
+    probe = target.plain(middle), 0.0
+    for rank in {*ranks, middle}:
         plain = target.plain(rank)
-        made = fit(known, kernel, plain.filters, strength=strength, sweeps=PRICE_SWEEPS)
-        error = output_error(judge, made.kernel, made.bias)
-        before = output_error(judge, plain.kernel, plain.bias)
+        flat = plain.pointwise.reshape(len(kernel), -1)
+        made, bias = fit_leading(mixed, channels, rank)
+        here = leading(judge, channels, rank)
+        error, before = output_error(here, made, bias), output_error(here, flat, plain.bias)
         errors[rank] = min(error, before)
         if rank == middle:
-            probe = (made, error) if error < before else (plain, before)
+            fitter = Fit(plain.filters, made.reshape(plain.pointwise.shape), bias)
+            probe = (fitter, error) if error < before else (plain, before)
     return errors, probe
 
 
@@ -345,7 +349,7 @@ def _rebuilt(target: Target, rank: int, sums: Sequence[Accumulator]) -> Rebuilt:
     known, judge = fitted.moments(), held.moments()
     other = second.moments() if second.count else None
     kernel, plain = target.kernel, target.plain(rank)
-    strength = best_strength(known, judge, kernel, plain.filters)
+    strength = best_strength(known, judge, kernel, len(target.basis), rank)
     full = rank >= target.basis.shape[1]
     before = best_error = _error(judge, plain)
     best, what = plain, "plain: nothing did better"

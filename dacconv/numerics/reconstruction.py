@@ -200,18 +200,45 @@ def fit(
     return Fit(filters, pointwise, best_bias(moments, expand(filters, pointwise)))
 
 
-def best_strength(
-    fitted: Moments,
-    held: Moments,
-    kernel: F64,
-    filters: F64,
-    weights: F64 | None = None,
-) -> float:
-    """The strength in ``STRENGTHS`` whose fit on one half does best on the held-out half."""
+def leading(moments: Moments, channels: int, rank: int) -> Moments:
+    """The moments of the first ``rank`` numbers that describe each channel's patch.
+
+    Where patches are described in the basis of the SVD, these are what the filters of the plain
+    split let through, so all that concerns these filters is found among so few numbers.
+    """
+    size, outputs = moments.cross.shape
+    numbers = size // channels
+    width = channels * min(rank, numbers)
+    cov = moments.cov.reshape(channels, numbers, channels, numbers)[:, :rank, :, :rank]
+    cross = moments.cross.reshape(channels, numbers, outputs)[:, :rank]
+    mean_in = moments.mean_in.reshape(channels, numbers)[:, :rank]
+    return replace(
+        moments,
+        cov=cov.reshape(width, width),
+        cross=cross.reshape(width, outputs),
+        mean_in=mean_in.reshape(width),
+    )
+
+
+def fit_leading(mixed: Moments, channels: int, rank: int) -> tuple[F64, F64]:
+    """Kernel ``(out, in * rank)`` and bias of least error for the filters of the plain split.
+
+    ``mixed`` are moments in the basis of the SVD, :func:`shrunk` already.
+    """
+    here = leading(mixed, channels, rank)
+    kernel = np.ascontiguousarray(_solve(here.cov, here.cross).T)
+    return kernel, best_bias(here, kernel)
+
+
+def best_strength(fitted: Moments, held: Moments, kernel: F64, channels: int, rank: int) -> float:
+    """The strength in ``STRENGTHS`` whose fit on one half does best on the held-out half.
+
+    The fit is that of pointwise weights behind the filters of the plain split.
+    """
+    judge = leading(held, channels, rank)
 
     def score(strength: float) -> float:
-        made = fit(fitted, kernel, filters, strength=strength)
-        return output_error(held, made.kernel, made.bias, weights)
+        return output_error(judge, *fit_leading(shrunk(fitted, kernel, strength), channels, rank))
 
     return min(STRENGTHS, key=score)
 

@@ -7,10 +7,14 @@ from hypothesis import strategies as st
 
 from dacconv.numerics import reconstruction
 from dacconv.numerics.reconstruction import (
+    STRENGTHS,
     Accumulator,
     best_bias,
+    best_strength,
     expand,
     fit,
+    fit_leading,
+    leading,
     output_error,
     shrunk,
     solve_filters,
@@ -64,6 +68,23 @@ def test_no_fit_is_worse_than_the_plain_split_on_its_own_samples(sizes):
         after = output_error(moments, made.kernel, made.bias)
         assert after <= before * (1 + 1e-6) + 1e-5
         before = after
+
+
+@given(SIZES)
+@settings(max_examples=20, deadline=None)
+def test_the_leading_numbers_are_all_that_the_plain_filters_need(sizes):
+    channels, out, rank, seed = sizes
+    _, kernel, moments, _, _ = problem(channels, out, seed)
+    filters = np.broadcast_to(np.eye(9)[:rank], (channels, rank, 9))
+    whole = fit(moments, kernel, filters, strength=1e-2)
+    mixed = shrunk(moments, kernel, 1e-2)
+    made, bias = fit_leading(mixed, channels, rank)
+    np.testing.assert_allclose(made, whole.pointwise.reshape(out, -1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(bias, whole.bias, rtol=1e-5, atol=1e-5)
+    short = output_error(leading(moments, channels, rank), made, bias)
+    assert short == pytest.approx(output_error(moments, whole.kernel, whole.bias), abs=1e-6)
+    strength = best_strength(moments, moments, kernel, channels, rank)
+    assert strength == STRENGTHS[0]  # on its own samples the weakest does best
 
 
 @given(SIZES)
