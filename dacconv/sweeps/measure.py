@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dacconv import pipeline
+from dacconv.machine import cores
 from dacconv.models.base import Model
 from dacconv.numerics.cost import Cost
 from dacconv.progress import Progress, silent
@@ -151,6 +152,7 @@ class Bench:
                     self.variants.stops,
                     judge.batches[part],
                     threads=self.setup.threads,
+                    at_once=self._at_once,
                 )
                 for index, outputs in found:
                     tallies[index][number].add(part.start, outputs)
@@ -186,6 +188,11 @@ class Bench:
             task=task | found,
             latency=latency,
         )
+
+    @property
+    def _at_once(self) -> int:
+        """How many points are run beside each other: one where threads are given or timed."""
+        return 1 if self.setup.bench or self.setup.threads else cores()
 
     def _converted(self, point: Point) -> Model:
         """The model of a point; the last one is kept."""
