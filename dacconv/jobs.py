@@ -21,7 +21,7 @@ from dacconv.verification import verify, why_not
 
 if TYPE_CHECKING:
     from dacconv.calibration.prepare import Calibrated
-    from dacconv.tuning import Timer
+    from dacconv.tuning import Speeds, Timer
 
 NO_SPLIT = Plan(())
 """The plan that splits nothing."""
@@ -102,7 +102,7 @@ def plan_for(
         params=settings.budget("params"),
         latency=settings.budget("latency"),
         form=settings.form,
-        speeds=timer,
+        speeds=timer or _lookup(model, settings),
         calibrated=calibrated,
         first_k=settings.first_k,
         last_k=settings.last_k,
@@ -113,6 +113,10 @@ def plan_for(
         kernel_scale=settings.kernel_scale,
         progress=progress,
     )
+
+
+def _lookup(model: Model, settings: Settings) -> Speeds:
+    return pipeline.lookup(model, target=settings.target, threads=settings.threads)
 
 
 def _plan_from_file(model: Model, settings: Settings, path: str, timer: Timer | None) -> Plan:
@@ -128,7 +132,7 @@ def _plan_from_file(model: Model, settings: Settings, path: str, timer: Timer | 
         allow_costlier=settings.allow_costlier,
         fuse=settings.fuse,
         form=settings.form,
-        speeds=timer,
+        speeds=timer or _lookup(model, settings),
     )
 
 
@@ -169,7 +173,7 @@ def _plan_from_sweep(model: Model, settings: Settings, timer: Timer | None) -> P
         allow_costlier=True,  # the point was measured as it is
         fuse=settings.fuse,
         form=settings.form,
-        speeds=timer,
+        speeds=timer or _lookup(model, settings),
     )
 
 

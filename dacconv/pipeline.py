@@ -106,7 +106,8 @@ def plan(
     ``form`` is how the split layers are written, see :mod:`dacconv.forms`; ``auto`` takes the
     fastest, by a table. By default that is ``auto``, and in state dicts and modules, where users
     meet the layers by name, ``multiplier``. With ``speeds`` from :func:`timer` forms are
-    measured, a layer that does not get faster is left alone, and ``latency`` can be given.
+    measured, a layer that does not get faster is left alone, and ``latency`` can be given; with
+    those from :func:`lookup` the table is asked about another runtime or number of threads.
 
     Raises:
         UsageError: options that contradict each other or the model.
@@ -193,16 +194,27 @@ def timer(
     return Timer(seen(model, fuse=fuse), where, Cache(path), progress)
 
 
+def lookup(model: Model, *, target: str | None = None, threads: int | None = None) -> Speeds:
+    """What the shipped table knows of the model's layers, for the runtime that will run them.
+
+    Raises:
+        UsageError: there is no such target.
+    """
+    from dacconv.machine import cores
+    from dacconv.tuning import TableSpeeds, target_for
+
+    return TableSpeeds(target_for(model.format, target, threads, None, cores()))
+
+
 def with_forms(
     model: Model, made: Plan, rows: Sequence[Layer], form: str | None, speeds: Speeds | None
 ) -> Plan:
     """The plan with the forms that it leaves open decided; see :func:`plan`."""
-    from dacconv.machine import cores
-    from dacconv.tuning import TableSpeeds, target_for
     from dacconv.tuning.choose import choose_forms
 
     graph = model.format in GRAPH_FORMATS
-    wanted = form or (AUTO if graph or speeds is not None else MULTIPLIER)
+    speeds = speeds or lookup(model)
+    wanted = form or (AUTO if graph or speeds.measured else MULTIPLIER)
     asked = wanted != AUTO or any(c.form not in (AUTO, MULTIPLIER) for c in made.choices)
 
     def possible(layer: Layer) -> tuple[str, ...]:
@@ -213,8 +225,7 @@ def with_forms(
         rows,
         wanted,
         possible,
-        speeds or TableSpeeds(target_for(model.format, None, None, None, cores())),
-        measured=speeds is not None,
+        speeds,
         format=model.format,
     )
 

@@ -26,13 +26,12 @@ def choose_forms(
     possible: Possible,
     speeds: Speeds,
     *,
-    measured: bool,
     format: str,
 ) -> Plan:
     """The plan with ``form``, or with the fastest one for each layer where that is ``auto``.
 
-    ``possible`` says which forms the format can write. Where ``measured``, a layer that no form
-    makes faster is left alone.
+    ``possible`` says which forms the format can write. Where ``speeds`` are measured, a layer
+    that no form makes faster is left alone.
 
     Raises:
         UsageError: no such form, or the format cannot write it.
@@ -57,10 +56,10 @@ def choose_forms(
         wanted = wanted if choice.rank > 1 else [MULTIPLIER]  # at rank 1 all are the same
         times = speeds(layer, choice.rank, wanted)
         best = min(times, key=lambda name: times[name]) if times else _unmeasured(wanted)
-        if measured and times and times[best] > SLOWER:
+        if speeds.measured and times and times[best] > SLOWER:
             slower[layer.name] = Skipped(layer.name, _why(best, choice.rank, times[best]))
         else:
-            note = choice.note if measured else _told(choice, times.get(best))
+            note = choice.note if speeds.measured else _told(choice, times.get(best))
             choices.append(replace(choice, form=best, note=note))
     skipped = {skip.layer: skip for skip in plan.skipped} | slower
     return Plan(tuple(choices), tuple(skipped[x.name] for x in layers if x.name in skipped))

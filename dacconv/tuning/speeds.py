@@ -14,7 +14,12 @@ ONNXRUNTIME, TORCH, TORCH_NN = "onnxruntime", "torch", "torch.nn"
 
 
 class Speeds(Protocol):
-    """Where times come from."""
+    """Where times come from, and whether they were ``measured`` on this very layer."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether a layer that is no faster here is better left alone."""
+        ...
 
     def __call__(self, layer: Layer, rank: int, forms: Sequence[str]) -> Mapping[str, float]:
         """The time of each form over that of the conv; empty where nothing is known."""

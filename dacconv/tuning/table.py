@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, ClassVar
 
 from dacconv.tuning.speeds import Target
 from dacconv.types import Geometry, Layer
@@ -29,6 +29,7 @@ class TableSpeeds:
     """Times over the conv's, from the nearest layers of the table."""
 
     target: Target
+    measured: ClassVar[bool] = False
 
     def __call__(self, layer: Layer, rank: int, forms: Sequence[str]) -> Mapping[str, float]:
         """See :class:`~dacconv.tuning.speeds.Speeds`; a GPU is not in the table."""

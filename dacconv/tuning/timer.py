@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Timer:
     """Measures layers as they are asked for, and remembers them in a file.
 
     ``seconds`` holds the time of each layer that was measured, as it is; ``saved`` what a
-    layer saves at a rank in a form.
+    layer saves at a rank in a form; ``cases`` counts what was not known already.
     """
 
     convs: Model | Convs
@@ -49,7 +49,8 @@ class Timer:
     progress: Progress = silent
     seconds: dict[str, float] = field(default_factory=dict)
     saved: dict[tuple[str, int, str], float] = field(default_factory=dict)
-    measured: int = 0
+    cases: int = 0
+    measured: ClassVar[bool] = True
 
     def __call__(self, layer: Layer, rank: int, forms: Sequence[str]) -> Mapping[str, float]:
         """The time of each form over the conv's, both run in turn."""
@@ -78,7 +79,7 @@ class Timer:
             first = known.get("original", ratios["original"])
             new = {f"{form} {rank}": ratios[form] / ratios["original"] * first for form in wanted}
             known = self.cache.put(self.target, case, {"original": first, **new})
-            self.measured += 1
+            self.cases += 1
         return {
             "original": known["original"],
             **{form: known[f"{form} {rank}"] for form in forms},

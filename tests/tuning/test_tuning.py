@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dacconv
+from dacconv import pipeline
 from dacconv.errors import UsageError
 from dacconv.forms import FORMS
 from dacconv.tuning import TableSpeeds, Target, Timer, target_for
@@ -34,6 +36,7 @@ class Fixed:
 
     def __init__(self, **times: float) -> None:
         self.times = times
+        self.measured = False
         self.asked: list[tuple[str, int, tuple[str, ...]]] = []
 
     def __call__(self, layer: Layer, rank: int, forms: Sequence[str]) -> Mapping[str, float]:
@@ -50,10 +53,9 @@ def chosen(
     choice: Choice = RANK_2,
 ) -> Plan:
     plan = Plan((choice,), (Skipped("other", "not selected"),))
-    return choose_forms(
-        plan, [layer(), layer("other")], form, lambda _: forms, speeds,
-        measured=measured, format="onnx",
-    )  # fmt: skip
+    speeds.measured = measured
+    layers = [layer(), layer("other")]
+    return choose_forms(plan, layers, form, lambda _: forms, speeds, format="onnx")
 
 
 def test_auto_takes_the_fastest_that_the_format_can_write() -> None:
@@ -121,6 +123,19 @@ def test_unknown_sizes_are_taken_as_typical() -> None:
     assert TableSpeeds(ORT)(unknown, 2, tuple(FORMS)).keys() == set(FORMS)
 
 
+def test_the_table_is_asked_about_the_threads_and_the_runtime_to_come(assets) -> None:
+    model = dacconv.load(assets / "fashion.onnx")
+    speeds = pipeline.lookup(model, target="torch", threads=1)
+    assert isinstance(speeds, TableSpeeds)
+    assert speeds.target == Target("torch", 1)
+    layers = {layer.name: layer for layer in pipeline.survey(model)}
+    for target in ("onnxruntime", "torch"):
+        speeds = pipeline.lookup(model, target=target, threads=1)
+        for choice in pipeline.plan(model, rank=3, speeds=speeds).choices:
+            times = speeds(layers[choice.layer], 3, tuple(FORMS))
+            assert choice.form == min(times, key=times.get)
+
+
 def test_targets() -> None:
     assert target_for("onnx", None, None, None, 4) == Target("onnxruntime", 4)
     assert target_for("onnx", "torch", 2, None, 4) == Target("torch", 2)
@@ -159,15 +174,15 @@ def test_timing_runs_every_form_and_remembers(
     timer = Timer(One(), Target(runtime, 1), Cache(path))
     first = timer(small(), 3, forms)
     assert set(first) == set(forms)
-    assert timer.measured == 1
+    assert timer.cases == 1
     again = Timer(One(), Target(runtime, 1), Cache(path))
     assert again(small(), 3, forms) == first
-    assert again.measured == 0
+    assert again.cases == 0
     again(small(), 2, forms)
-    assert again.measured == 1
+    assert again.cases == 1
     other = Timer(One(), Target(runtime, 2), Cache(path))
     other(small(), 3, forms)
-    assert other.measured == 1
+    assert other.cases == 1
     (version, timings) = json.loads(path.read_text())["version"], json.loads(path.read_text())
     assert version == 1
     assert len(timings["timings"]) == 2
@@ -177,7 +192,7 @@ def test_a_layer_of_unknown_size_is_not_timed() -> None:
     geometry = Geometry(4, 8, (3, 3), (1, 1), (1, 1), 1, False, None, None)
     timer = Timer(One(), ORT, Cache())
     assert timer(Layer("conv", "conv", ("conv",), (geometry,)), 2, ("sum",)) == {}
-    assert timer.measured == 0
+    assert timer.cases == 0
 
 
 def test_a_damaged_cache_is_told_and_not_overwritten(tmp_path: Path) -> None:
