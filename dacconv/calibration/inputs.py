@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from dacconv.calibration.images import clouds, dead_leaves
-from dacconv.calibration.scale import Affinity, implied_scale
+from dacconv.calibration.scale import BYTES, Affinity, implied_scale, scale_of_biases
 from dacconv.errors import DacconvError, UnsupportedError, UsageError
+from dacconv.merged import merged
 from dacconv.models.base import Feeds, Model
 from dacconv.types import Array, FloatArray, ValueSpec
 from dacconv.verification import make_inputs
@@ -159,13 +160,17 @@ def synthetic(model: Model, options: InputOptions, seed: int, most: int) -> tupl
     feed = feeder(model, slot, seed)
     scaled = scale.apply(leaves)
     fitted, held = halves(feed(scaled))
+    judges = [scale.apply(second)]
+    if scale.guessed:
+        judges.append(np.asarray(BYTES * (second - second.mean()), np.float32))
+        noted.append("what is wrong for pixels of -128..128 was not taken either")
     return (
         Inputs(
             "synthetic",
             f"{count} synthetic images (dead leaves), judged by a held-out half and by clouds",
             fitted,
             held,
-            tuple(feed(scale.apply(second))),
+            tuple(feed(np.concatenate(judges))),
             scaled,
             slot,
             tuple(noted),
@@ -212,11 +217,13 @@ def pixel_scale(model: Model, slot: Slot, options: InputOptions, images: FloatAr
     if slot.spec.dtype == "uint8":
         return _plain(slot, 255.0, "the input is of bytes: 0..255 was assumed")
     found = implied_scale(model, slot.spec.name, images, last=slot.last)
+    found = found or scale_of_biases(merged(model), images)
     return found or _plain(
         slot,
         1.0,
         "nothing in the model says how its input is scaled: 0..1 was assumed; "
         "--input-range, --input-mean and --input-std say otherwise",
+        guessed=True,
     )
 
 
@@ -277,8 +284,8 @@ def _batch(model: Model, slot: Slot, seed: int) -> int:
     return min(BATCH, 8) if free else 1
 
 
-def _plain(slot: Slot, high: float, told: str) -> Affinity:
-    return Affinity(np.full(slot.channels, high), np.zeros(slot.channels), told)
+def _plain(slot: Slot, high: float, told: str, *, guessed: bool = False) -> Affinity:
+    return Affinity(np.full(slot.channels, high), np.zeros(slot.channels), told, guessed)
 
 
 def _arrays(path: Path, slot: Slot, count: int) -> tuple[FloatArray, bool]:

@@ -1,29 +1,43 @@
-"""How a model's input is scaled, as its first BatchNorm implies.
+"""How a model's input is scaled, as its first BatchNorm or the first conv's biases imply.
 
 A BatchNorm after the first conv has stored the mean and the variance of what that conv made
 of the training images. Natural images have much the same statistics everywhere, so the gain
 and the offset that turn pixels into the model's input follow from them.
+
+Without one (it may have been folded) a first conv that was made for 0..255 answers pixels in
+0..1 with next to nothing beside its biases: 240 times less in open_nsfw. Networks made for 0..1
+or for about -2..2 have biases of 0.4 to 2.3 times the response.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dacconv.merged import MergedModel
 from dacconv.models.base import Model
 from dacconv.numerics.patches import patches
-from dacconv.types import FloatArray, Node
+from dacconv.types import Conv, FloatArray, Node
+
+DROWNED = 16
+"""From here on biases say that the first conv is made for larger pixels than 0..1."""
+BYTES = 255.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Affinity:
-    """``gain * pixel + offset`` per channel, both ``(channels,)``; ``told`` says why."""
+    """``gain * pixel + offset`` per channel, both ``(channels,)``; ``told`` says why.
+
+    ``guessed``: nothing said how the input is scaled.
+    """
 
     gain: NDArray[np.floating]
     offset: NDArray[np.floating]
     told: str
+    guessed: bool = False
 
     def apply(self, images: FloatArray) -> FloatArray:
         """Images ``(batch, channels, *size)`` in 0..1 as the model's input."""
@@ -64,11 +78,7 @@ def _fitted(
     channels = conv.in_channels
     kernel = conv.weight.reshape(conv.out_channels, -1).astype(np.float64)
     bias = 0.0 if conv.bias is None else conv.bias.astype(np.float64)
-    middle = tuple((0, 0) for _ in conv.padding)
-    inner = replace(conv, padding=middle, auto_pad=None)
-    rows = np.concatenate([r for _, _, r in patches(inner, images[:32])])
-    covariance = np.cov(rows, rowvar=False).reshape(len(rows[0]), -1)
-    response = np.einsum("on,nm,om->o", kernel, covariance, kernel)
+    response = _response(conv, images)
     usable = (response > 1e-12) & (variance > 1e-12)
     if usable.sum() < channels + 1:
         return None
@@ -88,3 +98,35 @@ def _fitted(
         f"{offset.mean() + gain:.3g}"
     )
     return Affinity(np.full(channels, gain), offset, told)
+
+
+def scale_of_biases(view: Model | MergedModel, images: FloatArray) -> Affinity | None:
+    """0..255, or that about zero, where the biases of the first conv leave nothing else."""
+    first = next((node for node in view.graph().nodes if node.op == "conv"), None)
+    if first is None:
+        return None
+    conv = view.conv(first.name)
+    if conv.in_channels != images.shape[1] or conv.groups != 1 or conv.bias is None:
+        return None
+    bias = conv.bias.astype(np.float64)
+    size = float(np.sqrt(_response(conv, images).mean()))
+    ratio = float(np.sqrt((bias**2).mean())) / max(size, np.finfo(np.float64).tiny)
+    if conv.transposed or not DROWNED < ratio < math.inf or size == 0:
+        return None
+    middle = BYTES * images.mean(axis=(0, *range(2, images.ndim)))
+    sums = conv.weight.reshape(len(bias), conv.in_channels, -1).sum(axis=2)
+    centred = float((bias**2).sum()) < float(((bias + sums @ middle) ** 2).sum())
+    told = (
+        f"the first layer's biases are {ratio:.0f} times what it makes of pixels in 0..1: "
+        f"0..255{' about zero' if centred else ''} was assumed"
+    )
+    return Affinity(np.full(len(middle), BYTES), -middle if centred else 0 * middle, told)
+
+
+def _response(conv: Conv, images: FloatArray) -> NDArray[np.float64]:
+    """The variance of each output of a conv without its bias, away from the border."""
+    kernel = conv.weight.reshape(conv.out_channels, -1).astype(np.float64)
+    inner = replace(conv, padding=tuple((0, 0) for _ in conv.padding), auto_pad=None)
+    rows = np.concatenate([r for _, _, r in patches(inner, images[:32])])
+    covariance = np.cov(rows, rowvar=False).reshape(len(rows[0]), -1)
+    return np.asarray(np.einsum("on,nm,om->o", kernel, covariance, kernel))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,9 @@ import dacconv
 from dacconv import pipeline
 from dacconv.calibration import inputs as made_inputs
 from dacconv.calibration import tuning
+from dacconv.calibration.images import dead_leaves
 from dacconv.calibration.inputs import InputOptions
+from dacconv.calibration.scale import scale_of_biases
 from dacconv.calibration.study import relative_error
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.models import torch_distil
@@ -143,6 +147,44 @@ def test_the_first_batchnorm_tells_how_the_input_is_scaled(model):
     spread = scaled.std()
     assert 0.5 < spread / np.sqrt(16 / 12) < 2
     assert abs(scaled.mean()) < 1
+
+
+def test_biases_tell_that_the_input_is_of_bytes(plain_net):
+    images = dead_leaves(16, 3, (16, 16), 0)
+    node = next(n.name for n in plain_net.graph().nodes if n.op == "conv")
+    conv = plain_net.conv(node)
+    for size, offset in ((1.0, None), (1 / 255, 0.0), (1 / 255, 128.0)):
+        weight = conv.weight * size
+        made = replace(conv, weight=weight, bias=np.linspace(-1, 1, 12, dtype=np.float32))
+        if offset == 0.0:  # the biases take back what the mean of the pixels makes
+            middle = 255 * images.mean(axis=(0, 2, 3))
+            made = replace(made, bias=made.bias - weight.sum(axis=(2, 3)) @ middle)
+
+        class Fixed:
+            def graph(self):
+                return plain_net.graph()
+
+            def conv(self, node, made=made):
+                return made
+
+        found = scale_of_biases(Fixed(), images)
+        if offset is None:
+            assert found is None
+        else:
+            assert found.gain.tolist() == [255] * 3
+            assert (found.offset == 0).all() == (offset == 0.0)
+            assert "0..255" in found.told
+
+
+def test_a_scale_that_is_guessed_is_judged_at_another_one_too(plain_net):
+    found, _ = made_inputs.synthetic(plain_net, InputOptions(images=16), 0, 16)
+    told, _ = made_inputs.synthetic(plain_net, InputOptions(range=(0, 1)), 0, 16)
+    assert made_inputs.samples(found.second) == 2 * made_inputs.samples(told.second)
+    values = np.concatenate([feeds["image"] for feeds in found.second])
+    assert values.min() < -50
+    assert values.max() > 50
+    assert any("-128..128" in note for note in found.notes)
+    assert not any("-128..128" in note for note in told.notes)
 
 
 def test_the_plain_split_stays_where_nothing_else_does_better(model, monkeypatch):
