@@ -149,6 +149,16 @@ def fashion(folder: Path, every: int, threads: int) -> Task:
     return Task(model, top1(x[::every], held["y"][::every]), options, none, "top-1, %")
 
 
+CURVES = {
+    "distilled": "256 distilled images",
+    "synthetic": "64 synthetic images",
+    "real:64": "64 unlabelled training images",
+    "none": "ranks allotted by kernel errors",
+    "uniform": "plain DAC, one rank",
+}
+"""What the curves of the plot are called."""
+ORIGINAL = 91.73
+"""ResNet-20's top-1."""
 TASKS = {"resnet20": resnet20, "vgg16": vgg16, "dncnn": dncnn, "fashion": fashion}
 
 
@@ -193,21 +203,26 @@ def convert(task: Task, way: str, macs: float, folder: Path, images: int | None)
 
 
 def plot(results: Path, out: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    """The curve of every way in a file of ResNet-20's results."""
+    from dacconv.plots import save_as, style
+    from dacconv.plots.marks import marker
+    from dacconv.plots.sweep import COLOURS
 
     rows = json.loads(results.read_text())
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for way in dict.fromkeys(row["way"] for row in rows):
-        mine = sorted((r["saved"], r["score"]) for r in rows if r["way"] == way)
-        axes.plot([100 * s for s, _ in mine], [score for _, score in mine], "o-", label=way)
-    axes.set(xlabel="MACs saved, %", ylabel="top-1, %", title="ResNet-20, 10,000 test images")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(out, dpi=110)
+    with style.style():
+        figure, axes = style.new_figure(7.0, 4.5)
+        ways = [way for way in CURVES if any(row["way"] == way for row in rows)]
+        for index, way in enumerate(ways):
+            mine = sorted((r["saved"], r["score"]) for r in rows if r["way"] == way)
+            axes.plot(
+                [100 * s for s, _ in mine], [score for _, score in mine], marker=marker(index),
+                color=COLOURS[index], lw=1.4, ms=5, label=CURVES[way],
+            )  # fmt: skip
+        axes.axhline(ORIGINAL, color=style.GREY, lw=1, ls="--")
+        axes.annotate("original", (41, ORIGINAL), xytext=(0, 3), textcoords="offset points")
+        axes.set(xlabel="MACs saved, %", ylabel="top-1 on 10,000 test images, %", ylim=(0, 100))
+        axes.legend(loc="lower left")
+    save_as(figure, out)
 
 
 def main() -> None:
