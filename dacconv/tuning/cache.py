@@ -79,7 +79,7 @@ def where(target: Target) -> str:
     """The machine, the runtime and its version, threads and device, in words."""
     return (
         f"{cpu()}; {target.runtime} {_version(target)}; "
-        f"{target.threads} threads; {_device(target.device)}"
+        f"{target.threads} thread{'s' if target.threads > 1 else ''}; {_device(target.device)}"
     )
 
 
