@@ -21,7 +21,8 @@ IMAGES = {"synthetic": 64, "distilled": 256, "real": 500}
 """How many inputs by default."""
 MEMORY = 2**30
 """Bytes that the live activations of all calibration inputs may take, about."""
-BATCH = 16
+BATCH, BATCH_BYTES = 16, 2**27
+"""Samples of one run at most, and the bytes of their live activations, about."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
@@ -131,13 +132,17 @@ def find_slot(model: Model, layout: str | None) -> Slot:
 
 def affordable(model: Model, wanted: int) -> int:
     """How many samples fit into ``MEMORY``; at least 8."""
+    return max(8, min(wanted, MEMORY // max(_live(model), 1)))
+
+
+def _live(model: Model) -> int:
+    """Bytes of a sample's live activations: two streams, a few values alive at a time."""
     sizes = sorted(
         math.prod(size or 1 for size in node.shape)
         for node in model.graph().nodes
         if node.shape is not None
     )
-    per_sample = 4 * 2 * sum(sizes[-4:])  # two streams of float32, a few values alive at a time
-    return max(8, min(wanted, MEMORY // max(per_sample, 1)))
+    return 4 * 2 * sum(sizes[-4:])
 
 
 def synthetic(model: Model, options: InputOptions, seed: int, most: int) -> tuple[Inputs, Affinity]:
@@ -240,10 +245,10 @@ def per_channel(values: Sequence[float], slot: Slot, option: str) -> FloatArray:
 
 def feeder(model: Model, slot: Slot, seed: int) -> Callable[[FloatArray], list[Feeds]]:
     """A function that cuts images into the batches that the model takes."""
-    step = _batch(model, slot, seed)
+    step, free = _batch(model, slot, seed)
 
     def feed(images: FloatArray) -> list[Feeds]:
-        whole = len(images) // step * step
+        whole = len(images) if free else len(images) // step * step
         return [_one(model, slot, images[i : i + step], seed + i) for i in range(0, whole, step)]
 
     return feed
@@ -268,20 +273,18 @@ def _one(model: Model, slot: Slot, images: FloatArray, seed: int) -> Feeds:
     return made
 
 
-def _batch(model: Model, slot: Slot, seed: int) -> int:
-    """The samples that one run takes: several where the model's batch is free."""
+def _batch(model: Model, slot: Slot, seed: int) -> tuple[int, bool]:
+    """The samples that one run takes, and whether it may be fewer: the model's batch is free."""
     fixed = int((slot.spec.shape or (1,))[0] or 1)
-    if fixed > 1:
-        return fixed
-    if len(model.inputs()) > 1:
-        return 1
+    if fixed > 1 or len(model.inputs()) > 1:
+        return fixed, False
     trial = np.zeros((2, slot.channels, *slot.size), np.float32)
     try:
         found = model.runner()(_one(model, slot, trial, seed))
     except DacconvError:
-        return 1
+        return 1, False
     free = all(array.ndim > 0 and array.shape[0] == 2 for array in found.values())
-    return min(BATCH, 8) if free else 1
+    return max(1, min(BATCH, BATCH_BYTES // max(_live(model), 1))) if free else 1, free
 
 
 def _plain(slot: Slot, high: float, told: str, *, guessed: bool = False) -> Affinity:

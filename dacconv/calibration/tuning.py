@@ -149,11 +149,37 @@ def _factored(target: Target, found: Rebuilt) -> Factored:
 def _drawn(
     inputs: Inputs, batches: Sequence[Feeds], steps: int, rng: np.random.Generator
 ) -> Iterator[list[Feeds]]:
-    """The batches of each step, ``SAMPLES`` jittered samples together, each batch in its turn."""
+    """The batches of each step, ``SAMPLES`` jittered samples together, each sample in its turn.
+
+    Batches are as large as the given ones; samples are mixed where inputs can be told apart.
+    """
+    size = samples(batches[:1])
+    pool = _apart(batches)
+    per_batch = size if len(pool) > len(batches) else 1
+    per_step = per_batch * max(1, SAMPLES // size)
     waiting: list[int] = []
-    per_step = max(1, SAMPLES // samples(batches[:1]))
     for _ in range(steps):
-        if len(waiting) < per_step:
-            waiting += rng.permutation(len(batches)).tolist()
+        while len(waiting) < per_step:
+            waiting += rng.permutation(len(pool)).tolist()
         taken, waiting = waiting[:per_step], waiting[per_step:]
-        yield [inputs.slot.jittered(batches[index], rng) for index in taken]
+        joined = [_joined([pool[i] for i in taken[k : k + per_batch]])
+                  for k in range(0, per_step, per_batch)]  # fmt: skip
+        yield [inputs.slot.jittered(feeds, rng) for feeds in joined]
+
+
+def _apart(batches: Sequence[Feeds]) -> Sequence[Feeds]:
+    """The samples one by one; the batches as they are where an input has no batch axis."""
+    sizes = [{len(array) if array.ndim else 0 for array in feeds.values()} for feeds in batches]
+    if any(len(size) > 1 or 0 in size for size in sizes):
+        return batches
+    return [
+        {name: array[i : i + 1] for name, array in feeds.items()}
+        for feeds, (size,) in zip(batches, sizes, strict=True)
+        for i in range(size)
+    ]
+
+
+def _joined(feeds: Sequence[Feeds]) -> Feeds:
+    if len(feeds) == 1:
+        return feeds[0]
+    return {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}

@@ -89,11 +89,14 @@ class _Layer:
     def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         conv = self.given.conv
         pads = paddings(conv, tuple(x.shape[2:]))
-        flat = [size for pair in reversed(pads) for size in pair]
-        if any(flat):
+        around = tuple(before for before, _ in pads)
+        if conv.pad_mode != "zeros" or any(before != after for before, after in pads):
             mode = "constant" if conv.pad_mode == "zeros" else conv.pad_mode
-            x = F.pad(x, flat, mode=mode)
-        return _CONVS[len(pads)](x, weight, bias, conv.stride, 0, conv.dilation)
+            x = F.pad(x, [size for pair in reversed(pads) for size in pair], mode=mode)
+            around = (0,) * len(pads)
+        if len(pads) == 2:  # a quarter faster forth and back; what follows keeps the layout
+            x = x.contiguous(memory_format=torch.channels_last)
+        return _CONVS[len(pads)](x, weight, bias, conv.stride, around, conv.dilation)
 
 
 def measure(
