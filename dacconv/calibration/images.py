@@ -18,6 +18,8 @@ from dacconv.types import FloatArray
 Family = Callable[[int, int, tuple[int, ...], int], FloatArray]
 """``(count, channels, size, seed)`` to images ``(count, channels, *size)`` in 0..1, float32."""
 
+NOISE = 0.2
+"""Standard deviation of the strongest noise; 50 of 255, the most that denoisers are made for."""
 SHAPES = 250
 """Shapes per image at most; what is left free keeps the background's colour."""
 
@@ -34,6 +36,13 @@ def clouds(count: int, channels: int, size: tuple[int, ...], seed: int) -> Float
     return np.stack(
         [_cloud(channels, size, np.random.default_rng([seed, i])) for i in range(count)]
     )
+
+
+def noisy(images: FloatArray, seed: int) -> FloatArray:
+    """Images in 0..1 with Gaussian noise, of another strength up to ``NOISE`` for each."""
+    rng = np.random.default_rng(seed)
+    strengths = rng.uniform(0, NOISE, (len(images), *(1,) * (images.ndim - 1)))
+    return np.asarray(images + strengths * rng.standard_normal(images.shape), np.float32)
 
 
 FAMILIES: dict[str, Family] = {"dead leaves": dead_leaves, "clouds": clouds}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dacconv.calibration.images import clouds, dead_leaves
+from dacconv.calibration.images import clouds, dead_leaves, noisy
 from dacconv.calibration.scale import BYTES, Affinity, implied_scale, scale_of_biases
 from dacconv.errors import DacconvError, UnsupportedError, UsageError
 from dacconv.merged import merged
@@ -24,6 +24,16 @@ MEMORY = 2**30
 BATCH, BATCH_BYTES = 16, 2**27
 """Samples of one run at most, and the bytes of their live activations, about."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+SAY = "--input-range, --input-mean and --input-std say otherwise"
+NORMALISED = Affinity(
+    np.full(3, 1 / 0.225),
+    np.full(3, -2.0),
+    f"nothing in the model says how its input is scaled: about -2..2.4 was assumed; {SAY}",
+    guessed=True,
+)
+"""Colours freed of ImageNet's mean and divided by its deviation, as most classifiers want them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +166,13 @@ def synthetic(model: Model, options: InputOptions, seed: int, most: int) -> tupl
     leaves = dead_leaves(count, slot.channels, slot.size, seed)
     second = clouds(max(8, count // 4), slot.channels, slot.size, seed + 1)
     scale = pixel_scale(model, slot, options, leaves)
+    restores = _restores(model, slot, seed)
+    if scale.guessed and slot.channels == 3 and not restores:
+        scale = NORMALISED
     noted = [scale.told]
+    if restores:
+        leaves, second = noisy(leaves, seed + 2), noisy(second, seed + 3)
+        noted.append("the output is an image like the input: noise was added, as to be removed")
     if len(slot.size) != 2:
         noted.append("the input is no image: signals with a 1/f spectrum and steps were assumed")
     others = [s.name for s in model.inputs() if s.name != slot.spec.name]
@@ -166,7 +182,7 @@ def synthetic(model: Model, options: InputOptions, seed: int, most: int) -> tupl
     scaled = scale.apply(leaves)
     fitted, held = halves(feed(scaled))
     judges = [scale.apply(second)]
-    if scale.guessed:
+    if scale.guessed and not restores:
         judges.append(np.asarray(BYTES * (second - second.mean()), np.float32))
         noted.append("what is wrong for pixels of -128..128 was not taken either")
     return (
@@ -182,6 +198,17 @@ def synthetic(model: Model, options: InputOptions, seed: int, most: int) -> tupl
         ),
         scale,
     )
+
+
+def _restores(model: Model, slot: Slot, seed: int) -> bool:
+    """Whether an output has the shape of the image: the model denoises, or restores otherwise."""
+    batch = int((slot.spec.shape or (1,))[0] or 1)
+    flat = np.zeros((batch, slot.channels, *slot.size), np.float32)
+    try:
+        found = model.runner()(_one(model, slot, flat, seed))
+    except DacconvError:
+        return False
+    return any(array.shape == slot.placed(flat).shape for array in found.values())
 
 
 def read_path(model: Model, path: Path, options: InputOptions, seed: int) -> Inputs:
@@ -226,8 +253,7 @@ def pixel_scale(model: Model, slot: Slot, options: InputOptions, images: FloatAr
     return found or _plain(
         slot,
         1.0,
-        "nothing in the model says how its input is scaled: 0..1 was assumed; "
-        "--input-range, --input-mean and --input-std say otherwise",
+        f"nothing in the model says how its input is scaled: 0..1 was assumed; {SAY}",
         guessed=True,
     )
 

@@ -137,7 +137,7 @@ def test_without_batchnorm_auto_is_synthetic_and_says_so(plain_net):
     _, calibrated, _ = converted(plain_net, "auto", macs=0.6)
     assert calibrated.inputs.kind == "synthetic"
     assert any("no BatchNorm" in note for note in calibrated.inputs.notes)
-    assert any("0..1 was assumed" in note for note in calibrated.inputs.notes)
+    assert any("-2..2.4 was assumed" in note for note in calibrated.inputs.notes)
     with pytest.raises(UnsupportedError, match="no BatchNorm"):
         pipeline.calibrate(plain_net, "distilled")
 
@@ -185,6 +185,22 @@ def test_a_scale_that_is_guessed_is_judged_at_another_one_too(plain_net):
     assert values.max() > 50
     assert any("-128..128" in note for note in found.notes)
     assert not any("-128..128" in note for note in told.notes)
+
+
+def test_what_restores_images_is_given_noise_to_remove(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1))
+    torch.save(net.eval(), tmp_path / "net.pt")
+    shapes = {"": (1, 1, 16, 16)}
+    model = dacconv.load(tmp_path / "net.pt", trust_pickle=True, input_shapes=shapes)
+    found, _ = made_inputs.synthetic(model, InputOptions(), 0, 16)
+    clean = dead_leaves(16, 1, (16, 16), 0)
+    strengths = (found.images - clean).std(axis=(1, 2, 3))
+    assert strengths.min() < 0.08
+    assert 0.1 < strengths.max() < 0.25
+    assert any("noise was added" in note for note in found.notes)
+    assert any("0..1 was assumed" in note for note in found.notes)
+    assert max(float(feeds[next(iter(feeds))].max()) for feeds in found.second) < 3
 
 
 def test_the_plain_split_stays_where_nothing_else_does_better(model, monkeypatch):
