@@ -167,7 +167,7 @@ def synthetic(model: Model, options: InputOptions, seed: int, most: int) -> tupl
     second = clouds(max(8, count // 4), slot.channels, slot.size, seed + 1)
     scale = pixel_scale(model, slot, options, leaves)
     restores = _restores(model, slot, seed)
-    if scale.guessed and slot.channels == 3 and not restores:
+    if scale.guessed and slot.channels == 3 and len(slot.size) == 2 and not restores:
         scale = NORMALISED
     noted = [scale.told]
     if restores:

@@ -12,6 +12,7 @@ or for about -2..2 have biases of 0.4 to 2.3 times the response.
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -103,15 +104,19 @@ def _fitted(
 def scale_of_biases(view: Model | MergedModel, images: FloatArray) -> Affinity | None:
     """0..255, or that about zero, where the biases of the first conv leave nothing else."""
     first = next((node for node in view.graph().nodes if node.op == "conv"), None)
-    if first is None:
+    if first is None or first.skip is not None:
         return None
     conv = view.conv(first.name)
     if conv.in_channels != images.shape[1] or conv.groups != 1 or conv.bias is None:
         return None
+    reaches = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel, strict=True)]
+    sizes = images.shape[2:]
+    if conv.transposed or len(reaches) != len(sizes) or any(map(operator.ge, reaches, sizes)):
+        return None
     bias = conv.bias.astype(np.float64)
     size = float(np.sqrt(_response(conv, images).mean()))
     ratio = float(np.sqrt((bias**2).mean())) / max(size, np.finfo(np.float64).tiny)
-    if conv.transposed or not DROWNED < ratio < math.inf or size == 0:
+    if not DROWNED < ratio < math.inf or size == 0:
         return None
     middle = BYTES * images.mean(axis=(0, *range(2, images.ndim)))
     sums = conv.weight.reshape(len(bias), conv.in_channels, -1).sum(axis=2)
