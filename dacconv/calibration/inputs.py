@@ -233,8 +233,30 @@ def read_path(model: Model, path: Path, options: InputOptions, seed: int) -> Inp
         )
     feed = feeder(model, slot, seed)
     fitted, held = halves(feed(images))
-    told = f"{len(images)} inputs from {path.name}, half of them held out"
-    return Inputs("real", told, fitted, held, (), images, slot, notes)
+    beside = min(len(images), IMAGES["synthetic"])
+    leaves = dead_leaves(beside, slot.channels, slot.size, seed)
+    second = clouds(max(8, beside // 4), slot.channels, slot.size, seed + 1)
+    told = (
+        f"{len(images)} inputs from {path.name}, half of them held out, and {beside} synthetic ones"
+    )
+    return Inputs(
+        "real",
+        told,
+        (*fitted, *feed(like(leaves, images))),
+        held,
+        tuple(feed(like(second, images))),
+        images,
+        slot,
+        notes,
+    )
+
+
+def like(drawn: FloatArray, images: FloatArray) -> FloatArray:
+    """Drawn images with the mean and the deviation that each channel of ``images`` has."""
+    axes = (0, *range(2, images.ndim))
+    mean, wanted = (array.mean(axes, keepdims=True) for array in (drawn, images))
+    gain = images.std(axes, keepdims=True) / np.maximum(drawn.std(axes, keepdims=True), 1e-6)
+    return np.asarray((drawn - mean) * gain + wanted, np.float32)
 
 
 def pixel_scale(model: Model, slot: Slot, options: InputOptions, images: FloatArray) -> Affinity:
