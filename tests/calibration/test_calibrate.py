@@ -266,6 +266,11 @@ def test_inputs_from_files(model, tmp_path):
     np.save(tmp_path / "x.npy", raw)
     read = pipeline.calibrate(model, str(tmp_path / "x.npy"))[0].inputs
     np.testing.assert_array_equal(read.images, raw)
+    assert sum(len(feeds["image"]) for feeds in read.held) == 6
+    assert sum(len(feeds["image"]) for feeds in read.fitted) == 6 + 12  # synthetic ones beside them
+    judges = np.concatenate([feeds["image"] for feeds in read.second])
+    np.testing.assert_allclose(judges.mean((0, 2, 3)), raw.mean((0, 2, 3)), atol=1e-4)
+    np.testing.assert_allclose(judges.std((0, 2, 3)), raw.std((0, 2, 3)), rtol=1e-3)
     from PIL import Image
 
     folder = tmp_path / "images"
