@@ -98,7 +98,8 @@ def convert(
     """
     from dacconv import batch, console, jobs
 
-    reports, settings = _reports(given), _settings(given, config)
+    reports = _reports(given, folders=len(models) > 1)
+    settings = _settings(given, config)
     if output is not None and (output_dir is not None or len(models) > 1):
         raise UsageError("-o names the file of one model; -O names the folder of several")
     if len(models) > 1:
@@ -315,6 +316,7 @@ def sweep(
     """
     from dacconv import console, sweep_job
 
+    _check_plots(plots)
     settings = _settings(given | {"samples": given["samples"] or sweep_job.SAMPLES}, config)
     wanted = sweep_job.wanted(
         mode, ranks, budgets, jobs=jobs, dask=dask, bench=bench, task=task, data=data
@@ -365,16 +367,33 @@ def _settings(given: dict[str, Any], config: Path | None = None) -> Settings:
     return from_options(config, given)
 
 
-def _reports(given: dict[str, Any]) -> dict[str, Path]:
-    """Where the reports go, by their kind, among a command's options."""
+def _reports(given: dict[str, Any], *, folders: bool = False) -> dict[str, Path]:
+    """Where the reports go, by their kind, among a command's options.
+
+    With ``folders`` they name folders, which are made.
+
+    Raises:
+        UsageError: before the work, where they cannot go there.
+    """
     named = {name: given.get(name) for name in options.REPORTS}
     reports = {name: path for name, path in named.items() if path is not None}
-    if reports.get("plots") == STDOUT:
-        raise UsageError("figures need a folder, not -", where="--plots")
+    _check_plots(reports.get("plots"))
+    for name, path in reports.items():
+        if not folders and name != "plots" and not path.parent.is_dir():
+            where = f"--{name} {path}"
+            raise UsageError("its folder does not exist", where=where, hint="make it first")
     if sum(path == STDOUT for path in reports.values()) > 1:
         kinds = " and ".join(f"--{name} -" for name, path in reports.items() if path == STDOUT)
         raise UsageError(f"{kinds} exclude each other")
     return reports
+
+
+def _check_plots(folder: Path | None) -> None:
+    """Raise UsageError, before the work, where figures cannot go."""
+    if folder == STDOUT:
+        raise UsageError("figures need a folder, not -", where="--plots")
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UsageError("is a file; figures need a folder", where=f"--plots {folder}")
 
 
 def _finish(outcome: Outcome, reports: Mapping[str, Path]) -> None:

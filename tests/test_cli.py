@@ -390,9 +390,14 @@ def test_plots(run, work):
     done = run("inspect", "net.onnx", "--plots", "-")
     assert done.code == 2
     assert "figures need a folder" in done.err
-    done = run("inspect", "net.onnx", "--plots", "net.onnx")
-    assert done.code != 0
-    assert "net.onnx" in done.err
+    for command in (("convert", "--rank", 1, "-o", "x.onnx"), ("sweep", "--ranks", 1)):
+        done = run(*command, "net.onnx", "--plots", "net.pth")
+        assert done.code == 2
+        assert "net.pth: is a file; figures need a folder" in done.err
+    done = run("convert", "net.onnx", "--rank", 1, "-o", "x.onnx", "--json", "missing/x.json")
+    assert done.code == 2
+    assert "--json missing/x.json: its folder does not exist" in done.err
+    assert not (work / "x.onnx").exists()
 
 
 def test_html(run, work):
