@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dacconv.decompositions import METHODS
-from dacconv.forms import AUTO, FORMS, MULTIPLIER
+from dacconv.forms import AUTO, FORMS, MULTIPLIER, Form
 from dacconv.layers import survey
 from dacconv.numerics import roofline
 from dacconv.numerics.cost import Cost, shared_cost, total
@@ -26,19 +26,10 @@ ELEMENTWISE_KINDS = frozenset(
 
 def convs(geometry: Geometry, choice: Choice) -> tuple[Geometry, ...]:
     """The convs that one site of a split layer becomes, in the form of the choice."""
-    method, rank = METHODS[choice.method], choice.rank
-    parts = method.parts(geometry, rank)
-    form = MULTIPLIER if choice.form == AUTO else choice.form
-    if form == MULTIPLIER or rank < 2 or len(parts) != 2:
+    parts = METHODS[choice.method].parts(geometry, choice.rank)
+    if choice.rank < 2 or len(parts) != 2:
         return parts
-    depthwise, pointwise = parts
-    if form == "repeat":
-        wide = depthwise.out_channels
-        return replace(depthwise, in_channels=wide, groups=wide), pointwise
-    first, last = method.parts(geometry, 1)
-    if form == "concat":
-        return *(first,) * rank, pointwise
-    return first, last, *(first, replace(last, bias=False)) * (rank - 1)
+    return _form(choice).convs(*parts, choice.rank)
 
 
 def cost(layer: Layer, choice: Choice, *, bias_added: bool = False) -> Cost:
@@ -56,8 +47,8 @@ def whole(layer: Layer, spent: Cost, elementwise: int | None) -> Roofline:
 
 def split(layer: Layer, choice: Choice, spent: Cost, elementwise: int | None) -> Roofline:
     """The roofline of a split layer; what its form copies and adds counts as element-wise."""
-    form = FORMS[MULTIPLIER if choice.form == AUTO else choice.form]
-    own = [_around(geometry, form.name, choice.rank) for geometry in layer.geometries]
+    form = _form(choice)
+    own = [_around(geometry, form, choice.rank) for geometry in layer.geometries]
     known = elementwise is not None and None not in own
     return roofline.of_convs(
         [part for geometry in layer.geometries for part in convs(geometry, choice)],
@@ -107,16 +98,18 @@ def _moved(node: Node, layer: Layer) -> int | None:
     return values * (len(node.inputs) + 1) * layer.geometry.itemsize
 
 
-def _around(g: Geometry, form: str, rank: int) -> int | None:
+def _around(g: Geometry, form: Form, rank: int) -> int | None:
     """Bytes that a form moves besides its convs: additions, copies, joining."""
-    if rank < 2 or form == MULTIPLIER:
+    if rank < 2 or form is FORMS[MULTIPLIER]:
         return 0
     if g.output_size is None or g.input_size is None:
         return None
     outputs, inputs = (g.batch * math.prod(size) for size in (g.output_size, g.input_size))
-    values = {
-        "sum": 3 * (rank - 1) * outputs * g.out_channels,
-        "repeat": (1 + rank) * inputs * g.in_channels,
-        "concat": 2 * rank * outputs * g.in_channels,
-    }
-    return values.get(form, 0) * g.itemsize
+    middle = rank * outputs * g.in_channels
+    values = form.around(rank, inputs * g.in_channels, middle, outputs * g.out_channels)
+    return values * g.itemsize
+
+
+def _form(choice: Choice) -> Form:
+    """The form of a choice; what is still to be chosen counts as the paper's."""
+    return FORMS[MULTIPLIER if choice.form == AUTO else choice.form]

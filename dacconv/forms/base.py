@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dacconv.types import Array, Conv
+from dacconv.types import Array, Conv, Geometry
 
 Chain = tuple[Conv, ...]
 Branches = tuple[Chain, ...]
@@ -37,13 +37,23 @@ class Form:
 
     The depthwise conv comes with its ``rank`` filters per channel side by side (input channel i
     owns outputs ``i*r .. i*r + r-1``) and the pointwise columns in that order; what comes out is
-    the same function. ``operators(rank)`` is how many operators a runtime sees.
+    the same function. ``operators(rank)`` is how many operators a runtime sees, ``convs`` the
+    geometries of what ``lower`` makes, and ``around(rank, read, middle, written)`` how many values
+    are moved besides: copied, joined or added, where the layer reads, keeps between its two
+    convs and writes so many.
     """
 
     name: str
     title: str
     lower: Callable[[Conv, Conv, int, Spelled], Branches]
     operators: Callable[[int], int]
+    convs: Callable[[Geometry, Geometry, int], tuple[Geometry, ...]]
+    around: Callable[[int, int, int, int], int]
+
+
+def plain(depthwise: Geometry) -> Geometry:
+    """The geometry of a depthwise conv with one filter per channel instead of several."""
+    return replace(depthwise, out_channels=depthwise.in_channels)
 
 
 def by_rank(weight: Array, rank: int) -> Array:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dacconv.forms import repeat
-from dacconv.forms.base import Branches, Form, Spelled
-from dacconv.types import Array, Conv
+from dacconv.forms.base import Branches, Form, Spelled, plain
+from dacconv.types import Array, Conv, Geometry
 
 
 def lower(depthwise: Conv, pointwise: Conv, rank: int, spelled: Spelled) -> Branches:
@@ -37,4 +37,16 @@ def pieces(conv: Conv, spelled: Spelled) -> tuple[Conv, ...]:
     )
 
 
-FORM = Form("concat", "r x depthwise, concatenated, pointwise", lower, lambda rank: rank + 2)
+def convs(depthwise: Geometry, pointwise: Geometry, rank: int) -> tuple[Geometry, ...]:
+    """r plain depthwise convs before the pointwise one."""
+    return *(plain(depthwise),) * rank, pointwise
+
+
+FORM = Form(
+    "concat",
+    "r x depthwise, concatenated, pointwise",
+    lower,
+    operators=lambda rank: rank + 2,
+    convs=convs,
+    around=lambda rank, read, middle, written: 2 * middle,
+)

@@ -7,7 +7,7 @@ fall back to a generic grouped conv.
 from __future__ import annotations
 
 from dacconv.forms.base import Branches, Form, Spelled
-from dacconv.types import Conv
+from dacconv.types import Conv, Geometry
 
 
 def lower(depthwise: Conv, pointwise: Conv, rank: int, spelled: Spelled) -> Branches:
@@ -15,4 +15,16 @@ def lower(depthwise: Conv, pointwise: Conv, rank: int, spelled: Spelled) -> Bran
     return ((depthwise, pointwise),)
 
 
-FORM = Form("multiplier", "depthwise of multiplier r, pointwise", lower, lambda rank: 2)
+def convs(depthwise: Geometry, pointwise: Geometry, rank: int) -> tuple[Geometry, ...]:
+    """The two as they are."""
+    return depthwise, pointwise
+
+
+FORM = Form(
+    "multiplier",
+    "depthwise of multiplier r, pointwise",
+    lower,
+    operators=lambda rank: 2,
+    convs=convs,
+    around=lambda rank, read, middle, written: 0,
+)

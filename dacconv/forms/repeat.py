@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dacconv.forms.base import Branches, Form, Spelled, by_rank, columns_by_rank
-from dacconv.types import Conv
+from dacconv.types import Conv, Geometry
 
 
 def lower(depthwise: Conv, pointwise: Conv, rank: int, spelled: Spelled) -> Branches:
@@ -38,4 +38,17 @@ def interleaved(depthwise: Conv) -> Conv:
     )
 
 
-FORM = Form("repeat", "input repeated r times, depthwise, pointwise", lower, lambda rank: 3)
+def convs(depthwise: Geometry, pointwise: Geometry, rank: int) -> tuple[Geometry, ...]:
+    """A plain depthwise conv of r times the channels."""
+    wide = depthwise.out_channels
+    return replace(depthwise, in_channels=wide, groups=wide), pointwise
+
+
+FORM = Form(
+    "repeat",
+    "input repeated r times, depthwise, pointwise",
+    lower,
+    operators=lambda rank: 3,
+    convs=convs,
+    around=lambda rank, read, middle, written: (1 + rank) * read,
+)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dacconv.forms.base import Branches, Form, Spelled
-from dacconv.types import Array, Conv
+from dacconv.forms.base import Branches, Form, Spelled, plain
+from dacconv.types import Array, Conv, Geometry
 
 
 def lower(depthwise: Conv, pointwise: Conv, rank: int, spelled: Spelled) -> Branches:
@@ -31,4 +31,17 @@ def _every(spelled: Spelled, array: Array, axis: int, start: int, step: int) -> 
     return spelled(array, f"{axis}: {start} of {step}", lambda a: a[where])
 
 
-FORM = Form("sum", "r x (depthwise, pointwise), added", lower, lambda rank: 3 * rank - 1)
+def convs(depthwise: Geometry, pointwise: Geometry, rank: int) -> tuple[Geometry, ...]:
+    """r chains, of which the first has the bias."""
+    first, last = plain(depthwise), replace(pointwise, in_channels=depthwise.in_channels)
+    return first, last, *(first, replace(last, bias=False)) * (rank - 1)
+
+
+FORM = Form(
+    "sum",
+    "r x (depthwise, pointwise), added",
+    lower,
+    operators=lambda rank: 3 * rank - 1,
+    convs=convs,
+    around=lambda rank, read, middle, written: 3 * (rank - 1) * written,
+)
