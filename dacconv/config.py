@@ -14,7 +14,7 @@ from dacconv.errors import UsageError
 from dacconv.gates import Gates, parse_share
 
 if TYPE_CHECKING:  # plain DAC does without, and starts sooner for it
-    from dacconv.calibration.inputs import InputOptions
+    from dacconv.calibration.pixels import InputOptions
 
 BUDGET_KEYS = ("macs", "params", "latency")
 RANK_KEYS = ("rank", "ranks", "energy", "plan", "from_sweep", *BUDGET_KEYS)
@@ -96,7 +96,7 @@ class Settings:
 
     def input_options(self) -> InputOptions:
         """What the user says about the model's input; UsageError where it makes no sense."""
-        from dacconv.calibration.inputs import InputOptions
+        from dacconv.calibration.pixels import InputOptions
 
         for name, value, known in (
             ("layout", self.input_layout, ("nchw", "nhwc")),

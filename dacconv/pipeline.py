@@ -24,7 +24,7 @@ from dacconv.splitting import OWN, Spectra, Split, split_layer
 from dacconv.types import Graph, Layer, Plan, Provenance, Rewrite
 
 if TYPE_CHECKING:  # plain DAC does without, and starts sooner for it
-    from dacconv.calibration.inputs import InputOptions
+    from dacconv.calibration.pixels import InputOptions
     from dacconv.calibration.prepare import Calibrated
     from dacconv.tuning import Speeds, Timer
 
@@ -324,7 +324,7 @@ def calibrate(
     """
     if how == "none":
         return None, "no calibration: weights only"
-    from dacconv.calibration.inputs import InputOptions
+    from dacconv.calibration.pixels import InputOptions
     from dacconv.calibration.prepare import prepare
 
     return prepare(

@@ -135,6 +135,13 @@ def batch_of(feeds: Feeds) -> int:
     return int(first.shape[0]) if first.ndim > 1 else 1
 
 
+def joined(feeds: Sequence[Feeds]) -> Feeds:
+    """Several sets of inputs as one, along their first axes."""
+    if len(feeds) == 1:
+        return feeds[0]
+    return {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
+
+
 def side_by_side(first: Runner, second: Runner, feeds: Feeds, rounds: int = ROUNDS) -> Latency:
     """The latency of two models on the same inputs, in turn, after a run of each to warm up."""
     for runner in (first, second):

@@ -28,7 +28,7 @@ from bench_dac_resnet20 import test_images
 
 import dacconv
 from dacconv import pipeline
-from dacconv.calibration.inputs import InputOptions
+from dacconv.calibration.pixels import InputOptions
 
 SCRIPTS = Path(__file__).resolve().parent
 
@@ -64,7 +64,7 @@ def top1(x: np.ndarray, y: np.ndarray, batch: int = 250) -> Callable[[object], f
     return score
 
 
-def resnet20(folder: Path, every: int, threads: int) -> Task:
+def resnet20(folder: Path, every: int) -> Task:
     data = measure.data_folder()
     x, y = test_images(data)
     model = dacconv.load(exported("resnet20", data / "cifar10" / "resnet20.th", folder))
@@ -89,7 +89,7 @@ def resized(images: np.ndarray, side: int) -> np.ndarray:
     return (made - mean).numpy()
 
 
-def vgg16(folder: Path, every: int, threads: int) -> Task:
+def vgg16(folder: Path, every: int) -> Task:
     data = measure.data_folder()
     held = np.load(data / "cifar10" / "test.npz")
     step = 5 * every
@@ -108,7 +108,7 @@ def vgg16(folder: Path, every: int, threads: int) -> Task:
     return Task(model, top1(x, y, 50), options, real, "top-1, %")
 
 
-def dncnn(folder: Path, every: int, threads: int) -> Task:
+def dncnn(folder: Path, every: int) -> Task:
     from PIL import Image
 
     data = measure.data_folder() / "denoise"
@@ -136,7 +136,7 @@ def dncnn(folder: Path, every: int, threads: int) -> Task:
     return Task(model, score, {}, none, "PSNR, dB")
 
 
-def fashion(folder: Path, every: int, threads: int) -> Task:
+def fashion(folder: Path, every: int) -> Task:
     assets = measure.ROOT / "tests" / "assets"
     held = np.load(assets / "fashion_test.npz")
     x = ((held["x"].astype(np.float32) / 255 - 0.2860) / 0.3530)[:, None]
@@ -235,13 +235,12 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=["uniform", "none", "synthetic", "distilled"])
     parser.add_argument("--images", type=int, help="calibration inputs; WAY:N says it for one way")
     parser.add_argument("--every", type=int, default=1, help="score on every Nth test input")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="add the results to this file")
     options = parser.parse_args()
     measure.title(f"Accuracy over MACs saved: {options.task}", "torch", "onnxruntime", "numpy")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        task = TASKS[options.task](folder, options.every, options.threads)
+        task = TASKS[options.task](folder, options.every)
         print(f"original: {task.score(task.model):.2f} ({task.unit})\n", flush=True)
         print("| MACs saved | inputs | " + task.unit + " | seconds |\n| --- | --- | --- | --- |")
         for way in options.ways:

@@ -8,19 +8,15 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from dacconv.calibration import study
-from dacconv.calibration.inputs import (
-    IMAGES,
-    InputOptions,
-    Inputs,
-    read_path,
-    replaced,
-    synthetic,
-)
+from dacconv.calibration.inputs import IMAGES, Inputs, beside, replaced, synthetic
+from dacconv.calibration.pixels import InputOptions
+from dacconv.calibration.reading import read_path
+from dacconv.calibration.slots import Slot
 from dacconv.calibration.study import Price, Rebuilt, Target, basis_for
-from dacconv.calibration.tuning import EFFORT, model_macs, tuned
+from dacconv.calibration.tuning import EFFORT, model_macs, steps_for, tuned
 from dacconv.errors import UnsupportedError
 from dacconv.merged import MergedModel
-from dacconv.models.base import Model, Walkable
+from dacconv.models.base import Differentiable, Model, Walkable
 from dacconv.progress import Progress
 from dacconv.splitting import Spectra
 from dacconv.types import FloatArray, Layer, Node
@@ -77,7 +73,11 @@ class Calibrated:
         """The factors of each layer, and what was done; layers that cannot be measured are
         missing."""
         targets = self.targets(layers)
-        found = study.rebuild(_walkable(self.flat), targets, ranks, self.inputs, self.progress)
+        model, inputs = self.flat, self.inputs
+        will_be = isinstance(model, Differentiable) and steps_for(model, inputs) > 0
+        found = study.rebuild(
+            _walkable(model), targets, ranks, inputs, self.progress, tuned=will_be
+        )
         return tuned(
             self.flat,
             targets,
@@ -168,54 +168,88 @@ def _inputs(
     progress: Progress,
 ) -> Inputs:
     if how not in WAYS:
-        return read_path(model, Path(how), options, seed)
-    distilled, refused = 0, ""
+        return _given(model, Path(how), options, seed, device, progress)
+    many, refused = 0, ""
     if how != "synthetic":
-        distilled, refused = _distillable(model, options)
-    if how == "distilled" and not distilled:
+        many, refused = _distillable(model, options.images)
+    if how == "distilled" and not many:
         raise UnsupportedError(
             f"cannot distil images: {refused}",
             where=str(model.path),
             hint="--calibrate synthetic works without",
         )
-    if how == "auto" and distilled and distilled < FEWEST and options.images is None:
-        refused, distilled = "distilling images would take long; --calibrate distilled does it", 0
+    if how == "auto" and many and many < FEWEST and options.images is None:
+        refused, many = "distilling images would take long; --calibrate distilled does it", 0
     progress("drawing images", 0, 1)
-    most = max(distilled, FEWEST) if distilled else options.images or IMAGES["synthetic"]
-    drawn, scale = synthetic(model, options, seed, most)
+    most = max(many, FEWEST) if many else options.images or IMAGES["synthetic"]
+    found, scale = synthetic(model, options, seed, most)
     progress("drawing images", 1, 1)
-    if distilled and isinstance(model, Distillable) and not drawn.slot.last:
-        try:
-            made = model.distil(
-                drawn.slot.spec.name,
-                drawn.images,
-                low=scale.offset,
-                high=scale.gain + scale.offset,
-                device=device,
-                progress=progress,
-            )
-        except UnsupportedError as error:
-            made, refused = None, error.what
+    if many:
+        bounds = scale.offset, scale.gain + scale.offset
+        made, refused = _distilled(model, found.slot, found.images, bounds, device, progress)
         if made is not None:
-            return replaced(drawn, made, model, seed)
-        refused = refused or "there is no BatchNorm that can be differentiated through"
-    elif distilled:
-        refused = "its channels come last"
+            return replaced(found, made, model, seed)
     if how == "distilled":
         raise UnsupportedError(f"cannot distil images: {refused}", where=str(model.path))
-    notes = (*drawn.notes, f"not distilled: {refused}") if refused else drawn.notes
-    return replace(drawn, notes=notes)
+    notes = (*found.notes, f"not distilled: {refused}") if refused else found.notes
+    return replace(found, notes=notes)
 
 
-def _distillable(model: Model, options: InputOptions) -> tuple[int, str]:
+def _given(
+    model: Model,
+    path: Path,
+    options: InputOptions,
+    seed: int,
+    device: str | None,
+    progress: Progress,
+) -> Inputs:
+    """The user's inputs, with distilled ones beside them, or drawn ones where that cannot be."""
+    many, _ = _distillable(model, None)
+    many = many if many >= FEWEST else 0
+    found, images = read_path(model, path, options, seed, many or IMAGES["synthetic"])
+    if many:
+        axes = (0, *range(2, images.ndim))
+        bounds = found.images.min(axes), found.images.max(axes)
+        made, _ = _distilled(model, found.slot, images, bounds, device, progress)
+        if made is not None:
+            return beside(found, made, "distilled", model, seed)
+    return beside(found, images, "synthetic", model, seed)
+
+
+def _distillable(model: Model, images: int | None) -> tuple[int, str]:
     """How many images are distilled, 0 where that cannot be, and why not."""
     if not isinstance(model, Distillable):
         return 0, "a model of this format gives no gradients"
     if not any("BatchNorm" in node.kind for node in model.graph().nodes):
         return 0, "there is no BatchNorm with stored statistics"
-    if options.images is not None:
-        return options.images, ""
+    if images is not None:
+        return images, ""
     return max(1, min(IMAGES["distilled"], EFFORT // max(3 * STEPS * model_macs(model), 1))), ""
+
+
+def _distilled(
+    model: Model,
+    slot: Slot,
+    images: FloatArray,
+    bounds: tuple[FloatArray, FloatArray],
+    device: str | None,
+    progress: Progress,
+) -> tuple[FloatArray | None, str]:
+    """The images distilled within ``bounds`` per channel; or None, and why not."""
+    if not isinstance(model, Distillable):
+        return None, "a model of this format gives no gradients"
+    if slot.last:
+        return None, "its channels come last"
+    low, high = bounds
+    try:
+        made = model.distil(
+            slot.spec.name, images, low=low, high=high, device=device, progress=progress
+        )
+    except UnsupportedError as error:
+        return None, error.what
+    if made is None:
+        return None, "there is no BatchNorm that can be differentiated through"
+    return made, ""
 
 
 def _walkable(model: Model) -> Walkable:

@@ -115,15 +115,15 @@ def scale_of_biases(view: Model | MergedModel, images: FloatArray) -> Affinity |
         return None
     bias = conv.bias.astype(np.float64)
     size = float(np.sqrt(_response(conv, images).mean()))
-    ratio = float(np.sqrt((bias**2).mean())) / max(size, np.finfo(np.float64).tiny)
-    if not DROWNED < ratio < math.inf or size == 0:
+    strength = float(np.sqrt((bias**2).mean()))
+    if size == 0 or not DROWNED * size < strength < math.inf:
         return None
     middle = BYTES * images.mean(axis=(0, *range(2, images.ndim)))
     sums = conv.weight.reshape(len(bias), conv.in_channels, -1).sum(axis=2)
     centred = float((bias**2).sum()) < float(((bias + sums @ middle) ** 2).sum())
     told = (
-        f"the first layer's biases are {ratio:.0f} times what it makes of pixels in 0..1: "
-        f"0..255{' about zero' if centred else ''} was assumed"
+        f"the first layer's biases are {strength / size:.0f} times what it makes of pixels in "
+        f"0..1: 0..255{' about zero' if centred else ''} was assumed"
     )
     return Affinity(np.full(len(middle), BYTES), -middle if centred else 0 * middle, told)
 

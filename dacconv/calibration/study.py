@@ -22,6 +22,7 @@ from dacconv.numerics.reconstruction import (
     Fit,
     Moments,
     best_strength,
+    filtered,
     fit,
     fit_leading,
     leading,
@@ -39,9 +40,9 @@ REGRESSORS = 5000
 ROWS = 32_768
 """Positions used per layer and half of the inputs, or 12 per regressor where that is more."""
 
-SWEEPS = 12
-"""Alternations; wide layers, where each takes seconds, get ``WIDE_SWEEPS``."""
-WIDE, WIDE_SWEEPS = 1500, 4
+SWEEPS, WIDE_SWEEPS, TUNED_SWEEPS = 12, 4, 2
+"""Alternations: few for wide layers, where each takes seconds; fewer where tuning comes after."""
+WIDE = 1500
 PROBES = 16
 
 
@@ -140,7 +141,7 @@ def price(
     def visit(node: str, xs: Sequence[Array]) -> list[Array]:
         target = by_node[node]
         progress("measuring layers", len(errors), len(targets))
-        sums = [_accumulator(target) for _ in range(2)]
+        sums = [_Sums(target) for _ in range(2)]
         share = _share(target, xs)
         made = []
         for index, x in enumerate(xs):
@@ -171,8 +172,13 @@ def rebuild(
     ranks: Mapping[str, int],
     inputs: Inputs,
     progress: Progress,
+    *,
+    tuned: bool = False,
 ) -> dict[str, Rebuilt]:
-    """Factors for the chosen ranks, each layer fitted behind the converted ones before it."""
+    """Factors for the chosen ranks, each layer fitted behind the converted ones before it.
+
+    ``tuned``: they will be improved together afterwards.
+    """
     by_node = {target.node: target for target in targets}
     made: dict[str, Rebuilt] = {}
     families = (inputs.fitted, inputs.held, inputs.second)
@@ -182,14 +188,14 @@ def rebuild(
     def visit(node: str, xs: Sequence[Array]) -> list[Array]:
         target = by_node[node]
         progress("reconstructing layers", len(made), len(targets))
-        sums = [_accumulator(target) for _ in families]
+        sums = [_Sums(target) for _ in families]
         count = len(batches)
         share = _share(target, xs[:count])
         ys = [
             _both(target, xs[i], xs[count + i], sums[family_of[i]], share, seed=i)
             for i in range(count)
         ]
-        found = _rebuilt(target, ranks[target.name], sums)
+        found = _rebuilt(target, ranks[target.name], sums, tuned=tuned)
         made[target.name] = found
         conv = as_conv(target, found)
         return ys + [_through(conv, x) for x in xs[count:]]
@@ -240,9 +246,23 @@ def _some(batches: Sequence[Feeds]) -> list[Feeds]:
     return taken
 
 
-def _accumulator(target: Target) -> Accumulator:
-    channels, numbers, _ = target.basis.shape
-    return Accumulator(channels * numbers, target.conv.out_channels)
+class _Sums:
+    """The moments of a layer's patches, in the coordinates of its basis."""
+
+    def __init__(self, target: Target) -> None:
+        channels, numbers, taps = target.basis.shape
+        self.target = target
+        self.narrow = numbers < taps
+        inputs = channels * (numbers if self.narrow else taps)
+        self.sums = Accumulator(inputs, target.conv.out_channels)
+
+    def add(self, rows: FloatArray, wanted: FloatArray) -> None:
+        """Take in patches; where all of a patch is described, their sums are turned instead."""
+        self.sums.add(_described(self.target, rows) if self.narrow else rows, wanted)
+
+    def moments(self) -> Moments:
+        found = self.sums.moments()
+        return found if self.narrow else filtered(found, self.target.basis)
 
 
 def _share(target: Target, xs: Sequence[Array]) -> float:
@@ -269,20 +289,20 @@ def _described(target: Target, rows: FloatArray) -> FloatArray:
     return np.ascontiguousarray(turned.transpose(1, 0, 2)).reshape(len(rows), channels * numbers)
 
 
-def _original(target: Target, x: Array, sums: Accumulator, share: float, seed: int) -> FloatArray:
+def _original(target: Target, x: Array, sums: _Sums, share: float, seed: int) -> FloatArray:
     """The conv's output for one batch, its statistics added to ``sums``."""
     parts = []
     weight, bias = _matrix(target.conv)
     for part, size, rows in patches(target.conv, x):
         y = rows @ weight + bias
         take = _taken(len(rows), share, seed)
-        sums.add(_described(target, rows[take]), y[take])
+        sums.add(rows[take], y[take])
         parts.append(as_images(y, part.stop - part.start, size))
     return np.concatenate(parts)
 
 
 def _both(
-    target: Target, x: Array, converted: Array, sums: Accumulator, share: float, seed: int
+    target: Target, x: Array, converted: Array, sums: _Sums, share: float, seed: int
 ) -> FloatArray:
     """As ``_original``, with the patches that the converted prefix makes."""
     parts = []
@@ -291,7 +311,7 @@ def _both(
     for (part, size, rows), (_, _, seen) in both:
         y = rows @ weight + bias
         take = _taken(len(rows), share, seed)
-        sums.add(_described(target, seen[take]), y[take])
+        sums.add(seen[take], y[take])
         parts.append(as_images(y, part.stop - part.start, size))
     return np.concatenate(parts)
 
@@ -317,29 +337,28 @@ def _replacing(target: Target, factors: Fit) -> Visit:
 
 
 def _priced(
-    target: Target, ranks: Sequence[int], fitted: Accumulator, held: Accumulator
+    target: Target, ranks: Sequence[int], fitted: _Sums, held: _Sums
 ) -> tuple[dict[int, float], tuple[Fit, float]]:
     """Held-out errors by rank, and the fit of the middle rank with its error."""
     known, judge = fitted.moments(), held.moments()
     kernel, channels = target.kernel, len(target.basis)
     middle = ranks[len(ranks) // 2] if ranks else 1
     mixed = shrunk(known, kernel, best_strength(known, judge, kernel, channels, middle))
-    errors: dict[int, float] = {}
-    probe = target.plain(middle), 0.0
-    for rank in {*ranks, middle}:
+
+    def best(rank: int) -> tuple[Fit, float]:
         plain = target.plain(rank)
         flat = plain.pointwise.reshape(len(kernel), -1)
         made, bias = fit_leading(mixed, channels, rank)
         here = leading(judge, channels, rank)
         error, before = output_error(here, made, bias), output_error(here, flat, plain.bias)
-        errors[rank] = min(error, before)
-        if rank == middle:
-            fitter = Fit(plain.filters, made.reshape(plain.pointwise.shape), bias)
-            probe = (fitter, error) if error < before else (plain, before)
-    return errors, probe
+        fitted = Fit(plain.filters, made.reshape(plain.pointwise.shape), bias)
+        return (fitted, error) if error < before else (plain, before)
+
+    found = {rank: best(rank) for rank in {*ranks, middle}}
+    return {rank: error for rank, (_, error) in found.items()}, found[middle]
 
 
-def _rebuilt(target: Target, rank: int, sums: Sequence[Accumulator]) -> Rebuilt:
+def _rebuilt(target: Target, rank: int, sums: Sequence[_Sums], *, tuned: bool) -> Rebuilt:
     """The best of the plain split and the fits by the held-out half, none worse on the second
     family.
 
@@ -347,13 +366,13 @@ def _rebuilt(target: Target, rank: int, sums: Sequence[Accumulator]) -> Rebuilt:
     """
     fitted, held, second = sums
     known, judge = fitted.moments(), held.moments()
-    other = second.moments() if second.count else None
+    other = second.moments() if second.sums.count else None
     kernel, plain = target.kernel, target.plain(rank)
     strength = best_strength(known, judge, kernel, len(target.basis), rank)
     full = rank >= target.basis.shape[1]
     before = best_error = _error(judge, plain)
     best, what = plain, "plain: nothing did better"
-    most = SWEEPS if len(known.cov) <= WIDE else WIDE_SWEEPS
+    most = TUNED_SWEEPS if tuned else WIDE_SWEEPS if len(known.cov) > WIDE else SWEEPS
     for sweeps in (0,) if full else (0, most):
         made = fit(known, kernel, plain.filters, strength=strength, sweeps=sweeps)
         error = _error(judge, made)

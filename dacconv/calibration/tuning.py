@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dacconv.calibration.inputs import Inputs, samples
+from dacconv.calibration.inputs import Inputs
+from dacconv.calibration.slots import samples
 from dacconv.calibration.study import Rebuilt, Target, relative_error
 from dacconv.errors import UnsupportedError
 from dacconv.layers import survey
 from dacconv.models.base import Differentiable, Feeds, Model
 from dacconv.numerics.cost import shared_cost
 from dacconv.progress import Progress
+from dacconv.verification import joined
 
 if TYPE_CHECKING:
     from dacconv.models.base import Forward
     from dacconv.models.torch_tuning import Factored, Measured
 
-STEPS = {"synthetic": 200, "distilled": 300, "real": 600}
+STEPS = {"synthetic": 120, "distilled": 300, "real": 600}
 """Steps over both halves of the tuning: more where inputs are worth more."""
 SAMPLES = 16
 """Samples per step."""
@@ -47,10 +49,9 @@ def tuned(
     progress: Progress,
 ) -> tuple[dict[str, Rebuilt], str]:
     """The factors in ``found`` tuned together, or as they are; and what was done in words."""
-    per_step = max(SAMPLES, samples(inputs.fitted[:1]))
-    steps = min(STEPS[inputs.kind], EFFORT // max(PASSES * per_step * model_macs(model), 1))
+    steps = steps_for(model, inputs)
     mine = [target for target in targets if target.name in found]
-    if steps < FEWEST or not mine:
+    if not steps or not mine:
         return dict(found), "the factors were not tuned together: that would take long"
     if not isinstance(model, Differentiable):
         reason = "a model of this format gives no gradients"
@@ -63,6 +64,13 @@ def tuned(
     if made is None:
         return dict(found), "tuning the factors together did not help"
     return {**found, **made}, f"the factors were then tuned together in {steps} steps"
+
+
+def steps_for(model: Model, inputs: Inputs) -> int:
+    """How many steps are affordable; 0 where those are not worth their while."""
+    per_step = max(SAMPLES, samples(inputs.fitted[:1]))
+    steps = min(STEPS[inputs.kind], EFFORT // max(PASSES * per_step * model_macs(model), 1))
+    return steps if steps >= FEWEST else 0
 
 
 def model_macs(model: Model) -> int:
@@ -162,9 +170,9 @@ def _drawn(
         while len(waiting) < per_step:
             waiting += rng.permutation(len(pool)).tolist()
         taken, waiting = waiting[:per_step], waiting[per_step:]
-        joined = [_joined([pool[i] for i in taken[k : k + per_batch]])
-                  for k in range(0, per_step, per_batch)]  # fmt: skip
-        yield [inputs.slot.jittered(feeds, rng) for feeds in joined]
+        cuts = range(0, per_step, per_batch)
+        batches = [joined([pool[i] for i in taken[k : k + per_batch]]) for k in cuts]
+        yield [inputs.slot.jittered(feeds, rng) for feeds in batches]
 
 
 def _apart(batches: Sequence[Feeds]) -> Sequence[Feeds]:
@@ -177,9 +185,3 @@ def _apart(batches: Sequence[Feeds]) -> Sequence[Feeds]:
         for feeds, (size,) in zip(batches, sizes, strict=True)
         for i in range(size)
     ]
-
-
-def _joined(feeds: Sequence[Feeds]) -> Feeds:
-    if len(feeds) == 1:
-        return feeds[0]
-    return {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}

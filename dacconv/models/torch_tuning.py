@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim.adam import adam
 
 from dacconv.models.base import Feeds, Forward
 from dacconv.models.torch_convs import to_numpy
@@ -72,18 +73,27 @@ class _Layer:
         out = given.conv.out_channels
         self.weight = tensor(given.conv.weight)
         self.bias = tensor(np.zeros(out) if given.conv.bias is None else given.conv.bias)
-        self.factors = [tensor(a) for a in (given.filters, given.pointwise, given.bias)]
+        factors = [tensor(a) for a in (given.filters, given.pointwise, given.bias)]
+        self.sizes = [max(float(f.square().mean().sqrt()), 1e-3) for f in factors]
+        self.free = [f / size for f, size in zip(factors, self.sizes, strict=True)]
+        """The factors over their root mean squares: one rate of descent suits all."""
 
     def original(self, x: Tensor) -> Tensor:
         return self._convolved(x, self.weight, self.bias)
 
     def split(self, x: Tensor) -> Tensor:
-        filters, pointwise, bias = self.factors
+        filters, pointwise, bias = self.factors()
         kernel = torch.matmul(pointwise.transpose(0, 1), filters).transpose(0, 1)
-        return self._convolved(x, kernel.reshape(self.weight.shape), bias)
+        kernel = kernel.reshape(self.weight.shape)
+        if kernel.requires_grad:  # channels come last in it, which the product is slow for
+            kernel.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+        return self._convolved(x, kernel, bias)
+
+    def factors(self) -> list[Tensor]:
+        return [free * size for free, size in zip(self.free, self.sizes, strict=True)]
 
     def result(self) -> Factored:
-        arrays = [to_numpy(f).astype(np.float64) for f in self.factors]
+        arrays = [to_numpy(f).astype(np.float64) for f in self.factors()]
         return Factored(self.given.node, self.given.conv, *arrays)
 
     def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -149,22 +159,38 @@ def tune(
     ``powers`` are those of ``measure``. None where the errors are not finite.
     """
     known = {layer.node: _Layer(layer, place) for layer in layers}
-    free = [factor.requires_grad_(True) for layer in known.values() for factor in layer.factors]
-    sizes = [max(float(factor.detach().square().mean().sqrt()), 1e-3) for factor in free]
-    optimiser = torch.optim.Adam([{"params": [factor]} for factor in free], betas=BETAS)
+    free = [factor.requires_grad_(True) for layer in known.values() for factor in layer.free]
+    descent = _Descent(free)
     for index, batches in enumerate(steps):
         told(index)
-        rate = RATE * _schedule(index, count)
-        for group, size in zip(optimiser.param_groups, sizes, strict=True):
-            group["lr"] = rate * size
-        optimiser.zero_grad()
         for feeds in batches:
             loss = _distance(run, known, powers, feeds) / len(batches)
             if not bool(torch.isfinite(loss)):
                 return None
             loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        descent.step(RATE * _schedule(index, count))
     return [layer.result() for layer in known.values()]
+
+
+class _Descent:
+    """Adam by torch's function: its class takes two seconds to import a compiler."""
+
+    def __init__(self, free: Sequence[Tensor]) -> None:
+        self.free = list(free)
+        self.firsts, self.seconds = ([torch.zeros_like(one) for one in free] for _ in range(2))
+        self.counts = [torch.zeros(()) for _ in free]
+
+    def step(self, rate: float) -> None:
+        """One step along the gradients, which are then forgotten."""
+        found = [torch.zeros_like(one) if one.grad is None else one.grad for one in self.free]
+        with torch.no_grad():
+            adam(
+                self.free, found, self.firsts, self.seconds, [], self.counts, foreach=True,
+                amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=rate, weight_decay=0.0,
+                eps=1e-8, maximize=False,
+            )  # fmt: skip
+        for one in self.free:
+            one.grad = None
 
 
 def _distance(
@@ -180,8 +206,9 @@ def _distance(
     def follow(node: str, x: Tensor) -> Tensor:
         y = known[node].split(x)
         if powers[node] > 0:
-            error = (y - wanted.pop(node)).square()
-            terms.append(error.mean((0, *range(2, error.ndim))).sum() / powers[node])
+            target = wanted.pop(node)
+            error = F.mse_loss(y, target, reduction="sum") / (y.numel() / y.shape[1])
+            terms.append(error / powers[node])
         return y
 
     with torch.no_grad():

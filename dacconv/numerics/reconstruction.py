@@ -134,15 +134,27 @@ def shrunk(moments: Moments, kernel: F64, strength: float) -> Moments:
 
 def solve_pointwise(moments: Moments, filters: F64) -> F64:
     """The pointwise weights ``(out, in, r)`` of least error for given filters."""
+    channels, rank, _ = filters.shape
+    seen = filtered(moments, filters)
+    solved = _solve(seen.cov, seen.cross)
+    return np.ascontiguousarray(solved.T).reshape(-1, channels, rank)
+
+
+def filtered(moments: Moments, filters: F64) -> Moments:
+    """The moments of what ``filters`` ``(in, r, q)`` make of the patches."""
     channels, rank, taps = filters.shape
     width = channels * rank
     half = np.matmul(filters, moments.cov.reshape(channels, taps, -1)).reshape(width, -1)
     columns = half.reshape(width, channels, taps).transpose(1, 0, 2)
     gram = np.matmul(columns, filters.transpose(0, 2, 1))  # (in, width, r)
-    gram = gram.transpose(1, 0, 2).reshape(width, width)
-    wanted = np.matmul(filters, moments.cross.reshape(channels, taps, -1)).reshape(width, -1)
-    solved = _solve(gram, wanted)
-    return np.ascontiguousarray(solved.T).reshape(-1, channels, rank)
+    cross = np.matmul(filters, moments.cross.reshape(channels, taps, -1))
+    means = np.matmul(filters, moments.mean_in.reshape(channels, taps, 1))
+    return replace(
+        moments,
+        cov=gram.transpose(1, 0, 2).reshape(width, width),
+        cross=cross.reshape(width, -1),
+        mean_in=means.reshape(width),
+    )
 
 
 def solve_filters(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dacconv.calibration.inputs import InputOptions, Slot, find_slot, pixel_scale
+from dacconv.calibration.pixels import InputOptions, pixel_scale
+from dacconv.calibration.slots import Slot, find_slot
 from dacconv.errors import UsageError
 from dacconv.models.base import Feeds, Model, Runner
 from dacconv.sweeps.judges import Labelled, chunk, stackable

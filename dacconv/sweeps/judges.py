@@ -12,7 +12,7 @@ import numpy as np
 from dacconv.errors import DacconvError, UnsupportedError
 from dacconv.models.base import Feeds, Model, Runner
 from dacconv.types import Array
-from dacconv.verification import Comparison, agreement, batch_of, worst
+from dacconv.verification import Comparison, agreement, batch_of, joined, worst
 
 CHUNK = 64
 """Samples of one run, at most, where the batch is free."""
@@ -135,7 +135,7 @@ def stacked(runner: Runner, feeds: Sequence[Feeds], largest: int) -> list[Feeds]
     step = chunk(largest)
     if step < 2 or len(feeds) < 2 or not stackable(runner, feeds):
         return list(feeds)
-    return [_joined(feeds[i : i + step]) for i in range(0, len(feeds), step)]
+    return [joined(feeds[i : i + step]) for i in range(0, len(feeds), step)]
 
 
 def chunk(largest: int) -> int:
@@ -148,7 +148,7 @@ def stackable(runner: Runner, feeds: Sequence[Feeds]) -> bool:
     if any(array.ndim < 2 or len(array) != 1 for array in feeds[0].values()):
         return False
     try:
-        apart, together = [runner(feeds[0]), runner(feeds[1])], runner(_joined(feeds[:2]))
+        apart, together = [runner(feeds[0]), runner(feeds[1])], runner(joined(feeds[:2]))
     except DacconvError:
         return False
     for name, array in together.items():
@@ -160,10 +160,6 @@ def stackable(runner: Runner, feeds: Sequence[Feeds]) -> bool:
         if not np.allclose(array, np.concatenate(rows), rtol=1e-3, atol=1e-5):
             return False
     return True
-
-
-def _joined(feeds: Sequence[Feeds]) -> Feeds:
-    return {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
 
 
 def largest_input(model: Model) -> int:

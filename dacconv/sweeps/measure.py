@@ -25,7 +25,7 @@ from dacconv.types import Plan
 from dacconv.verification import batch_of, seeded_inputs, side_by_side, why_not
 
 if TYPE_CHECKING:
-    from dacconv.calibration.inputs import InputOptions
+    from dacconv.calibration.pixels import InputOptions
     from dacconv.calibration.prepare import Calibrated
 
 SAMPLES = 32
@@ -119,7 +119,7 @@ class Bench:
         same = same_outputs(runner, inputs, self.largest)
         if setup.data is None:
             return (same,)
-        from dacconv.calibration.inputs import InputOptions
+        from dacconv.calibration.pixels import InputOptions
 
         options = setup.input_options or InputOptions()
         return (same, labelled_data.judge(model, runner, setup.data, options, self.largest))

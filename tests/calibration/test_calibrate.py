@@ -12,9 +12,9 @@ from torch import nn
 import dacconv
 from dacconv import pipeline
 from dacconv.calibration import inputs as made_inputs
-from dacconv.calibration import tuning
+from dacconv.calibration import slots, tuning
 from dacconv.calibration.images import dead_leaves
-from dacconv.calibration.inputs import InputOptions
+from dacconv.calibration.pixels import InputOptions
 from dacconv.calibration.scale import scale_of_biases
 from dacconv.calibration.study import relative_error
 from dacconv.errors import UnsupportedError, UsageError
@@ -179,7 +179,7 @@ def test_biases_tell_that_the_input_is_of_bytes(plain_net):
 def test_a_scale_that_is_guessed_is_judged_at_another_one_too(plain_net):
     found, _ = made_inputs.synthetic(plain_net, InputOptions(images=16), 0, 16)
     told, _ = made_inputs.synthetic(plain_net, InputOptions(range=(0, 1)), 0, 16)
-    assert made_inputs.samples(found.second) == 2 * made_inputs.samples(told.second)
+    assert slots.samples(found.second) == 2 * slots.samples(told.second)
     values = np.concatenate([feeds["image"] for feeds in found.second])
     assert values.min() < -50
     assert values.max() > 50
@@ -267,7 +267,8 @@ def test_inputs_from_files(model, tmp_path):
     read = pipeline.calibrate(model, str(tmp_path / "x.npy"))[0].inputs
     np.testing.assert_array_equal(read.images, raw)
     assert sum(len(feeds["image"]) for feeds in read.held) == 6
-    assert sum(len(feeds["image"]) for feeds in read.fitted) == 6 + 12  # synthetic ones beside them
+    assert sum(len(feeds["image"]) for feeds in read.fitted) == 6 + 256
+    assert "256 distilled ones" in read.told
     judges = np.concatenate([feeds["image"] for feeds in read.second])
     np.testing.assert_allclose(judges.mean((0, 2, 3)), raw.mean((0, 2, 3)), atol=1e-4)
     np.testing.assert_allclose(judges.std((0, 2, 3)), raw.std((0, 2, 3)), rtol=1e-3)
@@ -279,6 +280,20 @@ def test_inputs_from_files(model, tmp_path):
         Image.fromarray(image).save(folder / f"{i:02}.png")
     read = pipeline.calibrate(model, str(folder), options=InputOptions(range=(0, 255)))[0].inputs
     np.testing.assert_allclose(read.images, pixels.transpose(0, 3, 1, 2), atol=1e-2)
+
+
+def test_a_fixed_batch_gets_two_whole_ones_at_least(tmp_path):
+    torch.save(trained(norm=False), tmp_path / "net.pt")
+    shape = {"": (40, 3, 16, 16)}
+    model = dacconv.load(tmp_path / "net.pt", trust_pickle=True, input_shapes=shape)
+    found = pipeline.calibrate(model, "synthetic")[0].inputs
+    for family in (found.fitted, found.held, found.second):
+        assert family
+        assert {len(array) for feeds in family for array in feeds.values()} == {40}
+    np.save(tmp_path / "x.npy", np.zeros((79, 3, 16, 16), np.float32))
+    with pytest.raises(UsageError, match="79 inputs are too few") as caught:
+        pipeline.calibrate(model, str(tmp_path / "x.npy"))
+    assert "at least 80" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -304,6 +319,6 @@ def test_bad_inputs_are_told(model, tmp_path, name, content):
 
 def test_halves_of_one_batch_are_told_apart():
     one = [{"x": np.arange(6)}]
-    fitted, held = made_inputs.halves(one)
+    fitted, held = slots.halves(one)
     assert fitted[0]["x"].tolist() == [0, 2, 4]
     assert held[0]["x"].tolist() == [1, 3, 5]
