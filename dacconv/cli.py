@@ -11,6 +11,7 @@ import click
 
 from dacconv import __version__, options
 from dacconv.errors import UsageError, describe
+from dacconv.files import require_folder
 
 if TYPE_CHECKING:
     from dacconv.batch import Result
@@ -268,6 +269,8 @@ def bench(
     how = {name: value for name, value in how.items() if value is not None}
     if plot is not None and plot.suffix not in (".png", ".svg"):
         raise UsageError("is neither .png nor .svg", where=f"--plot {plot}")
+    if plot is not None:
+        require_folder(plot, f"--plot {plot}")
     source = jobs.load_options(_settings(given))
     with console.Bars() as bars:
         result = measure(original, *converted, layers=layers, options=source, progress=bars, **how)
@@ -316,7 +319,7 @@ def sweep(
     """
     from dacconv import console, sweep_job
 
-    _check_plots(plots)
+    _reports({"html": html, "plots": plots})
     settings = _settings(given | {"samples": given["samples"] or sweep_job.SAMPLES}, config)
     wanted = sweep_job.wanted(
         mode, ranks, budgets, jobs=jobs, dask=dask, bench=bench, task=task, data=data
@@ -377,23 +380,18 @@ def _reports(given: dict[str, Any], *, folders: bool = False) -> dict[str, Path]
     """
     named = {name: given.get(name) for name in options.REPORTS}
     reports = {name: path for name, path in named.items() if path is not None}
-    _check_plots(reports.get("plots"))
-    for name, path in reports.items():
-        if not folders and name != "plots" and not path.parent.is_dir():
-            where = f"--{name} {path}"
-            raise UsageError("its folder does not exist", where=where, hint="make it first")
-    if sum(path == STDOUT for path in reports.values()) > 1:
-        kinds = " and ".join(f"--{name} -" for name, path in reports.items() if path == STDOUT)
-        raise UsageError(f"{kinds} exclude each other")
-    return reports
-
-
-def _check_plots(folder: Path | None) -> None:
-    """Raise UsageError, before the work, where figures cannot go."""
+    folder = reports.get("plots")
     if folder == STDOUT:
         raise UsageError("figures need a folder, not -", where="--plots")
     if folder is not None and folder.exists() and not folder.is_dir():
         raise UsageError("is a file; figures need a folder", where=f"--plots {folder}")
+    for name, path in reports.items():
+        if not folders and name != "plots":
+            require_folder(path, f"--{name} {path}")
+    if sum(path == STDOUT for path in reports.values()) > 1:
+        kinds = " and ".join(f"--{name} -" for name, path in reports.items() if path == STDOUT)
+        raise UsageError(f"{kinds} exclude each other")
+    return reports
 
 
 def _finish(outcome: Outcome, reports: Mapping[str, Path]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dacconv.errors import DacconvError
+from dacconv.errors import DacconvError, UsageError
 
 
 class WriteError(DacconvError):
@@ -24,6 +24,14 @@ def as_write_error(error: OSError, path: Path) -> WriteError:
         where=str(path),
         hint="check the folder, its permissions and the free space; nothing was left there",
     )
+
+
+def require_folder(path: Path, where: str = "") -> None:
+    """Raise UsageError, before the work, where the folder that ``path`` goes into is missing."""
+    if not path.parent.is_dir():
+        raise UsageError(
+            "its folder does not exist", where=where or str(path), hint="make it first"
+        )
 
 
 @contextmanager

@@ -250,7 +250,7 @@ def convert_file(
     calibrated, told = calibrated_for(model, settings, progress, timer)
     plan = plan_for(model, settings, progress, calibrated, timer)
 
-    def carried_out(plan: Plan) -> Conversion:
+    def carried_out(plan: Plan, calibrated: Calibrated | None = None) -> Conversion:
         return pipeline.convert(
             model,
             plan,
@@ -262,11 +262,12 @@ def convert_file(
             progress=progress,
         )
 
-    done = carried_out(plan)
-    if timer is not None:
+    done = carried_out(plan, calibrated if timer is None else None)
+    if timer is not None:  # by the plain factors, which are as fast as any others
         from dacconv.tuning.whole import without_slower
 
         done = without_slower(model, done, timer, carried_out)
+        done = carried_out(done.plan, calibrated) if calibrated else done
     report = _timed(_noted(done.report, told, settings), model, done.plan, timer)
     done = replace(done, report=report)
     done = _verified(model, done, settings, progress)

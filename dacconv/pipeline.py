@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dacconv import __version__, report
 from dacconv.errors import UnsupportedError, UsageError
-from dacconv.files import Digest
+from dacconv.files import Digest, require_folder
 from dacconv.forms import AUTO, MULTIPLIER
 from dacconv.layers import survey as survey_graph
 from dacconv.merged import MergedModel, merged
@@ -409,8 +409,7 @@ def check_target(model: Model, target: Path, *, force: bool) -> None:
     """Raise UsageError where writing ``target`` would lose something or cannot work."""
     if target.is_dir():
         raise UsageError("is a folder; name a file", where=str(target))
-    if not target.parent.is_dir():
-        raise UsageError("its folder does not exist", where=str(target), hint="make it first")
+    require_folder(target)
     for path in (target, *model.side_files(target)):
         if any(path.exists() and path.samefile(mine) for mine in model.files):
             raise UsageError("is the input; it is never overwritten", where=str(path))

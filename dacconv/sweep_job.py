@@ -9,7 +9,7 @@ from typing import Any
 
 from dacconv.config import Settings
 from dacconv.errors import UsageError
-from dacconv.files import Digest
+from dacconv.files import Digest, require_folder
 from dacconv.gates import parse_share
 from dacconv.jobs import open_with
 from dacconv.policies import Selection
@@ -99,8 +99,7 @@ def sweep_file(
     digest = Digest(path)
     if output is not None:
         check_suffix(output)
-        if not output.parent.is_dir():
-            raise UsageError("its folder does not exist", where=str(output), hint="make it first")
+        require_folder(output)
         if output.exists() and not force:
             read_sweep(output)  # a file of something else is found out before the work
     prepared = prepare(

@@ -51,16 +51,19 @@ def work(nets, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def run(work, monkeypatch, capfd):
-    """Run a command as a user types it: its exit code, output, and what it did to the folder."""
+    """Run a command as a user types it: its exit code, output, and what it did to the folder.
+
+    ``own`` is code of the user's whose traceback may be shown.
+    """
     from dacconv import cli
 
-    def call(*args: object) -> SimpleNamespace:
+    def call(*args: object, own: str = "") -> SimpleNamespace:
         monkeypatch.setattr(sys, "argv", ["dacconv", *map(str, args)])
         before = {p: p.read_bytes() for p in work.iterdir() if p.is_file()}
         with pytest.raises(SystemExit) as stop:
             cli.main()
         out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
+        assert own or "Traceback" not in out + err
         assert "bug in dacconv" not in err
         assert not [p for p in work.iterdir() if p.name.startswith(".")], "a partial file"
         new = sorted(p.name for p in work.iterdir() if p not in before)

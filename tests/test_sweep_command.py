@@ -9,14 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 
 import dacconv
-from dacconv import cli, sweep_job
+from dacconv import sweep_job
 from dacconv.config import Settings
 from dacconv.sweeps.files import read_sweep, to_csv
 from dacconv.sweeps.measure import Bench
@@ -57,19 +56,6 @@ def work(tmp_path, monkeypatch) -> Path:
     np.savez(tmp_path / "data.npz", Images=x, labels=np.arange(40) % 7)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def run(work, monkeypatch, capfd):
-    def call(*args: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["dacconv", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert "bug in dacconv" not in err
-        return SimpleNamespace(code=stop.value.code or 0, out=out, err=err)
-
-    return call
 
 
 @pytest.fixture
@@ -210,7 +196,8 @@ def test_the_users_own_measure(run, work):
     ],
 )
 def test_the_users_own_errors_are_told_as_such(run, work, function, said):
-    done = run("sweep", "net.onnx", "--ranks", 1, "--samples", 2, "--eval", f"mine.py:{function}")
+    done = run("sweep", "net.onnx", "--ranks", 1, "--samples", 2, "--eval", f"mine.py:{function}",
+               own="mine.py")  # fmt: skip
     assert done.code == 2
     assert said in done.err
     if function == "broken":

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from dacconv.errors import UsageError
 from dacconv.forms import Branches, Spelled, lowered
 from dacconv.models.torch_convs import Builder
+from dacconv.models.torch_gradients import place_for
 from dacconv.types import Conv
 
 
@@ -45,7 +45,7 @@ def opened(
     Raises:
         UsageError: the device is not there.
     """
-    where = _device(device)
+    where = place_for(device)
     before = torch.get_num_threads()
     like = nn.Conv1d(1, 1, 1)
     builder = Builder()
@@ -82,19 +82,9 @@ def device_name(name: str) -> str:
     Raises:
         UsageError: the device is not there.
     """
-    return f"{name} {torch.cuda.get_device_name(_device(name))}"
+    return f"{name} {torch.cuda.get_device_name(place_for(name))}"
 
 
 def _as_one(conv: Conv) -> Conv:
     """The conv that reads all copies as one source."""
     return replace(conv, copies=1)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        said = str(error).splitlines()[0]
-        raise UsageError(f"'{name}' cannot be used: {said}", where="--device") from error
-    return device
