@@ -14,6 +14,7 @@ from dacconv.gates import parse_share
 from dacconv.jobs import open_with
 from dacconv.policies import Selection
 from dacconv.progress import Progress, silent
+from dacconv.sweeps import pool
 from dacconv.sweeps.data import read_data
 from dacconv.sweeps.files import Journal, check_suffix, read_sweep, set_aside
 from dacconv.sweeps.measure import SAMPLES, Setup
@@ -102,6 +103,7 @@ def sweep_file(
         require_folder(output)
         if output.exists() and not force:
             read_sweep(output)  # a file of something else is found out before the work
+    pool.start(asked.where)
     prepared = prepare(
         open_with(path, settings),
         asked.grid,

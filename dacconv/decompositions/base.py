@@ -33,6 +33,7 @@ class Method:
     ``decompose(weight)`` is done once per kernel: its singular values price every rank.
     ``factor(weight, svd, rank)`` makes the weights of one rank, and ``assemble(conv,
     factors)`` the sum of chains for one call site, sharing the arrays with other sites.
+    ``recompose(branches)`` is that sum as one conv again, with the kernel that is left.
     """
 
     name: str
@@ -42,3 +43,4 @@ class Method:
     decompose: Callable[[FloatArray], ChannelSVD]
     factor: Callable[[FloatArray, ChannelSVD, int], Factors]
     assemble: Callable[[Conv, Factors], Branches]
+    recompose: Callable[[Branches], Conv]

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from dacconv.decompositions.base import Branches, Factors, Method
+from dacconv.numerics.reconstruction import expand
 from dacconv.numerics.svd import ChannelSVD, channel_svd, left_factors
 from dacconv.types import Conv, FloatArray, Geometry
 
@@ -71,6 +72,17 @@ def assemble(conv: Conv, factors: Factors) -> Branches:
     return ((spatial, mixing),)
 
 
+def recompose(branches: Branches) -> Conv:
+    """The kernel of rank r that the depthwise and the pointwise conv make together."""
+    ((depthwise, pointwise),) = branches
+    out, channels, kernel = pointwise.out_channels, depthwise.in_channels, depthwise.kernel
+    filters = depthwise.weight.astype(np.float64).reshape(channels, -1, math.prod(kernel))
+    columns = pointwise.weight.astype(np.float64).reshape(out, channels, -1)
+    weight = expand(filters, columns).reshape(out, channels, *kernel)
+    made = np.asarray(weight, pointwise.weight.dtype)
+    return replace(depthwise, weight=made, bias=pointwise.bias, groups=1)
+
+
 METHOD = Method(
     name="dac",
     title="depthwise + pointwise (DAC)",
@@ -78,5 +90,6 @@ METHOD = Method(
     parts=parts,
     factor=factor,
     assemble=assemble,
+    recompose=recompose,
     decompose=channel_svd,
 )

@@ -15,9 +15,9 @@ from dacconv.numerics.cost import Cost
 from dacconv.progress import Progress, silent
 from dacconv.splitting import OWN
 from dacconv.sweeps import data as labelled_data
-from dacconv.sweeps.judges import Judge, Tally, largest_input, passes, same_outputs
+from dacconv.sweeps.judges import Judge, SameOutputs, Tally, largest_input, passes, same_outputs
 from dacconv.sweeps.points import Point
-from dacconv.sweeps.prefixes import run_all
+from dacconv.sweeps.prefixes import Trunk, run_all
 from dacconv.sweeps.results import ORIGINAL, PointResult
 from dacconv.sweeps.tasks import Task, load_task, run_task
 from dacconv.sweeps.variants import Variants
@@ -60,6 +60,7 @@ class Bench:
     setup: Setup
     progress: Progress = silent
     _made: dict[Point, Model] = field(default_factory=dict)
+    _trunks: dict[tuple[int, int], Trunk] = field(default_factory=dict)
 
     @cached_property
     def unrun(self) -> str | None:
@@ -127,11 +128,12 @@ class Bench:
     def original(self) -> PointResult:
         """The row of the model as it is."""
         tallies = [judge.tally() for judge in self.judges]
-        if tallies:
-            runner = self.model.runner(threads=self.setup.threads)
-            for tally, judge in zip(tallies, self.judges, strict=True):
-                for index, feeds in enumerate(judge.batches):
-                    tally.add(index, [runner(feeds)])
+        for tally, judge in zip(tallies, self.judges, strict=True):
+            if isinstance(judge, SameOutputs):
+                tally.add(0, judge.expected)
+            else:
+                runner = self.model.runner(threads=self.setup.threads)
+                tally.add(0, [runner(feeds) for feeds in judge.batches])
         nothing = Point(ORIGINAL, ORIGINAL, Plan(()))
         self._made[nothing] = self.model
         return self._row(nothing, pipeline.inspect(self.model).before, tallies)
@@ -146,13 +148,17 @@ class Bench:
             slices = passes(judge.batches, self.largest)
             for part in slices:
                 last = judge is self.judges[-1] and part is slices[-1]
+                trunk = self._trunks.get((number, part.start)) or Trunk(judge.batches[part])
+                self._trunks.clear()  # one is enough, and all that there is memory for
+                self._trunks[number, part.start] = trunk
                 found = run_all(
                     [self.variants.word(point.plan) for point in points],
-                    lambda index: self._converted(points[index]),
+                    lambda index: self._stand_in(points[index]),
                     self.variants.stops,
                     judge.batches[part],
                     threads=self.setup.threads,
                     at_once=self._at_once,
+                    trunk=trunk,
                 )
                 for index, outputs in found:
                     tallies[index][number].add(part.start, outputs)
@@ -200,6 +206,12 @@ class Bench:
             self._made.clear()
             self._made[point] = self.variants.convert(point.plan)
         return self._made[point]
+
+    def _stand_in(self, point: Point) -> Model:
+        """What has the outputs of a point's model."""
+        if point in self._made:
+            return self._made[point]
+        return self.variants.stand_in(point.plan)
 
     @cached_property
     def largest(self) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from dacconv.errors import DacconvError, UnsupportedError, UsageError
@@ -62,6 +64,8 @@ def measure_all(work: Work, points: Sequence[Point], where: Where) -> Iterator[P
     """
     import joblib
 
+    if _starting is not None:
+        _starting.join()
     single = replace(work, setup=replace(work.setup, threads=work.setup.threads or 1))
     with _backend(where):
         run: Callable[..., Any] = joblib.Parallel(
@@ -80,6 +84,33 @@ def measure_all(work: Work, points: Sequence[Point], where: Where) -> Iterator[P
                 "a process that measured points was killed, for lack of memory perhaps",
                 hint="what was done is in the results file; the same command goes on from there",
             ) from error
+
+
+def start(where: Where) -> None:
+    """Begin to start the processes of this machine: that takes them as long as the first points.
+
+    They import what they need while this process prepares the sweep.
+    """
+    global _starting
+    if where.jobs and where.parallel:
+        _starting = Thread(target=_started, args=(where,), daemon=True)
+        _starting.start()
+
+
+_starting: Thread | None = None
+
+
+def _started(where: Where) -> None:
+    import joblib
+
+    with _backend(where):
+        joblib.Parallel(n_jobs=where.jobs)(joblib.delayed(_ready)() for _ in range(where.jobs or 1))
+
+
+def _ready() -> None:
+    """Runs in a worker, which has imported this module to come here."""
+    with suppress(ImportError):
+        import_module("onnxruntime")
 
 
 _benches: dict[str, Bench] = {}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dacconv import pipeline
+from dacconv.decompositions import METHODS, Method
+from dacconv.emission import cost as split_cost
 from dacconv.layers import survey
 from dacconv.merged import MergedModel
 from dacconv.models.base import Divisible, Model
-from dacconv.numerics.cost import Cost
+from dacconv.numerics.cost import Cost, total
 from dacconv.splitting import OWN, Spectra, Split, split_layer
 from dacconv.sweeps.prefixes import Stops, Word
 from dacconv.types import Choice, Layer, Plan
@@ -63,11 +65,32 @@ class Variants:
 
     def cost(self, plan: Plan) -> Cost:
         """What the converted model costs, as its report would say."""
-        return pipeline.preview(self.model, plan, fuse=self.fuse).after
+        by_name = {layer.name: layer for layer in self.layers}
+        split = {c.layer: split_cost(by_name[c.layer], c) for c in plan.choices}
+        return total((self._whole | split).values())
+
+    @cached_property
+    def _whole(self) -> dict[str, Cost]:
+        """What each layer costs that is not split."""
+        rows = pipeline.preview(self.model, Plan(()), fuse=self.fuse).rows
+        return {row.name: row.after for row in rows}
 
     def kernel_errors(self, plan: Plan) -> list[float]:
         """The relative error of each kernel that is split."""
         return [self._split(choice).error.kernel_error for choice in plan.choices]
+
+    def stand_in(self, plan: Plan) -> Model:
+        """A model that computes what the conversion computes, to rounding, in less time.
+
+        Every kernel that is split is one conv of the rank that is left; in low precision, where
+        that is rounded otherwise, and after a calibration it is the conversion itself.
+        """
+        splits = {choice.layer: self._split(choice) for choice in plan.choices}
+        if self.calibrated is not None or any(map(_is_rounded, splits.values())):
+            return self.convert(plan)
+        methods = {choice.layer: METHODS[choice.method] for choice in plan.choices}
+        whole = {name: _recomposed(split, methods[name]) for name, split in splits.items()}
+        return self._rewritten(plan, whole)
 
     def convert(self, plan: Plan) -> Model:
         """The converted model: what ``pipeline.convert`` makes, from what is known already."""
@@ -79,9 +102,11 @@ class Variants:
                 kernel_scale=self.kernel_scale,
                 calibrated=self.calibrated,
             ).model
+        return self._rewritten(plan, {c.layer: self._split(c) for c in plan.choices})
+
+    def _rewritten(self, plan: Plan, splits: Mapping[str, Split]) -> Model:
         model: Model | MergedModel = self._flat.model if self._flat else self.view
         nodes = self._flat.nodes if self._flat else {}
-        splits = {choice.layer: self._split(choice) for choice in plan.choices}
         edits = pipeline.rewrites(model.graph(), plan, splits, nodes)
         if isinstance(model, MergedModel) or edits:
             return model.rewrite(edits)
@@ -139,6 +164,18 @@ class Variants:
                 return None
             nodes[site] = node
         return _Flat(flat, nodes)
+
+
+def _recomposed(split: Split, method: Method) -> Split:
+    """The split with every site's branches as the one conv that they are."""
+    sites = tuple((site, ((method.recompose(branches),),)) for site, branches in split.sites)
+    return replace(split, sites=sites)
+
+
+def _is_rounded(split: Split) -> bool:
+    """Whether its factors are of low precision, and round otherwise than their product."""
+    convs = (c for _, branches in split.sites for chain in branches for c in chain)
+    return any(conv.weight.dtype.itemsize < 4 for conv in convs)
 
 
 def _bytes(split: Split) -> int:

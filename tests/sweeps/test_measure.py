@@ -88,7 +88,7 @@ def test_budgets_are_kept_and_are_those_of_convert(nets):
 
 
 def test_a_shared_prefix_is_run_once(nets, monkeypatch):
-    """One run to each layer for all its ranks, and one from there for each point."""
+    """One run to each layer for all its ranks, one through it for each, the rest made once."""
     model = dacconv.load(nets / "net.onnx")
     bench = Bench(model, Setup(samples=3))
     layers = [layer for layer in bench.variants.layers if layer.skip is None]
@@ -104,9 +104,24 @@ def test_a_shared_prefix_is_run_once(nets, monkeypatch):
     monkeypatch.setattr(type(model), "resume", counted)
     rows = list(bench.measure(grid))
     assert sorted(row.label for row in rows) == sorted(point.label for point in grid)
-    # the three ranks of the first layer are run from the start; two prefixes for the others
-    assert calls.count(1) == 2
-    assert calls.count(0) == 6
+    # two prefixes, for the second and the third layer, and the six points of the first two
+    assert calls.count(1) == 2 + 6
+    # what comes after the first and the second layer, and the points of the last one
+    assert calls.count(0) == 2 + 3
+
+
+def test_what_is_run_has_the_outputs_of_what_is_written(nets):
+    model = dacconv.load(nets / "net.onnx")
+    variants = Bench(model, Setup(samples=1)).variants
+    feeds = {"image": cli_nets.images(3)}
+    for form in ("multiplier", "sum"):
+        plan = pipeline.plan(model, rank=2, form=form)
+        stand_in, made = variants.stand_in(plan), variants.convert(plan)
+        convs, others = (Counter(n.op for n in m.graph().nodes)["conv"] for m in (stand_in, made))
+        assert convs < others
+        mine, theirs = stand_in.runner()(feeds), made.runner()(feeds)
+        for name, array in theirs.items():
+            np.testing.assert_allclose(mine[name], array, rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_that_cannot_be_run_in_parts_is_run_whole(nets, monkeypatch):
