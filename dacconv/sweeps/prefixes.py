@@ -98,7 +98,7 @@ def _in_parts(
         for group, depth, state in _leaves(words, model, stops, trunk, batches, threads):
             one, word = model(group[0]), words[group[0]]
             running.append((group, pool.submit(rest.finish, one, word, depth, state)))
-            while len(running) >= max(at_once, 2):
+            while len(running) > at_once:  # the next one is made while these are run
                 yield from _arrived(*running.popleft())
         while running:
             yield from _arrived(*running.popleft())

@@ -110,6 +110,31 @@ def test_a_shared_prefix_is_run_once(nets, monkeypatch):
     assert calls.count(0) == 2 + 3
 
 
+def test_later_points_go_on_from_where_earlier_ones_began(nets, monkeypatch):
+    model = dacconv.load(nets / "net.onnx")
+    bench = Bench(model, Setup(samples=3))
+    layers = [layer for layer in bench.variants.layers if layer.skip is None]
+    grid = points(Grid(("single",), (1, 2)), bench.variants.layers, layers, None,
+                  allow_costlier=False)  # fmt: skip
+    together = {row.label: row for row in Bench(model, Setup(samples=3)).measure(grid)}
+    starts: list[bool] = []
+    resume = type(model).resume
+
+    def noted(self, given, wanted=None, **more):
+        starts.append("image" in given)
+        return resume(self, given, wanted, **more)
+
+    monkeypatch.setattr(type(model), "resume", noted)
+    from_inputs = []
+    for at in range(0, len(grid), 2):  # a layer at a time, and then the first one again
+        starts.clear()
+        for row in bench.measure(grid[at : at + 2]):
+            assert close(row.output_error, together[row.label].output_error)
+        from_inputs.append(any(starts))
+    assert from_inputs == [True, True, False]
+    assert len(list(bench.measure(grid[:2]))) == 2
+
+
 def test_what_is_run_has_the_outputs_of_what_is_written(nets):
     model = dacconv.load(nets / "net.onnx")
     variants = Bench(model, Setup(samples=1)).variants
