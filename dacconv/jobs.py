@@ -377,10 +377,22 @@ def _timed(report: Report, model: Model, plan: Plan, timer: Timer | None) -> Rep
 
 
 def _noted(report: Report, told: str, settings: Settings) -> Report:
-    """The report with why nothing was calibrated, where that was asked for or the default."""
-    if report.calibration is not None or settings.calibration == "none":
-        return report
-    return replace(report, notes=(*report.notes, told))
+    """The report with why nothing was calibrated, and with the budget that was given up.
+
+    The first where that was asked for or is the default; the second where measured times have
+    taken layers out of the plan.
+    """
+    notes = list(report.notes)
+    if report.calibration is None and settings.calibration != "none":
+        notes.append(told)
+    for name in ("macs", "params"):
+        share = settings.budget(name)
+        before, after = (getattr(cost, name) for cost in (report.before, report.after))
+        if share is not None and after and before and after > share * before:
+            why = ": --tune left alone what gets no faster" if settings.tune else ""
+            left = f"{100 * after / before:.1f} % of the {name} are left, not {100 * share:.1f} %"
+            notes.append(f"the budget is not kept, {left}{why}")
+    return replace(report, notes=tuple(notes))
 
 
 def _verified(model: Model, done: Conversion, settings: Settings, progress: Progress) -> Conversion:

@@ -121,6 +121,10 @@ def test_tuning_leaves_alone_what_gets_slower(run, monkeypatch, fast):
     assert code == 0
     assert "0 of 5 layers split" in out
     assert "rank 2 takes 1.50 x the conv's time at best (form sum)" in out
+    budget = ("--macs", "0.6", "--calibrate", "none")
+    code, out, _ = outcome(run, "convert", "net.onnx", *budget, "--tune", "--force")
+    assert code == 0
+    assert "the budget is not kept, 100.0 % of the macs are left, not 60.0 %: --tune left" in out
 
 
 def test_a_network_that_is_slower_as_a_whole_is_given_up_half_by_half(run, monkeypatch, fast):
