@@ -29,15 +29,20 @@ def knee(rows: Sequence[PointResult], cost: Cost, quality: Quality) -> PointResu
     """The point of a front that is farthest from the chord between its ends.
 
     Both axes run from 0 to 1 over the front, so that units do not matter; this is the discrete
-    curvature of Satopaa et al. 2011, "Finding a 'Kneedle' in a Haystack". None where a front
-    has no point between its ends, or all of them lie on the wrong side of the chord.
+    curvature of Satopaa et al. 2011, "Finding a 'Kneedle' in a Haystack". Outputs that are wrong
+    by more than their own size are all as bad as none. None where a front has no point between
+    its ends, or all of them lie on the wrong side of the chord.
     """
     kept = front(rows, cost, quality)
     if len(kept) < 3:
         return None
     prices = [cost(row) or 0.0 for row in kept]
     worths = [quality.worth(row) or 0.0 for row in kept]
+    if quality.name == "output_error":
+        worths = [max(worth, -1.0) for worth in worths]
     wide, high = prices[-1] - prices[0], worths[-1] - worths[0]
+    if not high:
+        return None
     above = [
         (w - worths[0]) / high - (p - prices[0]) / wide for p, w in zip(prices, worths, strict=True)
     ]

@@ -156,6 +156,19 @@ def test_a_knee_is_where_the_gain_slows_down():
     assert knee(straight, lambda row: row.macs, quality) is None
 
 
+def test_a_collapsed_point_is_no_knee():
+    quality = Quality("output_error", False, lambda row: row.output_error)
+    pairs = ((30, 1.5), (53, 1.1), (80, 0.5), (91, 0.1), (100, 0.0))
+    found = [point(f"p{m}", m, e) for m, e in pairs]
+    assert knee(found, lambda row: row.macs, quality).label == "p91"
+    assert (
+        knee([point(f"p{m}", m, e) for m, e in pairs[:2]] * 2, lambda row: row.macs, quality)
+        is None
+    )
+    ruined = [point(f"p{m}", m, e) for m, e in ((30, 9.0), (53, 8.0), (80, 7.0))]
+    assert knee(ruined, lambda row: row.macs, quality) is None
+
+
 def test_ranks_are_read_as_people_write_them():
     assert parse_ranks("1-3,5") == (1, 2, 3, 5)
     assert parse_ranks("4") == (4,)
