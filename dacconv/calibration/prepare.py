@@ -13,10 +13,10 @@ from dacconv.calibration.pixels import InputOptions
 from dacconv.calibration.reading import read_path
 from dacconv.calibration.slots import Slot
 from dacconv.calibration.study import Price, Rebuilt, Target, basis_for
-from dacconv.calibration.tuning import EFFORT, model_macs, steps_for, tuned
+from dacconv.calibration.tuning import EFFORT, in_full, model_macs, tuned
 from dacconv.errors import UnsupportedError
 from dacconv.merged import MergedModel
-from dacconv.models.base import Differentiable, Model, Walkable
+from dacconv.models.base import Model, Walkable
 from dacconv.progress import Progress
 from dacconv.splitting import Spectra
 from dacconv.types import FloatArray, Layer, Node
@@ -74,7 +74,7 @@ class Calibrated:
         missing."""
         targets = self.targets(layers)
         model, inputs = self.flat, self.inputs
-        will_be = isinstance(model, Differentiable) and steps_for(model, inputs) > 0
+        will_be = in_full(model, inputs)
         found = study.rebuild(
             _walkable(model), targets, ranks, inputs, self.progress, tuned=will_be
         )

@@ -177,7 +177,7 @@ def rebuild(
 ) -> dict[str, Rebuilt]:
     """Factors for the chosen ranks, each layer fitted behind the converted ones before it.
 
-    ``tuned``: they will be improved together afterwards.
+    ``tuned``: they will be improved together afterwards, in as many steps as are worth it.
     """
     by_node = {target.node: target for target in targets}
     made: dict[str, Rebuilt] = {}

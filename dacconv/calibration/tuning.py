@@ -73,6 +73,11 @@ def steps_for(model: Model, inputs: Inputs) -> int:
     return steps if steps >= FEWEST else 0
 
 
+def in_full(model: Model, inputs: Inputs) -> bool:
+    """Whether the factors will be tuned in as many steps as are worth taking."""
+    return isinstance(model, Differentiable) and steps_for(model, inputs) == STEPS[inputs.kind]
+
+
 def model_macs(model: Model) -> int:
     """The multiply-adds of one sample, as far as they are known."""
     layers = [layer for layer in survey(model.graph()) if layer.geometries]
