@@ -267,9 +267,9 @@ def bench(
     how["batches"] = parse_counts(how.pop("batch"), "--batch")
     how["threads"] = parse_counts(how["threads"], "--threads")
     how = {name: value for name, value in how.items() if value is not None}
-    if plot is not None and plot.suffix not in (".png", ".svg"):
-        raise UsageError("is neither .png nor .svg", where=f"--plot {plot}")
     if plot is not None:
+        if plot.suffix not in (".png", ".svg"):
+            raise UsageError("is neither .png nor .svg", where=f"--plot {plot}")
         require_folder(plot, f"--plot {plot}")
     source = jobs.load_options(_settings(given))
     with console.Bars() as bars:

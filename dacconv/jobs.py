@@ -14,6 +14,7 @@ from dacconv.forms import AUTO
 from dacconv.gates import Gates, missed
 from dacconv.models.base import LoadOptions, Model
 from dacconv.pipeline import Conversion, check_target, default_target
+from dacconv.policies import BUDGETS
 from dacconv.progress import Progress, silent
 from dacconv.report import Report, Verification
 from dacconv.types import Plan
@@ -385,7 +386,7 @@ def _noted(report: Report, told: str, settings: Settings) -> Report:
     notes = list(report.notes)
     if report.calibration is None and settings.calibration != "none":
         notes.append(told)
-    for name in ("macs", "params"):
+    for name in BUDGETS:
         share = settings.budget(name)
         before, after = (getattr(cost, name) for cost in (report.before, report.after))
         if share is not None and after and before and after > share * before:

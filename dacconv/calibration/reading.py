@@ -8,7 +8,7 @@ import numpy as np
 
 from dacconv.calibration.inputs import IMAGES, Inputs, drawn
 from dacconv.calibration.pixels import InputOptions, pixel_scale
-from dacconv.calibration.slots import Slot, affordable, feeder, find_slot, halves
+from dacconv.calibration.slots import FEWEST, Slot, affordable, feeder, find_slot, halves
 from dacconv.errors import UsageError
 from dacconv.models.base import Model
 from dacconv.types import FloatArray
@@ -29,7 +29,7 @@ def read_path(
     slot = find_slot(model, options.layout)
     wanted = options.images or IMAGES["real"]
     room = affordable(model, slot, wanted + beside)
-    count = max(slot.fewest, min(wanted, room - min(beside, room // 2)))
+    count = max(FEWEST, slot.fewest, min(wanted, room - min(beside, room // 2)))
     if path.is_dir():
         images, raw = _folder(path, slot, options, count), False
     else:
@@ -38,11 +38,11 @@ def read_path(
     if not raw or options.given:
         scale = pixel_scale(model, slot, options, images)
         images, notes = scale.apply(images), (scale.told,)
-    if len(images) < (fewest := 4 if slot.batch == 1 else 2 * slot.batch):
+    if len(images) < slot.fewest:
         raise UsageError(
             f"{len(images)} inputs are too few",
             where=str(path),
-            hint=f"give at least {fewest}, better 64",
+            hint=f"give at least {slot.fewest}, better 64",
         )
     feed = feeder(model, slot, seed)
     fitted, held = halves(feed(images))

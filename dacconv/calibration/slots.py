@@ -15,6 +15,8 @@ from dacconv.verification import make_inputs
 
 MEMORY = 2**30
 """Bytes that the live activations of all calibration inputs may take, about."""
+FEWEST = 8
+"""Samples that are drawn or read at least, however little memory there is."""
 BATCH, BATCH_BYTES = 16, 2**27
 """Samples of one run at most, and the bytes of their live activations, about."""
 
@@ -36,7 +38,7 @@ class Slot:
     @property
     def fewest(self) -> int:
         """The samples below which there are no two halves worth the name."""
-        return 8 if self.batch == 1 else 2 * self.batch
+        return 4 if self.batch == 1 else 2 * self.batch
 
     def placed(self, images: FloatArray) -> Array:
         """``(batch, channels, *size)`` in the layout and dtype of the input."""
@@ -90,7 +92,7 @@ def find_slot(model: Model, layout: str | None) -> Slot:
 
 def affordable(model: Model, slot: Slot, wanted: int) -> int:
     """How many samples fit into ``MEMORY``; at least as many as can be halved."""
-    return max(slot.fewest, min(wanted, MEMORY // max(_live(model), 1)))
+    return max(FEWEST, slot.fewest, min(wanted, MEMORY // max(_live(model), 1)))
 
 
 def feeder(model: Model, slot: Slot, seed: int) -> Callable[[FloatArray], list[Feeds]]:

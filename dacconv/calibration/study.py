@@ -253,8 +253,7 @@ class _Sums:
         channels, numbers, taps = target.basis.shape
         self.target = target
         self.narrow = numbers < taps
-        inputs = channels * (numbers if self.narrow else taps)
-        self.sums = Accumulator(inputs, target.conv.out_channels)
+        self.sums = Accumulator(channels * numbers, target.conv.out_channels)
 
     def add(self, rows: FloatArray, wanted: FloatArray) -> None:
         """Take in patches; where all of a patch is described, their sums are turned instead."""

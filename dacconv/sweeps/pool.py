@@ -103,7 +103,7 @@ _starting: Thread | None = None
 def _started(where: Where) -> None:
     import joblib
 
-    with _backend(where):
+    with suppress(Exception), _backend(where):  # the points will say what is wrong
         joblib.Parallel(n_jobs=where.jobs)(joblib.delayed(_ready)() for _ in range(where.jobs or 1))
 
 
