@@ -116,6 +116,36 @@ def plan_for(
     )
 
 
+def decided_plan(
+    model: Model,
+    settings: Settings,
+    progress: Progress = silent,
+    calibrated: Calibrated | None = None,
+    timer: Timer | None = None,
+) -> Plan:
+    """The plan that the settings ask for; where times are measured, with the network as a whole.
+
+    What the table knows without measuring is tried beside it: layers are timed one by one, and
+    what else the machine does may have come between.
+    """
+    plan = plan_for(model, settings, progress, calibrated, timer)
+    if timer is None:
+        return plan
+    from dacconv.tuning.whole import fastest
+
+    plans = [plan]
+    if settings.latency is None:
+        plans.append(plan_for(model, settings, progress, calibrated))
+
+    def carried_out(plan: Plan) -> Model:  # the plain factors are as fast as any others
+        return pipeline.convert(
+            model, plan, fuse=settings.fuse, kernel_scale=settings.kernel_scale
+        ).model
+
+    progress("timing the network", 0, 1)
+    return fastest(model, plans, timer, carried_out)
+
+
 def _lookup(model: Model, settings: Settings) -> Speeds:
     return pipeline.lookup(model, target=settings.target, threads=settings.threads)
 
@@ -249,26 +279,17 @@ def convert_file(
     check_target(model, target, force=force)
     timer = timer_for(model, settings, progress)
     calibrated, told = calibrated_for(model, settings, progress, timer)
-    plan = plan_for(model, settings, progress, calibrated, timer)
-
-    def carried_out(plan: Plan, calibrated: Calibrated | None = None) -> Conversion:
-        return pipeline.convert(
-            model,
-            plan,
-            calibrated=calibrated,
-            fuse=settings.fuse,
-            kernel_scale=settings.kernel_scale,
-            options=settings.changed(),
-            digest=digest,
-            progress=progress,
-        )
-
-    done = carried_out(plan, calibrated if timer is None else None)
-    if timer is not None:  # by the plain factors, which are as fast as any others
-        from dacconv.tuning.whole import without_slower
-
-        done = without_slower(model, done, timer, carried_out)
-        done = carried_out(done.plan, calibrated) if calibrated else done
+    plan = decided_plan(model, settings, progress, calibrated, timer)
+    done = pipeline.convert(
+        model,
+        plan,
+        calibrated=calibrated,
+        fuse=settings.fuse,
+        kernel_scale=settings.kernel_scale,
+        options=settings.changed(),
+        digest=digest,
+        progress=progress,
+    )
     report = _timed(_noted(done.report, told, settings), model, done.plan, timer)
     done = replace(done, report=report)
     done = _verified(model, done, settings, progress)
@@ -290,7 +311,7 @@ def dry_run(
         raise UsageError("exists already", where=str(target), hint="--force overwrites it")
     timer = timer_for(model, settings, progress)
     calibrated, told = calibrated_for(model, settings, progress, timer)
-    plan = plan_for(model, settings, progress, calibrated, timer)
+    plan = decided_plan(model, settings, progress, calibrated, timer)
     report = pipeline.preview(model, plan, fuse=settings.fuse)
     report = _timed(_noted(report, told, settings), model, plan, timer)
     write_text(target, plans.plan_to_json(plan))

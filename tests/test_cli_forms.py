@@ -117,6 +117,7 @@ def test_tuning_keeps_what_gets_faster(run, work, fast):
 def test_tuning_leaves_alone_what_gets_slower(run, monkeypatch, fast):
     slow = {"original": 1.0, "multiplier": 3.0, "sum": 1.5, "repeat": 2.0, "concat": 2.0}
     monkeypatch.setattr(timing, "side_by_side", lambda names, opened: {n: slow[n] for n in names})
+    whole(monkeypatch, [1.0, 0.99], [1.0, 0.99])  # as the table would have it, it is no faster
     code, out, _ = outcome(run, "convert", "net.onnx", "--rank", "2", "--tune")
     assert code == 0
     assert "0 of 5 layers split" in out
@@ -127,18 +128,46 @@ def test_tuning_leaves_alone_what_gets_slower(run, monkeypatch, fast):
     assert "the budget is not kept, 100.0 % of the macs are left, not 60.0 %: --tune left" in out
 
 
+def test_what_the_table_says_is_taken_where_the_network_is_faster_so(run, work, monkeypatch, fast):
+    slow = {"original": 1.0, "multiplier": 3.0, "sum": 1.5, "repeat": 2.0, "concat": 2.0}
+    monkeypatch.setattr(timing, "side_by_side", lambda names, opened: {n: slow[n] for n in names})
+    whole(monkeypatch, [1.0, 0.8])
+    done = run("convert", "net.onnx", "--rank", "2", "--tune", "--json", "r.json")
+    assert done.code == 0
+    assert "3 of 5 layers split" in done.out
+    layers = json.loads((work / "r.json").read_text())["layers"]
+    told = "measured: the network as a whole takes 0.80 x the original's time, 1.00 x without it"
+    assert {layer["reason"] for layer in layers if layer["rank"]} == {told}
+
+
 def test_a_network_that_is_slower_as_a_whole_is_given_up_half_by_half(run, monkeypatch, fast):
-    asked = []
-
-    def whole(names, opened):
-        asked.append(names)
-        return dict(zip(names, (1.0, 1.3 if len(asked) < 2 else 0.9), strict=True))
-
-    monkeypatch.setattr("dacconv.tuning.whole.side_by_side", whole)
+    whole(monkeypatch, [1.3, 1.3], [0.9])
     code, out, _ = outcome(run, "convert", "net.onnx", "--rank", "2", "--tune")
     assert code == 0
     assert "1 of 5 layers split" in out
     assert "the network as a whole takes 1.30 x the original's time" in out
+
+
+def test_a_dry_run_plans_what_a_conversion_does(run, work, monkeypatch, fast):
+    whole(monkeypatch, [1.3, 1.3], [0.9], [1.3, 1.3], [0.9])
+    wanted = ("convert", "net.onnx", "--rank", "2", "--tune")
+    assert run(*wanted, "--dry-run", "-o", "plan.json").code == 0
+    assert run(*wanted, "--json", "r.json").code == 0
+    planned, done = (json.loads((work / name).read_text()) for name in ("plan.json", "r.json"))
+    assert [layer["name"] for layer in planned["layers"]] == [
+        layer["name"] for layer in done["plan"]["layers"]
+    ]
+    assert len(planned["layers"]) == 1
+
+
+def whole(monkeypatch, *ratios):
+    """The network as a whole takes these shares of its time, call after call."""
+    waiting = list(ratios)
+
+    def timed(names, opened):
+        return {"original": 1.0} | dict(zip(list(names)[1:], waiting.pop(0), strict=False))
+
+    monkeypatch.setattr("dacconv.tuning.whole.side_by_side", timed)
 
 
 def test_a_budget_of_time(run, work, fast, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from dataclasses import replace
 
 import numpy as np
 
@@ -75,7 +75,8 @@ def _whole(
             choices.append(Choice(layer.name, "dac", 1))
             saved += before - after
     if choices and _own_runtime(model, timer) and timer.target.device == "cpu":
-        ratio = slowdown(model, carried_out(Plan(tuple(choices))), timer.target.threads)
+        split = carried_out(Plan(tuple(choices)))
+        (ratio,) = slowdowns(model, [split], timer.target.threads)
         if ratio < 1 / NOISE:
             return round(saved / (1 - ratio))
     return round(whole_seconds(model, timer.target.threads) * _NANO)
@@ -86,44 +87,47 @@ def whole_seconds(model: Model, threads: int) -> float:
     return _side_by_side({"model": model}, threads)["model"]
 
 
-def slowdown(original: Model, converted: Model, threads: int) -> float:
-    """The time of a run of the converted model over the original's."""
-    times = _side_by_side({"original": original, "converted": converted}, threads)
-    return times["converted"] / times["original"]
+def slowdowns(original: Model, converted: Sequence[Model], threads: int) -> list[float]:
+    """The time of a run of each converted model over the original's."""
+    named = {f"converted {number}": model for number, model in enumerate(converted)}
+    times = _side_by_side({"original": original, **named}, threads)
+    return [times[name] / times["original"] for name in named]
 
 
-class Converted(Protocol):
-    """A conversion, as :class:`dacconv.pipeline.Conversion` is one."""
+def fastest(
+    original: Model, plans: Sequence[Plan], timer: Timer, carried_out: Callable[[Plan], Model]
+) -> Plan:
+    """The plan with which the network as a whole is the fastest, and not slower than it was.
 
-    @property
-    def model(self) -> Model:
-        """The converted model."""
-        ...
+    The first plan is kept unless another one is faster by more than ``NOISE``. Layers that gain
+    on their own may not gain together, in small networks above all: as long as the whole is
+    slower than the original, the half of the splits that saves less is given up. Where the
+    target's runtime cannot run the model here, the first plan stays as it is.
 
-    @property
-    def plan(self) -> Plan:
-        """What was done to it."""
-        ...
-
-
-C = TypeVar("C", bound=Converted)
-
-
-def without_slower(original: Model, done: C, timer: Timer, carried_out: Callable[[Plan], C]) -> C:
-    """The conversion, with as many of its splits as make the network as a whole faster.
-
-    Layers that gain on their own may not gain together, in small networks above all: as long as
-    the whole is slower, the half of the splits that saves less is given up. A model that the
-    target's runtime cannot run here is taken as it is.
+    ``carried_out`` converts the model as a plan says.
     """
+    kept = plans[0]
     if why_not(original) or timer.target.device != "cpu" or not _own_runtime(original, timer):
-        return done
-    while done.plan.choices:
-        ratio = slowdown(original, done.model, timer.target.threads)
-        if ratio <= NOISE:
-            break
-        done = carried_out(_better_half(done.plan, timer, ratio))
-    return done
+        return kept
+    tried = [kept, *(plan for plan in plans[1:] if _splits(plan) != _splits(kept))]
+    times = slowdowns(original, [carried_out(plan) for plan in tried], timer.target.threads)
+    best = min(range(len(tried)), key=lambda i: times[i] * (NOISE if i else 1))
+    kept, ratio = tried[best], times[best]
+    if best:
+        kept = _noted(kept, f"{ratio:.2f} x the original's time, {times[0]:.2f} x without it")
+    while kept.choices and ratio > NOISE:
+        kept = _better_half(kept, timer, ratio)
+        (ratio,) = slowdowns(original, [carried_out(kept)], timer.target.threads)
+    return kept
+
+
+def _splits(plan: Plan) -> set[tuple[str, int, str]]:
+    return {(choice.layer, choice.rank, choice.form) for choice in plan.choices}
+
+
+def _noted(plan: Plan, times: str) -> Plan:
+    note = f"measured: the network as a whole takes {times}"
+    return replace(plan, choices=tuple(replace(choice, note=note) for choice in plan.choices))
 
 
 def _own_runtime(model: Model, timer: Timer) -> bool:
