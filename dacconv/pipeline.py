@@ -269,11 +269,12 @@ def convert(
     """
     view = seen(model, fuse=fuse)
     graph = view.graph()
-    layers = {layer.name: layer for layer in survey_graph(graph)}
+    rows = survey_graph(graph)
+    layers, spectra = {layer.name: layer for layer in rows}, Spectra(view, rows, kernel_scale)
     splits = {}
     for done, choice in enumerate(plan.choices):
         progress("splitting", done, len(plan.choices))
-        splits[choice.layer] = split_layer(view, layers[choice.layer], choice, kernel_scale)
+        splits[choice.layer] = split_layer(spectra, layers[choice.layer], choice)
     progress("splitting", len(plan.choices), len(plan.choices))
     changed = view.rewrite(rewrites(graph, plan, splits))
     calibration = None

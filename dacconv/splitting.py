@@ -47,43 +47,38 @@ class Spectra:
     kernel_scale: str = OWN
     progress: Progress = silent
     _known: dict[str, ChannelSVD] = field(default_factory=dict)
+    _kernel: dict[str, OwnScale] = field(default_factory=dict)
 
     def __call__(self, name: str) -> ChannelSVD:
         """The decomposition of the layer of that name."""
         if name not in self._known:
-            self._known[name] = self._decomposed(name)
+            names = [layer.name for layer in self.layers]
+            self.progress("measuring kernels", names.index(name), len(names))
+            self._known[name] = METHODS["dac"].decompose(self.kernel(name).weight)
         return self._known[name]
 
-    def _decomposed(self, name: str) -> ChannelSVD:
-        names = [layer.name for layer in self.layers]
-        index = names.index(name)
-        self.progress("measuring kernels", index, len(names))
-        kernel = scaled_kernel(self.model, self.layers[index], self.kernel_scale)
-        return METHODS["dac"].decompose(kernel.weight)
+    def kernel(self, name: str) -> OwnScale:
+        """The kernel of the layer of that name, as it is split; the last one is kept."""
+        if name not in self._kernel:
+            self._kernel.clear()
+            layer = next(layer for layer in self.layers if layer.name == name)
+            self._kernel[name] = scaled_kernel(self.model, layer, self.kernel_scale)
+        return self._kernel[name]
 
 
-def split_layer(
-    model: Model | MergedModel,
-    layer: Layer,
-    choice: Choice,
-    kernel_scale: str = OWN,
-    svd: ChannelSVD | None = None,
-) -> Split:
+def split_layer(spectra: Spectra, layer: Layer, choice: Choice) -> Split:
     """Decompose a layer's kernel and put it together at each of its sites.
-
-    ``svd`` is the decomposition of the kernel in that scale, where it is known already.
 
     Raises:
         UnsupportedError: the kernel holds NaN or infinite values.
         UsageError: there is no such scale.
     """
     method = METHODS[choice.method]
-    kernel = scaled_kernel(model, layer, kernel_scale)
-    svd = svd or method.decompose(kernel.weight)
+    kernel, svd = spectra.kernel(layer.name), spectra(layer.name)
     factors = method.factor(kernel.weight, svd, choice.rank)
     made: dict[int, Array] = {}
     sites = tuple(
-        (site, _rescaled(method.assemble(model.conv(site), factors), kernel.scale, made))
+        (site, _rescaled(method.assemble(spectra.model.conv(site), factors), kernel.scale, made))
         for site in layer.sites
     )
     return Split(sites, LayerError(factors.relative_error))

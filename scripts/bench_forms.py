@@ -3,7 +3,8 @@
     python scripts/bench_forms.py OUT.md MODEL... [--ranks 2,3] [--threads 1,2] [--shape 1,3,32,32]
 
 A MODEL is a path, followed by `=NAME` where its table is to be called otherwise. What is timed:
-the original, the forms multiplier, sum, repeat and concat, `auto` by the table, and `auto --tune`.
+the original, the forms multiplier, sum, repeat and concat, `auto` by the table, and `tuned`, which
+is `auto --tune`; or those that `--forms` names.
 Every model runs in a process of its own, in alternating rounds; see `dacconv bench`.
 """
 
@@ -16,7 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-FORMS = ("multiplier", "sum", "repeat", "concat", "auto")
+TUNED = "tuned"
+FORMS = ("multiplier", "sum", "repeat", "concat", "auto", TUNED)
 
 
 def main() -> None:
@@ -37,9 +39,14 @@ def table(
     model: Path, rank: str, threads: str, arguments: argparse.Namespace, folder: Path
 ) -> list[str]:
     shape = ["--input-shape", arguments.shape] if arguments.shape else []
-    made = [converted(model, rank, form, folder, shape) for form in FORMS]
-    tune = [*shape, "--tune", "--threads", threads, "--timings", str(folder / "timings.json")]
-    made.append(converted(model, rank, "auto", folder, tune))
+    tune = ["--tune", "--threads", threads, "--timings", str(folder / "timings.json")]
+    forms = arguments.forms.split(",")
+    made = [
+        converted(model, rank, "auto", folder, [*shape, *tune])
+        if form == TUNED
+        else converted(model, rank, form, folder, shape)
+        for form in forms
+    ]
     report = folder / "bench.json"
     subprocess.run(
         [sys.executable, "-m", "dacconv", "bench", str(model), *map(str, made), "--threads",
@@ -47,7 +54,7 @@ def table(
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     (case,) = json.loads(report.read_text(encoding="utf-8"))["cases"]
-    names = ["original", *FORMS, "auto --tune"]
+    names = ["original", *forms]
     lines = ["| form | ms | times as fast | 95 % interval |", "| --- | ---: | ---: | ---: |"]
     for name, timing in zip(names, case["timings"], strict=True):
         ratio = timing["ratio"]
@@ -73,6 +80,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--ranks", default="2,3")
     parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--forms", default=",".join(FORMS))
     parser.add_argument("--seconds", default="40")
     parser.add_argument("--shape")
     return parser.parse_args()

@@ -146,8 +146,9 @@ def _by_channels(function: Callable[..., T], weight: FloatArray, *more: F64) -> 
     numpy's batched linear algebra uses one core and releases the interpreter lock; BLAS's
     own threads only get in the way of matrices this small.
     """
-    channels = weight.shape[1]
-    bounds = range(0, channels, SLICE)
+    bounds = range(0, weight.shape[1], SLICE)
+    if len(bounds) == 1:
+        return [function(weight, *more)]
     with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
         tasks = [
             pool.submit(function, weight[:, i : i + SLICE], *(m[i : i + SLICE] for m in more))

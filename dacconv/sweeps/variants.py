@@ -132,8 +132,7 @@ class Variants:
     def _split(self, choice: Choice) -> Split:
         if choice not in self._splits:
             layer = next(layer for layer in self.layers if layer.name == choice.layer)
-            svd = self.spectra(choice.layer)
-            made = split_layer(self.view, layer, choice, self.kernel_scale, svd)
+            made = split_layer(self.spectra, layer, choice)
             if sum(map(_bytes, (*self._splits.values(), made))) > KEPT_BYTES:
                 self._splits.clear()
             self._splits[choice] = made

@@ -33,20 +33,11 @@ class TableSpeeds:
 
     def __call__(self, layer: Layer, rank: int, forms: Sequence[str]) -> Mapping[str, float]:
         """See :class:`~dacconv.tuning.speeds.Speeds`; a GPU is not in the table."""
-        rows = _rows(self.target.runtime, self.target.threads)
-        if not rows or self.target.device != "cpu":
+        if self.target.device != "cpu":
             return {}
-        wanted = _features(layer.geometry, rank)
-        near = sorted(rows, key=lambda row: _distance(wanted, row["at"]))[:_NEIGHBOURS]
-        weights = [1 / (0.1 + _distance(wanted, row["at"])) for row in near]
-        return {
-            form: math.exp(
-                sum(w * math.log(row["times"][form]) for w, row in zip(weights, near, strict=True))
-                / sum(weights)
-            )
-            for form in forms
-            if all(form in row["times"] for row in near)
-        }
+        wanted = tuple(_features(layer.geometry, rank).items())
+        times = _times(self.target.runtime, self.target.threads, wanted)
+        return {form: times[form] for form in forms if form in times}
 
 
 @cache
@@ -55,6 +46,25 @@ def table() -> Mapping[str, Any]:
     text = files("dacconv.tuning").joinpath("table.json").read_text(encoding="utf-8")
     data: Mapping[str, Any] = json.loads(text)
     return data
+
+
+@cache
+def _times(
+    runtime: str, threads: int, features: tuple[tuple[str, float], ...]
+) -> Mapping[str, float]:
+    """The time of every form, by what the nearest rows say of it; networks repeat their layers."""
+    wanted = dict(features)
+    near = sorted(_rows(runtime, threads), key=lambda row: _distance(wanted, row["at"]))
+    near = near[:_NEIGHBOURS]
+    weights = [1 / (0.1 + _distance(wanted, row["at"])) for row in near]
+    known = set[str].intersection(*(set(row["times"]) for row in near)) if near else set[str]()
+    return {
+        form: math.exp(
+            sum(w * math.log(row["times"][form]) for w, row in zip(weights, near, strict=True))
+            / sum(weights)
+        )
+        for form in known
+    }
 
 
 @cache
