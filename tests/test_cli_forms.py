@@ -38,6 +38,7 @@ def fast(monkeypatch):
     )
     monkeypatch.setattr("dacconv.models.onnx_timing.around", lambda *rest: 0.0)
     monkeypatch.setattr("dacconv.tuning.whole.side_by_side", timing.side_by_side)
+    monkeypatch.setattr("dacconv.tuning.whole.over_first", timing.side_by_side)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -167,13 +168,16 @@ def whole(monkeypatch, *ratios):
     def timed(names, opened):
         return {"original": 1.0} | dict(zip(list(names)[1:], waiting.pop(0), strict=False))
 
-    monkeypatch.setattr("dacconv.tuning.whole.side_by_side", timed)
+    monkeypatch.setattr("dacconv.tuning.whole.over_first", timed)
 
 
 def test_a_budget_of_time(run, work, fast, monkeypatch):
     monkeypatch.setattr(
         "dacconv.tuning.whole.side_by_side",
-        lambda names, opened: {"model": 4.0} if len(names) == 1 else dict.fromkeys(names, 1.0),
+        lambda names, opened: {"model": 4.0},
+    )
+    monkeypatch.setattr(
+        "dacconv.tuning.whole.over_first", lambda names, opened: dict.fromkeys(names, 1.0)
     )
     code, _, _ = outcome(
         run, "convert", "net.onnx", "--latency", "0.75", "--calibrate", "none", "--json", "r.json"

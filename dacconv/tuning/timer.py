@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,8 +23,16 @@ from dacconv.types import Conv, Geometry, Layer
 ROUNDS, MOST_ROUNDS = 4, 24
 SETTLED = 1.03
 """Rounds go on until the least time of every case was met twice, within this factor."""
+ENOUGH_SECONDS = 4.0
+"""No further rounds of a whole network after that time."""
 MIN_SECONDS = 0.01
 """How long one case is run in one round, at least; and at least once."""
+BLOCK_SECONDS = 0.002
+"""Shorter runs are timed so many together: threads that wait for each other make single runs vary,
+and the luckiest of them says nothing of the rest."""
+
+MOST_RUNS = 1000
+"""Of a block."""
 
 Opened = AbstractContextManager[Callable[[], None]]
 
@@ -127,12 +137,36 @@ def side_by_side(names: Sequence[str], opened: Callable[[str], Opened]) -> dict[
     """
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(MOST_ROUNDS):
-        for name in names if turn % 2 else reversed(names):
-            with opened(name) as run:
-                times[name].append(_seconds(run))
+        for name, seconds in _round(names, opened, turn).items():
+            times[name].append(seconds)
         if turn + 1 >= ROUNDS and all(_settled(found) for found in times.values()):
             break
     return {name: min(found) for name, found in times.items()}
+
+
+def over_first(names: Sequence[str], opened: Callable[[str], Opened]) -> dict[str, float]:
+    """The time of each over that of the first name, run in turn, one alive at a time.
+
+    The median of the rounds' ratios: a session may have luck with where its threads come to lie,
+    for as long as it lives, and the luckiest of few is no measure of a small network.
+    """
+    ratios: dict[str, list[float]] = {name: [] for name in names}
+    started = time.perf_counter()
+    for turn in range(MOST_ROUNDS):
+        if turn >= ROUNDS and time.perf_counter() - started > ENOUGH_SECONDS:
+            break
+        seconds = _round(names, opened, turn)
+        for name, found in seconds.items():
+            ratios[name].append(found / seconds[names[0]])
+    return {name: statistics.median(found) for name, found in ratios.items()}
+
+
+def _round(names: Sequence[str], opened: Callable[[str], Opened], turn: int) -> dict[str, float]:
+    found = {}
+    for name in names if turn % 2 else reversed(names):
+        with opened(name) as run:
+            found[name] = _seconds(run)
+    return found
 
 
 def _settled(times: Sequence[float]) -> bool:
@@ -141,15 +175,21 @@ def _settled(times: Sequence[float]) -> bool:
 
 
 def _seconds(run: Callable[[], None]) -> float:
-    """The least time of a run, after two to warm up."""
+    """The least time of a run, or of a block of short ones, after two to warm up."""
     run()
-    run()
+    count = math.ceil(BLOCK_SECONDS / max(_timed(run, 1), 1e-9))
+    count = min(max(count, 1), MOST_RUNS)
     times: list[float] = []
-    while not times or sum(times) < MIN_SECONDS:
-        started = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - started)
+    while not times or sum(times) * count < MIN_SECONDS:
+        times.append(_timed(run, count) / count)
     return min(times)
+
+
+def _timed(run: Callable[[], None], count: int) -> float:
+    started = time.perf_counter()
+    for _ in range(count):
+        run()
+    return time.perf_counter() - started
 
 
 def _like(conv: Conv) -> Conv:

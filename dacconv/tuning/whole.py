@@ -13,7 +13,7 @@ from dacconv.forms import AUTO, MULTIPLIER
 from dacconv.models.base import Model
 from dacconv.policies import Times
 from dacconv.tuning.speeds import ONNXRUNTIME
-from dacconv.tuning.timer import Timer, side_by_side
+from dacconv.tuning.timer import Opened, Timer, over_first, side_by_side
 from dacconv.types import Choice, Layer, Plan, Skipped
 from dacconv.verification import make_inputs, why_not
 
@@ -84,14 +84,15 @@ def _whole(
 
 def whole_seconds(model: Model, threads: int) -> float:
     """The time of a run of the model on a seeded input."""
-    return _side_by_side({"model": model}, threads)["model"]
+    return side_by_side(["model"], _opener({"model": model}, threads))["model"]
 
 
 def slowdowns(original: Model, converted: Sequence[Model], threads: int) -> list[float]:
     """The time of a run of each converted model over the original's."""
     named = {f"converted {number}": model for number, model in enumerate(converted)}
-    times = _side_by_side({"original": original, **named}, threads)
-    return [times[name] / times["original"] for name in named]
+    models = {"original": original, **named}
+    ratios = over_first(list(models), _opener(models, threads))
+    return [ratios[name] for name in named]
 
 
 def fastest(
@@ -146,7 +147,7 @@ def _better_half(plan: Plan, timer: Timer, ratio: float) -> Plan:
     return Plan(choices, (*plan.skipped, *gone))
 
 
-def _side_by_side(models: Mapping[str, Model], threads: int) -> dict[str, float]:
+def _opener(models: Mapping[str, Model], threads: int) -> Callable[[str], Opened]:
     """One model is open at a time: sessions that are alive together starve each other."""
 
     @contextmanager
@@ -162,4 +163,4 @@ def _side_by_side(models: Mapping[str, Model], threads: int) -> dict[str, float]
         finally:
             held.clear()
 
-    return side_by_side(list(models), opened)
+    return opened
