@@ -245,7 +245,7 @@ WORKERS = panel(
         {
             "type": NATURAL,
             "metavar": "N",
-            "help": "N processes with a thread each (one process with the runtime's own threads).",
+            "help": "N points at a time, with a thread each (as many as there are cores).",
         },
     ),
     (

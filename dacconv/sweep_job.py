@@ -14,7 +14,6 @@ from dacconv.gates import parse_share
 from dacconv.jobs import open_with
 from dacconv.policies import Selection
 from dacconv.progress import Progress, silent
-from dacconv.sweeps import pool
 from dacconv.sweeps.data import read_data
 from dacconv.sweeps.files import Journal, check_suffix, read_sweep, set_aside
 from dacconv.sweeps.measure import SAMPLES, Setup
@@ -103,12 +102,12 @@ def sweep_file(
         require_folder(output)
         if output.exists() and not force:
             read_sweep(output)  # a file of something else is found out before the work
-    pool.start(asked.where)
     prepared = prepare(
         open_with(path, settings),
         asked.grid,
         Selection(settings.first_k, settings.last_k, settings.layers, settings.skip),
         _setup(settings, asked),
+        where=asked.where,
         allow_costlier=settings.allow_costlier,
         options=_options(settings, asked),
         digest=digest,
@@ -121,7 +120,7 @@ def sweep_file(
         journal = Journal(output, prepared.blank, list(known))
         journal.begin()
     rows = counted(
-        prepared.measured(missing, asked.where),
+        prepared.measured(missing),
         len(missing),
         progress,
         journal.add if journal else lambda row: None,

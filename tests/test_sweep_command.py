@@ -64,9 +64,9 @@ def counted(monkeypatch) -> list[str]:
     labels: list[str] = []
     measure = Bench.measure
 
-    def spy(self, points):
+    def spy(self, points, **more):
         labels.extend(point.label for point in points)
-        return measure(self, points)
+        return measure(self, points, **more)
 
     monkeypatch.setattr(Bench, "measure", spy)
     return labels

@@ -13,7 +13,7 @@ from dacconv.models.sniff import Kind, kind
 
 FORMATS: dict[Kind, str] = {
     "onnx": "dacconv.models.onnx_model:load",
-    "pt2": "dacconv.models.torch_program:load",
+    "pt2": "dacconv.models.torch_program_load:load",
     "torch": "dacconv.models.torch_open:load",
     "safetensors": "dacconv.models.torch_open:load",
 }
@@ -24,7 +24,7 @@ Imported on use, so that ONNX files never load torch.
 
 RECORDS: dict[Kind, str] = {
     "onnx": "dacconv.models.onnx_save:recorded",
-    "pt2": "dacconv.models.torch_program:recorded",
+    "pt2": "dacconv.models.torch_program_load:recorded",
     "torch": "dacconv.models.torch_record:recorded",
     "safetensors": "dacconv.models.torch_record:recorded",
 }

@@ -163,7 +163,11 @@ class Divisible(Protocol):
     """
 
     def live(self, node: str) -> tuple[str, ...]:
-        """The names of the values from before ``node`` that it or what follows it reads."""
+        """The names of the values from before ``node`` that it or what follows it reads.
+
+        Raises:
+            UnsupportedError: the model cannot be cut; says why.
+        """
         ...
 
     def resume(

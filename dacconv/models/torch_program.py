@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,17 +19,15 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
-from dacconv.errors import FormatError, UnsupportedError, UsageError
+from dacconv.errors import UnsupportedError, UsageError
 from dacconv.files import replacing
 from dacconv.forms import FORMS
 from dacconv.models.base import Feeds, Forward, LoadOptions, Runner, Visit
-from dacconv.models.torch_files import check_zip, damaged
 from dacconv.models.torch_gradients import frozen
-from dacconv.models.torch_pickles import told
 from dacconv.models.torch_program_edit import edit_program, why_not
 from dacconv.models.torch_program_graph import Reading, read_program
-from dacconv.models.torch_program_vet import dangers
-from dacconv.models.torch_record import make_record, read_record, to_json
+from dacconv.models.torch_program_part import live, part
+from dacconv.models.torch_record import make_record, to_json
 from dacconv.models.torch_run import flat_outputs, told_shapes
 from dacconv.models.torch_walk import Stop, Stopping, in_step
 from dacconv.types import Affine, Array, Conv, Geometry, Graph, Plan, Rewrite, Shape, ValueSpec
@@ -266,6 +263,23 @@ class ProgramModel:
             results = in_step(run, len(batches), visit)
         return [flat_outputs(result) for result in results]
 
+    def live(self, node: str) -> tuple[str, ...]:
+        """See ``models.base.Divisible``."""
+        return live(self.program, self._reading.calls[node])
+
+    def resume(
+        self, given: Feeds, wanted: Sequence[str] | None = None, *, threads: int | None = None
+    ) -> Runner:
+        """See ``models.base.Divisible``."""
+        call = part(self.program, tuple(given), wanted)
+
+        def run(feeds: Feeds) -> dict[str, Array]:
+            if threads is not None:
+                torch.set_num_threads(threads)
+            return flat_outputs(call(feeds))
+
+        return run
+
     @contextmanager
     def differentiable(self, nodes: Sequence[str], *, device: str | None) -> Iterator[Forward]:
         """See ``models.base.Differentiable``; on the CPU, for which programs are written."""
@@ -306,66 +320,6 @@ class ProgramModel:
     def side_files(self, path: Path) -> tuple[Path, ...]:
         """None: the plan lies inside."""
         return ()
-
-
-def recorded(path: Path, *, trust_pickle: bool) -> dict[str, Any] | None:
-    """The record among an archive's extra files; None where there is none.
-
-    Raises:
-        FormatError: the archive or the record is damaged.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith(f"/{RECORD}")]
-            text = archive.read(names[0]).decode("utf-8", "replace") if names else None
-    except zipfile.BadZipFile as error:
-        raise FormatError(f"damaged: {error}", where=str(path)) from error
-    return read_record(text, str(path))
-
-
-def load(path: Path, options: LoadOptions) -> ProgramModel:
-    """Open a .pt2 archive.
-
-    Raises:
-        FormatError: damaged, of a version that torch cannot read, or with code inside and
-            no ``trust_pickle``.
-    """
-    if options.arch is not None:
-        raise UsageError("a .pt2 carries its own graph, so --arch has no place", where=str(path))
-    check_zip(path)
-    try:
-        found = dangers(path)
-        extras = _extras(path)
-    except Exception as error:
-        raise damaged(path, error) from error
-    if found and not options.trust_pickle:
-        raise FormatError(
-            f"opening this .pt2 would run more than its graph: {told(found)}",
-            where=str(path),
-            hint="--trust-pickle opens it, if you trust whoever made the file",
-        )
-    try:
-        with quiet(), path.open("rb") as stream:
-            program = torch.export.load(stream)
-    except Exception as error:
-        text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise FormatError(
-            f"torch {torch.__version__} cannot load it: {text}",
-            where=str(path),
-            hint="export it again with this torch, or import the library of its custom operators",
-        ) from error
-    return ProgramModel(path, options, program, extras)
-
-
-def _extras(path: Path) -> dict[str, str]:
-    """The extra files of an archive, which saving must keep."""
-    with zipfile.ZipFile(path) as archive:
-        found = {}
-        for name in archive.namelist():
-            _, mark, short = name.partition("/extra/")
-            if mark:
-                found[short] = archive.read(name).decode("utf-8")
-    return found
 
 
 @contextmanager

@@ -138,8 +138,15 @@ class Bench:
         self._made[nothing] = self.model
         return self._row(nothing, pipeline.inspect(self.model).before, tallies)
 
-    def measure(self, points: Sequence[Point]) -> Iterator[PointResult]:
-        """A row for each point, as they are done: points that begin alike share that part."""
+    def measure(
+        self, points: Sequence[Point], *, at_once: int | None = None
+    ) -> Iterator[PointResult]:
+        """A row for each point, as they are done: points that begin alike share that part.
+
+        ``at_once`` are run beside each other, by default as many as there are cores, or one where
+        the setup gives the number of threads or asks for times.
+        """
+        at_once = at_once or (1 if self.setup.bench or self.setup.threads else cores())
         tallies = [[judge.tally() for judge in self.judges] for _ in points]
         if not self.judges:
             for point in points:
@@ -157,7 +164,7 @@ class Bench:
                     self.variants.stops,
                     judge.batches[part],
                     threads=self.setup.threads,
-                    at_once=self._at_once,
+                    at_once=at_once,
                     trunk=trunk,
                 )
                 for index, outputs in found:
@@ -194,11 +201,6 @@ class Bench:
             task=task | found,
             latency=latency,
         )
-
-    @property
-    def _at_once(self) -> int:
-        """How many points are run beside each other: one where threads are given or timed."""
-        return 1 if self.setup.bench or self.setup.threads else cores()
 
     def _converted(self, point: Point) -> Model:
         """The model of a point; the last one is kept."""

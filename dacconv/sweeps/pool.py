@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -25,15 +25,19 @@ PART = 8
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Who does the work: ``jobs`` processes here, or the workers of a Dask scheduler."""
+    """Who does the work: ``jobs`` at a time here, or the workers of a Dask scheduler."""
 
     jobs: int | None = None
     dask: str | None = None
 
     @property
     def parallel(self) -> bool:
-        """Whether other processes do it."""
+        """Whether several points are measured at a time."""
         return self.dask is not None or (self.jobs or 1) > 1
+
+
+ALONE = Where()
+"""This process does it all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ def parts(points: Sequence[Point], size: int = PART) -> Iterator[list[Point]]:
 def measure_all(work: Work, points: Sequence[Point], where: Where) -> Iterator[PointResult]:
     """A row for each point, in the order in which they are done.
 
-    Every process opens the model once and runs it with one thread, unless the setup says more.
+    Every process opens the model once.
 
     Raises:
         UnsupportedError: a process of this machine died.
@@ -66,12 +70,11 @@ def measure_all(work: Work, points: Sequence[Point], where: Where) -> Iterator[P
 
     if _starting is not None:
         _starting.join()
-    single = replace(work, setup=replace(work.setup, threads=work.setup.threads or 1))
     with _backend(where):
         run: Callable[..., Any] = joblib.Parallel(
             n_jobs=-1 if where.dask else where.jobs, return_as="generator_unordered", batch_size=1
         )
-        tasks = (joblib.delayed(_measured)(single, part) for part in parts(points))
+        tasks = (joblib.delayed(_measured)(work, part) for part in parts(points))
         try:
             for rows in run(tasks):
                 yield from rows

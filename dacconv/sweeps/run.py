@@ -19,7 +19,7 @@ from dacconv.sweeps.data import labelled
 from dacconv.sweeps.judges import passes
 from dacconv.sweeps.measure import SAMPLES, Bench, Setup
 from dacconv.sweeps.points import BUDGET, SINGLE, Grid, Point, points
-from dacconv.sweeps.pool import Where, Work, measure_all, parts
+from dacconv.sweeps.pool import ALONE, Where, Work, measure_all, parts, start
 from dacconv.sweeps.results import PointResult, Sweep, bare
 from dacconv.sweeps.tasks import Task
 from dacconv.types import Array, Layer, Plan
@@ -36,13 +36,14 @@ class Prepared:
     bench: Bench
     points: tuple[Point, ...]
     blank: Sweep
+    where: Where
 
     def missing(self, known: Iterable[PointResult]) -> tuple[Point, ...]:
         """The points that are not among the results."""
         found = {(row.label, row.choices) for row in known}
         return tuple(p for p in self.points if (p.label, p.plan.choices) not in found)
 
-    def measured(self, wanted: Sequence[Point], where: Where) -> Iterator[PointResult]:
+    def measured(self, wanted: Sequence[Point]) -> Iterator[PointResult]:
         """A row for each wanted point, as they are done.
 
         Raises:
@@ -50,7 +51,7 @@ class Prepared:
             UnsupportedError: the runtime rejects a point's model.
         """
         names = set(self.blank.original.task)
-        for row in self._measured(wanted, where):
+        for row in self._measured(wanted):
             if set(row.task) != names:
                 raise UsageError(
                     f"your function gave {', '.join(row.task)} for point {row.label}, and "
@@ -59,27 +60,16 @@ class Prepared:
                 )
             yield row
 
-    def _measured(self, wanted: Sequence[Point], where: Where) -> Iterator[PointResult]:
+    def _measured(self, wanted: Sequence[Point]) -> Iterator[PointResult]:
         bench = self.bench
-        if where.parallel and bench.setup.bench:
-            raise UsageError(
-                "timings need the machine for themselves",
-                where="--bench",
-                hint="leave --jobs and --dask out",
-            )
-        if where.parallel and wanted and not bench.unrun:
-            load, setup = getattr(bench.model, "options", LoadOptions()), bench.setup
-            if load.arch is not None:
-                load = replace(load, arch=absolute(load.arch))
-            if isinstance(setup.task, str):
-                setup = replace(setup, task=absolute(setup.task))
-            work = Work(bench.model.path.resolve(), load, setup, secrets.token_hex(8))
-            yield from measure_all(work, wanted, where)
+        if wanted and _elsewhere(bench, self.where):
+            yield from measure_all(_work(bench), wanted, self.where)
             return
+        at_once = self.where.jobs if self.where.parallel else None
         # several passes over the inputs finish all their points at the end: few at a time then
         streams = all(len(passes(j.batches, bench.largest)) < 2 for j in bench.judges)
         for part in parts(wanted, max(len(wanted), 1) if streams else 16):
-            yield from bench.measure(part)
+            yield from bench.measure(part, at_once=at_once)
 
     def finished(self, rows: Iterable[PointResult]) -> Sweep:
         """The sweep with its rows, in order of the points; rows of other points come last."""
@@ -141,12 +131,12 @@ def sweep(
         Grid(modes, tuple(ranks), tuple(budgets)),
         Selection(layers=tuple(layers), skip=tuple(skip)),
         setup,
+        where=Where(jobs),
         allow_costlier=allow_costlier,
         progress=progress,
     )
-    return prepared.finished(
-        counted(prepared.measured(prepared.points, Where(jobs)), len(prepared.points), progress)
-    )
+    rows = counted(prepared.measured(prepared.points), len(prepared.points), progress)
+    return prepared.finished(rows)
 
 
 def prepare(
@@ -155,6 +145,7 @@ def prepare(
     selection: Selection,
     setup: Setup,
     *,
+    where: Where = ALONE,
     allow_costlier: bool = False,
     options: Mapping[str, Any] | None = None,
     digest: Digest | None = None,
@@ -164,7 +155,15 @@ def prepare(
 
     ``options`` are what the results depend on besides the model, as data for the header.
     """
+    if where.parallel and setup.bench:
+        raise UsageError(
+            "timings need the machine for themselves",
+            where="--bench",
+            hint="leave --jobs and --dask out",
+        )
     bench = Bench(model, setup, progress)
+    if _elsewhere(bench, where):
+        start(where)
     rows = bench.variants.layers
     pipeline.require_eligible(rows, model.path)
     selected = select(rows, selection)
@@ -201,7 +200,28 @@ def prepare(
         spectra={layer.name: _shares(bench, layer) for layer in selected},
         rows=(bench.original(),),
     )
-    return Prepared(bench, found, blank)
+    return Prepared(bench, found, blank, where)
+
+
+def _elsewhere(bench: Bench, where: Where) -> bool:
+    """Whether other processes measure the points.
+
+    Threads of this one do as well, with less to begin with, where a runtime does nearly all of
+    the work: a model that is run in parts, and no function of the user's.
+    """
+    if bench.unrun or not where.parallel:
+        return False
+    return where.dask is not None or bench.setup.task is not None or bench.variants.stops is None
+
+
+def _work(bench: Bench) -> Work:
+    """What other processes need; each runs the model with one thread, unless told otherwise."""
+    load, setup = getattr(bench.model, "options", LoadOptions()), bench.setup
+    if load.arch is not None:
+        load = replace(load, arch=absolute(load.arch))
+    task = absolute(setup.task) if isinstance(setup.task, str) else setup.task
+    setup = replace(setup, task=task, threads=setup.threads or 1)
+    return Work(bench.model.path.resolve(), load, setup, secrets.token_hex(8))
 
 
 def counted(

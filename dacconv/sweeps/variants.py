@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dacconv import pipeline
 from dacconv.decompositions import METHODS, Method
 from dacconv.emission import cost as split_cost
+from dacconv.errors import UnsupportedError
 from dacconv.layers import survey
 from dacconv.merged import MergedModel
 from dacconv.models.base import Divisible, Model
@@ -127,7 +128,13 @@ class Variants:
         if self.calibrated is not None or flat is None or not isinstance(flat.model, Divisible):
             return None
         first = [min(layer.sites, key=flat.place) for layer in self._ordered]
-        return Stops(flat.model, tuple(flat.nodes[site] for site in first))
+        nodes = tuple(flat.nodes[site] for site in first)
+        try:
+            for node in nodes[:1]:
+                flat.model.live(node)
+        except UnsupportedError:
+            return None
+        return Stops(flat.model, nodes)
 
     def _split(self, choice: Choice) -> Split:
         if choice not in self._splits:

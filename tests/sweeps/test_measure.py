@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import dacconv
 from dacconv import pipeline
@@ -185,19 +187,80 @@ def test_weights_alone_have_kernel_errors_and_nothing_else(nets):
 
 def test_live_values_end_a_residual_network_where_they_should(assets):
     model = dacconv.load(assets / "fashion.onnx")
+    x = np.random.default_rng(0).standard_normal((3, 1, 28, 28)).astype(np.float32)
+    assert_parts_are_the_whole(model, {"image": x})
+
+
+def assert_parts_are_the_whole(model, feeds):
+    """Run up to every conv and from there on."""
     assert isinstance(model, Divisible)
     names = [node.name for node in model.graph().nodes if node.op == "conv"]
-    x = np.random.default_rng(0).standard_normal((3, 1, 28, 28)).astype(np.float32)
-    expected = model.runner()({"image": x})
+    expected = model.runner()(feeds)
     for name in names:
         live = model.live(name)
-        middle = model.resume({"image": x}, live)({"image": x})
+        middle = model.resume(feeds, live)(feeds)
         assert set(middle) == set(live)
+        before = {key: value.copy() for key, value in middle.items()}
         actual = model.resume(middle)(middle)
+        assert actual.keys() == expected.keys()
         for key, value in expected.items():
             np.testing.assert_allclose(actual[key], value, rtol=1e-4, atol=1e-5)
+        for key, value in before.items():
+            np.testing.assert_array_equal(middle[key], value)
     with pytest.raises(UnsupportedError, match="neither given nor made"):
         model.resume({})
+
+
+class InPlace(nn.Module):
+    """A residual network that overwrites what it can; ``loose`` sees it by a view."""
+
+    def __init__(self, loose: bool) -> None:
+        super().__init__()
+        self.loose = loose
+        self.stem, self.one, self.two = (
+            nn.Sequential(nn.Conv2d(c, 6, 3, padding=1), nn.BatchNorm2d(6)) for c in (3, 6, 6)
+        )
+        self.relu, self.head = nn.ReLU(inplace=True), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.relu(self.stem(x))
+        y = self.one(x)
+        view = y.flatten(2) if self.loose else None
+        z = self.two(self.relu(y))
+        z += x
+        if self.loose:
+            z = z + view.mean(2)[:, :, None, None]
+        scores = self.head(self.relu(z).mean((2, 3)))
+        return {"scores": scores, "sum": scores.sum()}
+
+
+@pytest.fixture(params=[False, True], ids=["tight", "loose"])
+def in_place(request, tmp_path):
+    torch.manual_seed(0)
+    net, x = InPlace(request.param).eval(), torch.randn(2, 3, 8, 8)
+    sizes = {"x": {0: torch.export.Dim("batch", min=1, max=64)}}
+    path = tmp_path / "net.pt2"
+    torch.export.save(torch.export.export(net, (x,), dynamic_shapes=sizes), path)
+    return dacconv.load(path), request.param
+
+
+def test_programs_are_run_in_parts(in_place):
+    model, loose = in_place
+    feeds = {"x": np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)}
+    if loose:
+        with pytest.raises(UnsupportedError, match="overwrites what others may read"):
+            model.resume(feeds)
+    else:
+        assert_parts_are_the_whole(model, feeds)
+
+
+def test_points_of_programs_are_what_converting_them_gives(in_place):
+    model, _ = in_place
+    found = sweep(model, ranks=(1, 6), mode=("single", "last-k"), samples=5)
+    assert len(found.points) == 12
+    for row in found.points:
+        check = verify(model, pipeline.convert(model, row.plan).model, samples=5)
+        assert close(row.output_error, check.relative_error), row.label
 
 
 def test_words_with_a_common_beginning_share_it():

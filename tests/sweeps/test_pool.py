@@ -13,6 +13,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 from dacconv import sweep_job
 from dacconv.config import Settings
@@ -40,17 +41,34 @@ def work(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def rows(**more):
+@pytest.fixture
+def own_processes():
+    """joblib keeps its processes, which go on living in the folder of the test."""
+    yield
+    get_reusable_executor().shutdown(wait=True)
+
+
+def rows(model="net.onnx", arch=None, **more):
     wanted = sweep_job.wanted(("single", "last-k"), "1-9", None, **more)
-    return sweep_job.sweep_file(
-        Path("net.onnx"), Settings(samples=3), wanted, output=Path("r.csv")
-    ).sweep.rows
+    settings = Settings(samples=3, arch=arch, input_shape=("1,3,12,12",) if arch else ())
+    return sweep_job.sweep_file(Path(model), settings, wanted, output=Path("r.csv")).sweep.rows
 
 
-def test_two_processes_find_what_one_does(work):
-    found = rows(jobs=2)
+@pytest.mark.parametrize("how", ["threads", "processes", "state dict"])
+def test_two_jobs_find_what_one_does(work, own_processes, how):
+    """Threads where a runtime does the work, else processes."""
+    cli_nets.write_all(work)
+    more = {
+        "threads": {},
+        "processes": {"task": "slow.py:slow"},
+        "state dict": {"model": "net.pth", "arch": f"{cli_nets.__file__}:SmallNet"},
+    }[how]
+    found = rows(jobs=2, **more)
+    traces = {path.name for path in work.glob("pid-*")}
+    assert (f"pid-{os.getpid()}" in traces) == (how == "processes")  # the original
+    assert len(traces) == (3 if how == "processes" else 0)
     (work / "r.csv").unlink()
-    expected = rows(jobs=1)
+    expected = rows(jobs=1, **more)
     assert [row.label for row in found] == [row.label for row in expected]
     for mine, theirs in zip(found, expected, strict=True):
         assert mine.output_error == pytest.approx(theirs.output_error, rel=1e-4, abs=1e-6)
