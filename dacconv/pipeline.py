@@ -96,6 +96,7 @@ def plan(
     calibrated: Calibrated | None = None,
     form: str | None = None,
     speeds: Speeds | None = None,
+    open_forms: bool = False,
     progress: Progress = silent,
 ) -> Plan:
     """Choose a rank for each selected layer; exactly one way to choose is given.
@@ -108,6 +109,7 @@ def plan(
     meet the layers by name, ``multiplier``. With ``speeds`` from :func:`timer` forms are
     measured, a layer that does not get faster is left alone, and ``latency`` can be given; with
     those from :func:`lookup` the table is asked about another runtime or number of threads.
+    ``open_forms`` leaves the forms to :func:`with_forms`.
 
     Raises:
         UsageError: options that contradict each other or the model.
@@ -144,7 +146,7 @@ def plan(
         spectra,
         allow_costlier=allow_costlier,
     )
-    return with_forms(model, made, rows, form, speeds)
+    return made if open_forms else with_forms(model, made, rows, form, speeds)
 
 
 def bind_plan(
@@ -156,15 +158,17 @@ def bind_plan(
     fuse: bool = True,
     form: str | None = None,
     speeds: Speeds | None = None,
+    open_forms: bool = False,
 ) -> Plan:
     """Hold a plan from a file against this model; see :func:`dacconv.plans.bind`.
 
-    ``form`` and ``speeds`` decide the forms that the plan leaves open; see :func:`plan`.
+    ``form``, ``speeds`` and ``open_forms`` are about the forms that it leaves open, as in
+    :func:`plan`.
     """
     rows = survey(model, fuse=fuse)
     require_eligible(rows, model.path)
     bound = bind(given, rows, where=where, allow_costlier=allow_costlier)
-    return with_forms(model, bound, rows, form, speeds)
+    return bound if open_forms else with_forms(model, bound, rows, form, speeds)
 
 
 def timer(

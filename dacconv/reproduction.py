@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dacconv import __version__, jobs, pipeline
+from dacconv import __version__, decisions, jobs, pipeline
 from dacconv.config import Settings, check_known, entries, overlaid, setting_names
 from dacconv.errors import FormatError, UsageError
 from dacconv.files import Digest
@@ -103,15 +103,14 @@ def _converted(
     plan = _plan(record, where)
     if plan.choices:  # for the errors only: the reasons are to stay as they are recorded
         pipeline.bind_plan(model, plan, where=where, allow_costlier=True, fuse=settings.fuse)
-    calibrated, _ = jobs.calibrated_for(model, settings, progress)
-    done = pipeline.convert(
+    calibrated, _ = decisions.calibrated_for(model, settings, progress)
+    done = decisions.carry_out(
         model,
         plan,
+        settings,
+        progress,
         calibrated=calibrated,
-        fuse=settings.fuse,
-        kernel_scale=settings.kernel_scale,
         options=record.provenance["options"],
-        progress=progress,
     )
     origin = done.report.provenance
     if origin is None:

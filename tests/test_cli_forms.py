@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 import dacconv
+from dacconv.calibration.prepare import Calibrated
 from dacconv.forms import FORMS
 from dacconv.tuning import timer as timing
 
@@ -147,6 +148,21 @@ def test_a_network_that_is_slower_as_a_whole_is_given_up_half_by_half(run, monke
     assert code == 0
     assert "1 of 5 layers split" in out
     assert "the network as a whole takes 1.30 x the original's time" in out
+
+
+def test_damage_is_measured_once_for_all_forms_that_are_tried(run, monkeypatch, fast):
+    asked = []
+    prices = Calibrated.prices
+
+    def counted(self, *args):
+        asked.append(args)
+        return prices(self, *args)
+
+    monkeypatch.setattr(Calibrated, "prices", counted)
+    done = run("convert", "net.onnx", "--macs", "0.6", "--tune", "--calibrate", "synthetic",
+               "--calibration-images", 8)  # fmt: skip
+    assert done.code == 0, done.err
+    assert len(asked) == 1
 
 
 def test_a_dry_run_plans_what_a_conversion_does(run, work, monkeypatch, fast):

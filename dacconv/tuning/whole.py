@@ -74,7 +74,7 @@ def _whole(
         if before is not None and after is not None and after < before:
             choices.append(Choice(layer.name, "dac", 1))
             saved += before - after
-    if choices and _own_runtime(model, timer) and timer.target.device == "cpu":
+    if choices and _runs_here(model, timer):
         split = carried_out(Plan(tuple(choices)))
         (ratio,) = slowdowns(model, [split], timer.target.threads)
         if ratio < 1 / NOISE:
@@ -108,9 +108,10 @@ def fastest(
     ``carried_out`` converts the model as a plan says.
     """
     kept = plans[0]
-    if why_not(original) or timer.target.device != "cpu" or not _own_runtime(original, timer):
-        return kept
     tried = [kept, *(plan for plan in plans[1:] if _splits(plan) != _splits(kept))]
+    nothing = not any(plan.choices for plan in tried)
+    if nothing or why_not(original) or not _runs_here(original, timer):
+        return kept
     times = slowdowns(original, [carried_out(plan) for plan in tried], timer.target.threads)
     best = min(range(len(tried)), key=lambda i: times[i] * (NOISE if i else 1))
     kept, ratio = tried[best], times[best]
@@ -131,8 +132,10 @@ def _noted(plan: Plan, times: str) -> Plan:
     return replace(plan, choices=tuple(replace(choice, note=note) for choice in plan.choices))
 
 
-def _own_runtime(model: Model, timer: Timer) -> bool:
-    return (timer.target.runtime == ONNXRUNTIME) == (model.format == "onnx")
+def _runs_here(model: Model, timer: Timer) -> bool:
+    """Whether the model's own runtime, on the CPU, is what will run it."""
+    own = (timer.target.runtime == ONNXRUNTIME) == (model.format == "onnx")
+    return own and timer.target.device == "cpu"
 
 
 def _better_half(plan: Plan, timer: Timer, ratio: float) -> Plan:
