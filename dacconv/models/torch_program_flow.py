@@ -45,12 +45,21 @@ class Fill:
     value: torch.Tensor
 
 
+def in_place(node: fx.Node) -> torch.FunctionSchema | None:
+    """The schema of a call that changes one of its arguments; None of one that does not."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
+        return None
+    return target._schema
+
+
 def written(node: fx.Node) -> fx.Node | None:
     """The argument that a call changes in place, if it does."""
-    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+    schema = in_place(node)
+    if schema is None:
         return None
     call = bind(node)
-    for argument in node.target._schema.arguments:
+    for argument in schema.arguments:
         if argument.alias_info is not None and argument.alias_info.is_write:
             found = call.get(argument.name)
             return found if isinstance(found, fx.Node) else None

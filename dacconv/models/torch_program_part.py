@@ -13,7 +13,7 @@ from torch.export.graph_signature import ConstantArgument, OutputKind
 from torch.utils import _pytree as pytree
 
 from dacconv.errors import UnsupportedError
-from dacconv.models.torch_program_flow import written
+from dacconv.models.torch_program_flow import in_place, written
 from dacconv.models.torch_program_graph import constant
 from dacconv.models.torch_program_ops import op_name
 from dacconv.types import Array
@@ -79,10 +79,10 @@ def part(
     graph.output({key: made[by_name[name]] for key, name in ends.items()})
     weights = {node.name: constants[node.name] for node in needed if node.name in constants}
     module = fx.GraphModule(weights, graph)
-    overwrites = any(map(_overwrites, needed))
+    copied = any(in_place(node) is not None for node in needed)
 
     def run(feeds: Mapping[str, Array]) -> Any:
-        tensors = [_tensor(feeds[node.name], node, copy=overwrites) for node in fed]
+        tensors = [_tensor(feeds[node.name], node, copy=copied) for node in fed]
         try:
             with torch.no_grad():
                 values = module(*tensors)
@@ -121,17 +121,12 @@ def _needed(
 def _require_dataflow(program: ExportedProgram) -> None:
     """Refuse what is not told by who reads whom: a value that is overwritten and read elsewhere."""
     for node in program.graph.nodes:
-        if not _overwrites(node):
+        if in_place(node) is None:
             continue
         target = written(node)
-        own = target is not None and (op_name(target) in FRESH or _overwrites(target))
+        own = target is not None and (op_name(target) in FRESH or in_place(target) is not None)
         if target is None or not own or len(target.users) > 1:
             raise UnsupportedError(f"'{node.name}' overwrites what others may read")
-
-
-def _overwrites(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and bool(schema.is_mutable)
 
 
 def _outputs(program: ExportedProgram) -> dict[str, str]:

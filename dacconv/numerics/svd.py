@@ -147,11 +147,12 @@ def _by_channels(function: Callable[..., T], weight: FloatArray, *more: F64) -> 
     own threads only get in the way of matrices this small.
     """
     bounds = range(0, weight.shape[1], SLICE)
-    if len(bounds) == 1:
-        return [function(weight, *more)]
-    with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        tasks = [
-            pool.submit(function, weight[:, i : i + SLICE], *(m[i : i + SLICE] for m in more))
-            for i in bounds
-        ]
-        return [task.result() for task in tasks]
+    with _libraries().limit(limits=1, user_api="blas"):
+        if len(bounds) == 1:
+            return [function(weight, *more)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            tasks = [
+                pool.submit(function, weight[:, i : i + SLICE], *(m[i : i + SLICE] for m in more))
+                for i in bounds
+            ]
+            return [task.result() for task in tasks]

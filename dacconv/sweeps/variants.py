@@ -130,8 +130,8 @@ class Variants:
         first = [min(layer.sites, key=flat.place) for layer in self._ordered]
         nodes = tuple(flat.nodes[site] for site in first)
         try:
-            for node in nodes[:1]:
-                flat.model.live(node)
+            if nodes:
+                flat.model.live(nodes[0])
         except UnsupportedError:
             return None
         return Stops(flat.model, nodes)
