@@ -12,6 +12,8 @@ from collections.abc import Container, Iterable, Iterator
 from typing import NamedTuple
 
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
+HIGHEST_NUMBER = 2**29 - 1
+"""The highest number that a field can have."""
 
 
 class WireError(ValueError):
@@ -62,8 +64,8 @@ def fields(data: memoryview) -> Iterator[WireField]:
             end = content + (8 if wire_type == FIXED64 else 4)
         else:
             raise WireError(f"it has a field of unknown kind {wire_type}")
-        if number == 0:
-            raise WireError("it has a field numbered 0")
+        if not 0 < number <= HIGHEST_NUMBER:
+            raise WireError(f"it has a field numbered {number}")
         if end > size:
             raise WireError(f"it ends {end - size:,} bytes too early")
         yield WireField(number, wire_type, start, content, end)

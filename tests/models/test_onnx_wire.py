@@ -4,7 +4,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dacconv.models import onnx_wire as wire
@@ -19,6 +19,7 @@ def test_numbers_survive(number: int) -> None:
     assert (field.number, field.wire_type) == (3, wire.VARINT)
 
 
+@example(b"\x80\x80\x80\x80\x10\x00")  # a field numbered 2**29
 @given(st.binary(max_size=60))
 def test_any_bytes_are_walked_or_refused(data: bytes) -> None:
     try:
