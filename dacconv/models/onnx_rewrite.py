@@ -187,7 +187,7 @@ def _nodes(
     several = len(branches) > 1
     flat = len(editor.inferred.shapes.get(edit.source) or ()) == 2
     new: list[Entry] = []
-    terms: list[str] = []
+    total = ""
     for number, chain in enumerate(branches, start=1):
         value = edit.source
         stem = f"{base}_{number}" if several else base
@@ -200,14 +200,16 @@ def _nodes(
                 flat=flat,
             )  # fmt: skip
             value = result
-        terms.append(value)
-    total = terms[0]
-    for number, term in enumerate(terms[1:], start=1):
-        last = number == len(terms) - 1
-        name = unique(f"{base}_sum" if last else f"{base}_sum{number}", store.names)
-        result = output if last else unique(f"{name}_out", store.values)
-        new.append(successor(helper.make_node("Add", [total, term], [result], name=name), model))
-        total = result
+        if total:
+            last = number == len(branches)
+            name = unique(f"{base}_sum" if last else f"{base}_sum{number - 1}", store.names)
+            result = output if last else unique(f"{name}_out", store.values)
+            # with the operands in this order ONNX Runtime ends a chain before it begins the next,
+            # and so holds the depthwise conv's output of one chain at a time
+            add = helper.make_node("Add", [value, total], [result], name=name)
+            new.append(successor(add, model))
+            value = result
+        total = value
     return new
 
 

@@ -118,12 +118,10 @@ class _Editor:
         with self.module.graph.inserting_before(dropped[0]):
             branches = lowered(edit.branches, edit.form, self.spelled)
             several = len(branches) > 1
-            ends = [
-                self._chain(chain, source, like, self._stem(like, index if several else None))
-                for index, chain in enumerate(branches)
-            ]
-            result = ends[0]
-            for end in ends[1:]:
+            stems = [self._stem(like, n if several else None) for n in range(len(branches))]
+            result = self._chain(branches[0], source, like, stems[0])
+            for chain, stem in zip(branches[1:], stems[1:], strict=True):
+                end = self._chain(chain, source, like, stem)  # added at once: one is held at a time
                 result = self._call(torch.ops.aten.add.Tensor, (result, end), like)
         held = [nodes[node.name] for node in self.reading.held.get(target.name, ())]
         value = (self._holder(target.name, nodes) or target).meta["val"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -204,10 +206,31 @@ def test_a_sum_of_chains(tmp_path: Path) -> None:
     rewritten = original.rewrite([Rewrite("conv", "x", tuple(branches))])
     proto = check(original, rewritten)
     kinds = [n.op_type for n in proto.graph.node]
-    assert kinds == ["Conv"] * 2 * rank + ["Add"] * (rank - 1)
+    assert kinds == ["Conv"] * 2 + ["Conv", "Conv", "Add"] * (rank - 1)
     assert proto.graph.node[0].name == "conv_1_dw"
     assert proto.graph.node[-1].output[0] == "y"
     assert len({n.name for n in proto.graph.node}) == len(kinds)
+
+
+def test_the_runtime_ends_a_chain_before_it_begins_the_next(tmp_path: Path) -> None:
+    """Else the depthwise convs' outputs of all chains are held at once: r times the memory."""
+    original = opened(conv_model(weight=weights(16, 16, 3, 3), conv_pads=[1] * 4), tmp_path)
+    made = split_all(original, "sum")
+    options = ort.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(tmp_path / "profile")
+    session = ort.InferenceSession(
+        proto_of(made).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    session.run(None, feeds(made))
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    groups = [
+        "dw" if event["args"]["input_type_shape"][1]["float"][1] == 1 else "pw"
+        for event in sorted(events, key=lambda event: event["ts"])
+        if event.get("args", {}).get("op_name") == "Conv" and event["name"].endswith("_time")
+    ]
+    assert len(groups) == 18
+    assert groups == ["dw", "pw"] * 9
 
 
 def test_an_identity_among_the_branches(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_onnx(form: str, options: dict[str, Any], tmp_path: Path) -> None:
     kinds = [n.op_type for n in proto.graph.node]
     rank = kinds.count("Conv") - 1 if form == "concat" else kinds.count("Conv") // 2
     expected = {
-        "sum": ["Conv", "Conv"] * rank + ["Add"] * (rank - 1),
+        "sum": ["Conv", "Conv"] + ["Conv", "Conv", "Add"] * (rank - 1),
         "repeat": ["Concat", "Conv", "Conv"],
         "concat": ["Conv"] * rank + ["Concat", "Conv"],
     }
