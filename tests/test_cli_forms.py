@@ -11,6 +11,7 @@ import pytest
 import dacconv
 from dacconv.calibration.prepare import Calibrated
 from dacconv.forms import FORMS
+from dacconv.numerics.intervals import Interval
 from dacconv.tuning import timer as timing
 
 
@@ -29,6 +30,14 @@ def quick(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+def sure(timed):
+    """Times as they are measured of a whole network, without a doubt."""
+    return lambda names, opened: {
+        name: found if isinstance(found, Interval) else Interval(found, found, found, 0.95)
+        for name, found in timed(names, opened).items()
+    }
+
+
 @pytest.fixture
 def fast(monkeypatch):
     """Every split takes half the time, in whatever form, and so does the network."""
@@ -39,7 +48,7 @@ def fast(monkeypatch):
     )
     monkeypatch.setattr("dacconv.models.onnx_timing.around", lambda *rest: 0.0)
     monkeypatch.setattr("dacconv.tuning.whole.side_by_side", timing.side_by_side)
-    monkeypatch.setattr("dacconv.tuning.whole.over_first", timing.side_by_side)
+    monkeypatch.setattr("dacconv.tuning.whole.over_first", sure(timing.side_by_side))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -147,7 +156,16 @@ def test_a_network_that_is_slower_as_a_whole_is_given_up_half_by_half(run, monke
     code, out, _ = outcome(run, "convert", "net.onnx", "--rank", "2", "--tune")
     assert code == 0
     assert "1 of 5 layers split" in out
-    assert "the network as a whole takes 1.30 x the original's time" in out
+    assert "the network as a whole takes 1.30 x the original's time (1.30 to 1.30)" in out
+
+
+def test_what_may_be_slower_for_all_that_was_measured_is_given_up(run, monkeypatch, fast):
+    doubtful = Interval(0.99, 0.93, 1.08, 0.95)
+    whole(monkeypatch, [doubtful, doubtful], [Interval(0.9, 0.85, 0.97, 0.95)])
+    code, out, _ = outcome(run, "convert", "net.onnx", "--rank", "2", "--tune")
+    assert code == 0
+    assert "1 of 5 layers split" in out
+    assert "takes 0.99 x the original's time (0.93 to 1.08)" in out
 
 
 def test_damage_is_measured_once_for_all_forms_that_are_tried(run, monkeypatch, fast):
@@ -184,7 +202,7 @@ def whole(monkeypatch, *ratios):
     def timed(names, opened):
         return {"original": 1.0} | dict(zip(list(names)[1:], waiting.pop(0), strict=False))
 
-    monkeypatch.setattr("dacconv.tuning.whole.over_first", timed)
+    monkeypatch.setattr("dacconv.tuning.whole.over_first", sure(timed))
 
 
 def test_a_budget_of_time(run, work, fast, monkeypatch):
@@ -192,9 +210,7 @@ def test_a_budget_of_time(run, work, fast, monkeypatch):
         "dacconv.tuning.whole.side_by_side",
         lambda names, opened: {"model": 4.0},
     )
-    monkeypatch.setattr(
-        "dacconv.tuning.whole.over_first", lambda names, opened: dict.fromkeys(names, 1.0)
-    )
+    whole(monkeypatch, *[[1.0]] * 9)
     code, _, _ = outcome(
         run, "convert", "net.onnx", "--latency", "0.75", "--calibrate", "none", "--json", "r.json"
     )

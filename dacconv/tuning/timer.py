@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +14,7 @@ import numpy as np
 from dacconv.decompositions import METHODS
 from dacconv.forms import Branches
 from dacconv.models.base import Model
+from dacconv.numerics.intervals import Interval, median_interval
 from dacconv.progress import Progress, silent
 from dacconv.tuning.cache import Cache
 from dacconv.tuning.speeds import ONNXRUNTIME, TORCH_NN, Target
@@ -23,7 +23,9 @@ from dacconv.types import Conv, Geometry, Layer
 ROUNDS, MOST_ROUNDS = 4, 24
 SETTLED = 1.03
 """Rounds go on until the least time of every case was met twice, within this factor."""
-ENOUGH_SECONDS = 4.0
+TELLING = 6
+"""Rounds of a whole network, at least: fewer give no interval of 95 %."""
+ENOUGH_SECONDS = 30.0
 """No further rounds of a whole network after that time."""
 MIN_SECONDS = 0.01
 """How long one case is run in one round, at least; and at least once."""
@@ -144,21 +146,30 @@ def side_by_side(names: Sequence[str], opened: Callable[[str], Opened]) -> dict[
     return {name: min(found) for name, found in times.items()}
 
 
-def over_first(names: Sequence[str], opened: Callable[[str], Opened]) -> dict[str, float]:
+def over_first(names: Sequence[str], opened: Callable[[str], Opened]) -> dict[str, Interval]:
     """The time of each over that of the first name, run in turn, one alive at a time.
 
-    The median of the rounds' ratios: a session may have luck with where its threads come to lie,
-    for as long as it lives, and the luckiest of few is no measure of a small network.
+    The median of the rounds' ratios, with its interval of 95 %: a session may have luck with where
+    its threads come to lie, for as long as it lives, and the luckiest of few is no measure of a
+    small network. Rounds go on until the intervals are narrow or leave out 1, or for
+    ``ENOUGH_SECONDS``.
     """
     ratios: dict[str, list[float]] = {name: [] for name in names}
+    told: dict[str, Interval] = {}
     started = time.perf_counter()
     for turn in range(MOST_ROUNDS):
-        if turn >= ROUNDS and time.perf_counter() - started > ENOUGH_SECONDS:
-            break
         seconds = _round(names, opened, turn)
         for name, found in seconds.items():
             ratios[name].append(found / seconds[names[0]])
-    return {name: statistics.median(found) for name, found in ratios.items()}
+        told = {name: median_interval(found) for name, found in ratios.items()}
+        clear = all(one.high <= SETTLED * one.low or not _holds_1(one) for one in told.values())
+        if turn + 1 >= TELLING and (clear or time.perf_counter() - started > ENOUGH_SECONDS):
+            break
+    return told
+
+
+def _holds_1(interval: Interval) -> bool:
+    return interval.low <= 1 <= interval.high
 
 
 def _round(names: Sequence[str], opened: Callable[[str], Opened], turn: int) -> dict[str, float]:

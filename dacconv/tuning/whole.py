@@ -11,6 +11,7 @@ import numpy as np
 from dacconv.errors import UsageError
 from dacconv.forms import AUTO, MULTIPLIER
 from dacconv.models.base import Model
+from dacconv.numerics.intervals import Interval
 from dacconv.policies import Times
 from dacconv.tuning.speeds import ONNXRUNTIME
 from dacconv.tuning.timer import Opened, Timer, over_first, side_by_side
@@ -77,8 +78,8 @@ def _whole(
     if choices and _runs_here(model, timer):
         split = carried_out(Plan(tuple(choices)))
         (ratio,) = slowdowns(model, [split], timer.target.threads)
-        if ratio < 1 / NOISE:
-            return round(saved / (1 - ratio))
+        if ratio.median < 1 / NOISE:
+            return round(saved / (1 - ratio.median))
     return round(whole_seconds(model, timer.target.threads) * _NANO)
 
 
@@ -87,7 +88,7 @@ def whole_seconds(model: Model, threads: int) -> float:
     return side_by_side(["model"], _opener({"model": model}, threads))["model"]
 
 
-def slowdowns(original: Model, converted: Sequence[Model], threads: int) -> list[float]:
+def slowdowns(original: Model, converted: Sequence[Model], threads: int) -> list[Interval]:
     """The time of a run of each converted model over the original's."""
     named = {f"converted {number}": model for number, model in enumerate(converted)}
     models = {"original": original, **named}
@@ -101,9 +102,10 @@ def fastest(
     """The plan with which the network as a whole is the fastest, and not slower than it was.
 
     The first plan is kept unless another one is faster by more than ``NOISE``. Layers that gain
-    on their own may not gain together, in small networks above all: as long as the whole is
-    slower than the original, the half of the splits that saves less is given up. Where the
-    target's runtime cannot run the model here, the first plan stays as it is.
+    on their own may not gain together, in small networks above all: as long as the whole may be
+    slower than the original by more than that, for all that was measured, the half of the splits
+    that saves less is given up. Where the target's runtime cannot run the model here, the first
+    plan stays as it is.
 
     ``carried_out`` converts the model as a plan says.
     """
@@ -113,13 +115,15 @@ def fastest(
     if nothing or why_not(original) or not _runs_here(original, timer):
         return kept
     times = slowdowns(original, [carried_out(plan) for plan in tried], timer.target.threads)
-    best = min(range(len(tried)), key=lambda i: times[i] * (NOISE if i else 1))
+    best = min(range(len(tried)), key=lambda i: times[i].median * (NOISE if i else 1))
     kept, ratio = tried[best], times[best]
     if best:
-        kept = _noted(kept, f"{ratio:.2f} x the original's time, {times[0]:.2f} x without it")
-    while kept.choices and ratio > NOISE:
+        without = f"{times[0].median:.2f} x without it"
+        kept = _noted(kept, f"{ratio.median:.2f} x the original's time, {without}")
+    while kept.choices and ratio.high > NOISE:
         kept = _better_half(kept, timer, ratio)
-        (ratio,) = slowdowns(original, [carried_out(kept)], timer.target.threads)
+        if kept.choices:
+            (ratio,) = slowdowns(original, [carried_out(kept)], timer.target.threads)
     return kept
 
 
@@ -138,13 +142,14 @@ def _runs_here(model: Model, timer: Timer) -> bool:
     return own and timer.target.device == "cpu"
 
 
-def _better_half(plan: Plan, timer: Timer, ratio: float) -> Plan:
+def _better_half(plan: Plan, timer: Timer, ratio: Interval) -> Plan:
     def saved(choice: Choice) -> float:
         return timer.saved.get((choice.layer, choice.rank, choice.form), 0.0)
 
     ranked = sorted(plan.choices, key=saved, reverse=True)
     kept = {choice.layer for choice in ranked[: len(ranked) // 2]}
-    why = f"measured: with it the network as a whole takes {ratio:.2f} x the original's time"
+    times = f"{ratio.median:.2f} x the original's time ({ratio.low:.2f} to {ratio.high:.2f})"
+    why = f"measured: with it the network as a whole takes {times}"
     gone = (Skipped(c.layer, why) for c in plan.choices if c.layer not in kept)
     choices = tuple(choice for choice in plan.choices if choice.layer in kept)
     return Plan(choices, (*plan.skipped, *gone))

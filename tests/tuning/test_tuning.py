@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -211,3 +212,27 @@ def test_two_writers_keep_each_others_times(tmp_path: Path) -> None:
     second.put(ORT, "b", {"original": 2.0})
     assert Cache(path).get(ORT, "a") == {"original": 1.0}
     assert Cache(path).get(ORT, "b") == {"original": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("ratios", "rounds"),
+    [
+        ([0.5, 0.7], timing.TELLING),  # wide, and clear all the same
+        ([1.0, 1.01], timing.TELLING),  # narrow
+        ([0.9, 1.1], timing.MOST_ROUNDS),  # in doubt
+    ],
+)
+def test_a_network_is_timed_until_it_is_told_from_the_original(
+    ratios: list[float], rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = []
+
+    def timed(names: list[str], opened: object, turn: int) -> dict[str, float]:
+        turns.append(turn)
+        return {"original": 2.0, "converted": 2.0 * ratios[turn % 2]}
+
+    monkeypatch.setattr(timing, "_round", timed)
+    found = timing.over_first(["original", "converted"], lambda name: nullcontext(lambda: None))
+    assert len(turns) == rounds
+    assert found["original"].high == 1
+    assert (found["converted"].low, found["converted"].high) == tuple(ratios)
