@@ -49,6 +49,7 @@ class Settings:
     kernel_scale: str = "own"
     form: str | None = None
     tune: bool = False
+    strips: int | None = None
     target: str | None = None
     timings: str | None = None
     calibrate: str | None = None
@@ -328,6 +329,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "kernel_scale": (str,),
     "form": (str,),
     "tune": (bool,),
+    "strips": (int,),
     "target": (str,),
     "timings": (str,),
     "calibrate": (str,),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +109,7 @@ def decide(model: Model, settings: Settings, progress: Progress = silent) -> Dec
     made = plan_for(model, settings, progress, calibrated, timer)
     plan = _formed(model, settings, made, timer)
     if timer is not None:
-        from dacconv.tuning.whole import fastest
+        from dacconv.tuning.whole import fastest, in_strips_where_faster
 
         def carried_out(plan: Plan) -> Model:  # the plain factors are as fast as any others
             return carry_out(model, plan, settings).model
@@ -119,6 +119,12 @@ def decide(model: Model, settings: Settings, progress: Progress = silent) -> Dec
             plans.append(_formed(model, settings, made, None))
         progress("timing the network", 0, 1)
         plan = fastest(model, plans, timer, carried_out)
+        if settings.strips is None:
+            plan = in_strips_where_faster(plan, timer, carried_out)
+    if settings.strips is not None:
+        if settings.strips < 1:
+            raise UsageError(f"{settings.strips} is not a number above 0", where="--strips")
+        plan = replace(plan, strips=settings.strips if settings.strips > 1 else 0)
     return Decision(plan, timer, calibrated, told)
 
 

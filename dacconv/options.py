@@ -189,6 +189,15 @@ FORM = panel(
             "for each layer (auto).",
         },
     ),
+    (
+        "--strips",
+        {
+            "type": Whole(),
+            "metavar": "N",
+            "help": "Run the first layers in N strips of rows, 1: whole (what --tune finds faster, "
+            "else whole; ONNX).",
+        },
+    ),
 )
 
 

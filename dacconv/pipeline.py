@@ -21,6 +21,7 @@ from dacconv.policies import RankOptions, Selection, Times, select
 from dacconv.progress import Progress, silent
 from dacconv.report import Report
 from dacconv.splitting import OWN, Spectra, Split, split_layer
+from dacconv.strips import in_strips
 from dacconv.types import Graph, Layer, Plan, Provenance, Rewrite
 
 if TYPE_CHECKING:  # plain DAC does without, and starts sooner for it
@@ -291,12 +292,17 @@ def convert(
         calibration = judge(calibrated, changed, other, told)
         if calibration.taken:
             changed, splits = other, better
+    notes: tuple[str, ...] = ()
+    if plan.strips > 1:
+        changed, told = in_strips(changed, plan.strips)
+        notes = (told,)
     errors = {name: split.error for name, split in splits.items()}
     merging = _merging(view)
     built = report.build(model.format, model.graph(), plan=plan, errors=errors, merging=merging)
     made = replace(
         built,
         calibration=calibration,
+        notes=(*built.notes, *notes),
         provenance=Provenance(
             version=__version__,
             sha256=(digest or Digest(model.path)).of(*model.files),

@@ -110,7 +110,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
             for c in plan.choices
         ],
         "skipped": [{"name": s.layer, "reason": s.reason} for s in plan.skipped],
-    }
+    } | ({"strips": plan.strips} if plan.strips else {})
 
 
 def plan_to_json(plan: Plan) -> str:
@@ -154,7 +154,11 @@ def plan_from_dict(data: object, where: str) -> Plan:
     skipped = data.get("skipped", [])
     if not isinstance(skipped, list) or not all(isinstance(s, dict) for s in skipped):
         raise UsageError("'skipped' is not a list of objects", where=where)
-    return Plan(choices, tuple(Skipped(str(s.get("name")), str(s.get("reason"))) for s in skipped))
+    strips = data.get("strips", 0)
+    if not isinstance(strips, int) or isinstance(strips, bool) or strips < 0:
+        raise UsageError(f"'strips' is no number of strips: {json.dumps(strips)}", where=where)
+    left = tuple(Skipped(str(s.get("name")), str(s.get("reason"))) for s in skipped)
+    return Plan(choices, left, strips)
 
 
 def bind(plan: Plan, layers: Sequence[Layer], *, where: str, allow_costlier: bool) -> Plan:
@@ -175,7 +179,8 @@ def bind(plan: Plan, layers: Sequence[Layer], *, where: str, allow_costlier: boo
             )
         if layer.skip:
             raise UsageError(f"layer {choice.layer} cannot be split: {layer.skip}", where=where)
-    return settle(layers, plan.choices, allow_costlier=allow_costlier)
+    settled = settle(layers, plan.choices, allow_costlier=allow_costlier)
+    return replace(settled, strips=plan.strips)
 
 
 def _choice(entry: object, where: str) -> Choice:

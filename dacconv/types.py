@@ -258,10 +258,14 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is done to each layer: a value that can be printed, edited and fed back."""
+    """What is done to each layer: a value that can be printed, edited and fed back.
+
+    ``strips`` is the number of strips of rows that the first layers run in; 0 or 1: whole.
+    """
 
     choices: tuple[Choice, ...]
     skipped: tuple[Skipped, ...] = ()
+    strips: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -128,7 +128,7 @@ def test_tuning_keeps_what_gets_faster(run, work, fast):
 def test_tuning_leaves_alone_what_gets_slower(run, monkeypatch, fast):
     slow = {"original": 1.0, "multiplier": 3.0, "sum": 1.5, "repeat": 2.0, "concat": 2.0}
     monkeypatch.setattr(timing, "side_by_side", lambda names, opened: {n: slow[n] for n in names})
-    whole(monkeypatch, [1.0, 0.99], [1.0, 0.99])  # as the table would have it, it is no faster
+    whole(monkeypatch, 0.99, 0.99)  # as the table would have it, it is no faster
     code, out, _ = outcome(run, "convert", "net.onnx", "--rank", "2", "--tune")
     assert code == 0
     assert "0 of 5 layers split" in out
@@ -142,17 +142,17 @@ def test_tuning_leaves_alone_what_gets_slower(run, monkeypatch, fast):
 def test_what_the_table_says_is_taken_where_the_network_is_faster_so(run, work, monkeypatch, fast):
     slow = {"original": 1.0, "multiplier": 3.0, "sum": 1.5, "repeat": 2.0, "concat": 2.0}
     monkeypatch.setattr(timing, "side_by_side", lambda names, opened: {n: slow[n] for n in names})
-    whole(monkeypatch, [1.0, 0.8])
+    whole(monkeypatch, 0.8, 0.8)
     done = run("convert", "net.onnx", "--rank", "2", "--tune", "--json", "r.json")
     assert done.code == 0
     assert "3 of 5 layers split" in done.out
     layers = json.loads((work / "r.json").read_text())["layers"]
-    told = "measured: the network as a whole takes 0.80 x the original's time, 1.00 x without it"
+    told = "measured: the network as a whole takes 0.80 x the time with it"
     assert {layer["reason"] for layer in layers if layer["rank"]} == {told}
 
 
 def test_a_network_that_is_slower_as_a_whole_is_given_up_half_by_half(run, monkeypatch, fast):
-    whole(monkeypatch, [1.3, 1.3], [0.9])
+    whole(monkeypatch, 1.0, 1.3, 0.9)
     code, out, _ = outcome(run, "convert", "net.onnx", "--rank", "2", "--tune")
     assert code == 0
     assert "1 of 5 layers split" in out
@@ -161,7 +161,7 @@ def test_a_network_that_is_slower_as_a_whole_is_given_up_half_by_half(run, monke
 
 def test_what_may_be_slower_for_all_that_was_measured_is_given_up(run, monkeypatch, fast):
     doubtful = Interval(0.99, 0.93, 1.08, 0.95)
-    whole(monkeypatch, [doubtful, doubtful], [Interval(0.9, 0.85, 0.97, 0.95)])
+    whole(monkeypatch, 1.0, doubtful, Interval(0.9, 0.85, 0.97, 0.95))
     code, out, _ = outcome(run, "convert", "net.onnx", "--rank", "2", "--tune")
     assert code == 0
     assert "1 of 5 layers split" in out
@@ -184,7 +184,7 @@ def test_damage_is_measured_once_for_all_forms_that_are_tried(run, monkeypatch, 
 
 
 def test_a_dry_run_plans_what_a_conversion_does(run, work, monkeypatch, fast):
-    whole(monkeypatch, [1.3, 1.3], [0.9], [1.3, 1.3], [0.9])
+    whole(monkeypatch, *[1.0, 1.3, 0.9] * 2)
     wanted = ("convert", "net.onnx", "--rank", "2", "--tune")
     assert run(*wanted, "--dry-run", "-o", "plan.json").code == 0
     assert run(*wanted, "--json", "r.json").code == 0
@@ -196,13 +196,13 @@ def test_a_dry_run_plans_what_a_conversion_does(run, work, monkeypatch, fast):
 
 
 def whole(monkeypatch, *ratios):
-    """The network as a whole takes these shares of its time, call after call."""
+    """The network as a whole takes these shares of the time before, call after call.
+
+    First the table's plan beside the measured one, then what is kept beside the original.
+    """
     waiting = list(ratios)
-
-    def timed(names, opened):
-        return {"original": 1.0} | dict(zip(list(names)[1:], waiting.pop(0), strict=False))
-
-    monkeypatch.setattr("dacconv.tuning.whole.over_first", sure(timed))
+    timed = sure(lambda names, opened: {"converted": waiting.pop(0)})
+    monkeypatch.setattr("dacconv.tuning.whole.over_first", timed)
 
 
 def test_a_budget_of_time(run, work, fast, monkeypatch):
@@ -210,7 +210,7 @@ def test_a_budget_of_time(run, work, fast, monkeypatch):
         "dacconv.tuning.whole.side_by_side",
         lambda names, opened: {"model": 4.0},
     )
-    whole(monkeypatch, *[[1.0]] * 9)
+    whole(monkeypatch, *[1.0] * 9)
     code, _, _ = outcome(
         run, "convert", "net.onnx", "--latency", "0.75", "--calibrate", "none", "--json", "r.json"
     )

@@ -52,6 +52,22 @@ class Record:
     plan: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The first layers of a model, as far as they can be run in strips of rows.
+
+    From value ``begin`` to value ``end``, which has ``rows`` rows; ``count`` strips are small
+    enough for a core's cache, 1 where the values are so anyway. Every border between strips
+    repeats ``repeated`` multiply-adds.
+    """
+
+    begin: str
+    end: str
+    rows: int
+    count: int
+    repeated: int
+
+
 class Model(Protocol):
     """An opened checkpoint. Immutable: ``rewrite`` returns a new one."""
 
@@ -179,6 +195,23 @@ class Divisible(Protocol):
 
         Raises:
             UnsupportedError: the runtime cannot run the model in parts; says why.
+        """
+        ...
+
+
+@runtime_checkable
+class Tileable(Protocol):
+    """A model whose first layers can be run in strips of rows, one after the other."""
+
+    def stretch(self) -> Stretch | None:
+        """The layers that can; None where the sizes or the operators do not allow it."""
+        ...
+
+    def in_strips(self, count: int) -> Self:
+        """The same function with its ``stretch`` in so many strips.
+
+        Raises:
+            ValueError: there is no stretch, or it has fewer rows.
         """
         ...
 

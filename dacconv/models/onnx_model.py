@@ -13,7 +13,7 @@ import numpy as np
 
 from dacconv.errors import UnsupportedError
 from dacconv.forms import FORMS
-from dacconv.models.base import Feeds, Forward, LoadOptions, Runner, Visit
+from dacconv.models.base import Feeds, Forward, LoadOptions, Runner, Stretch, Visit
 from dacconv.models.onnx_affine import batch_norm, loose_affine, loose_affine_axis
 from dacconv.models.onnx_consts import Constants
 from dacconv.models.onnx_document import Document, Entry
@@ -29,6 +29,7 @@ from dacconv.models.onnx_run import document_session, runner, runtime
 from dacconv.models.onnx_save import needs_side_file, save, side_path
 from dacconv.models.onnx_shapes import Inferred, infer
 from dacconv.models.onnx_static import Static
+from dacconv.models.onnx_strips import in_strips, stretch
 from dacconv.models.onnx_walk import walk
 from dacconv.progress import Progress
 from dacconv.types import Affine, Array, Conv, FloatArray, Geometry, Graph, Plan, Rewrite, ValueSpec
@@ -159,6 +160,15 @@ class OnnxModel:
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:
         """A new model with the edits applied; unchanged weights are shared, not copied."""
         document = rewrite(self.document, self._known, edits)
+        return type(self)(self.path, document, self.options)
+
+    def stretch(self) -> Stretch | None:
+        """See ``models.base.Tileable``."""
+        return stretch(self._known, self._inputs[0].name) if len(self._inputs) == 1 else None
+
+    def in_strips(self, count: int) -> Self:
+        """See ``models.base.Tileable``."""
+        document = in_strips(self.document, self._known, self._inputs[0].name, count)
         return type(self)(self.path, document, self.options)
 
     def session(self, *, threads: int | None = None, optimise: bool = True) -> Any:

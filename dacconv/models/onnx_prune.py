@@ -43,7 +43,7 @@ def without_dead(document: Document, static: Static, dropped: Iterable[Entry]) -
                 waiting.append(read)
     entries = tuple(entry for entry in document.entries if id(entry) not in dead_nodes)
     tensors = {name: t for name, t in document.tensors.items() if name not in dead}
-    _prune(document.rest, dead, {name for e in entries for name in e.writes} | set(tensors))
+    prune(document.rest, dead, {name for e in entries for name in e.writes} | set(tensors))
     return replace(document, entries=entries, tensors=tensors)
 
 
@@ -78,8 +78,8 @@ def with_fixed_sizes(document: Document, static: Static, resized: Container[str]
     return replace(document, entries=entries, tensors={**document.tensors, **sizes})
 
 
-def _prune(rest: GraphProto, dead: set[str], alive: set[str]) -> None:
-    """Remove what the graph says of values that are gone."""
+def prune(rest: GraphProto, dead: set[str], alive: set[str]) -> None:
+    """Remove, in place, what the graph says of values that are gone; ``dead`` inputs go too."""
     inputs = {value.name for value in rest.input} - dead
     _keep(rest.input, inputs)
     _keep(rest.value_info, alive | inputs)

@@ -62,7 +62,8 @@ def choose_forms(
             note = choice.note if speeds.measured else _told(choice, times.get(best))
             choices.append(replace(choice, form=best, note=note))
     skipped = {skip.layer: skip for skip in plan.skipped} | slower
-    return Plan(tuple(choices), tuple(skipped[x.name] for x in layers if x.name in skipped))
+    left = tuple(skipped[x.name] for x in layers if x.name in skipped)
+    return replace(plan, choices=tuple(choices), skipped=left)
 
 
 def _unmeasured(forms: Sequence[str]) -> str:

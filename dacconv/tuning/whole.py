@@ -13,6 +13,7 @@ from dacconv.forms import AUTO, MULTIPLIER
 from dacconv.models.base import Model
 from dacconv.numerics.intervals import Interval
 from dacconv.policies import Times
+from dacconv.strips import stretch_of
 from dacconv.tuning.speeds import ONNXRUNTIME
 from dacconv.tuning.timer import Opened, Timer, over_first, side_by_side
 from dacconv.types import Choice, Layer, Plan, Skipped
@@ -77,7 +78,7 @@ def _whole(
             saved += before - after
     if choices and _runs_here(model, timer):
         split = carried_out(Plan(tuple(choices)))
-        (ratio,) = slowdowns(model, [split], timer.target.threads)
+        ratio = slowdown(model, split, timer.target.threads)
         if ratio.median < 1 / NOISE:
             return round(saved / (1 - ratio.median))
     return round(whole_seconds(model, timer.target.threads) * _NANO)
@@ -88,12 +89,10 @@ def whole_seconds(model: Model, threads: int) -> float:
     return side_by_side(["model"], _opener({"model": model}, threads))["model"]
 
 
-def slowdowns(original: Model, converted: Sequence[Model], threads: int) -> list[Interval]:
-    """The time of a run of each converted model over the original's."""
-    named = {f"converted {number}": model for number, model in enumerate(converted)}
-    models = {"original": original, **named}
-    ratios = over_first(list(models), _opener(models, threads))
-    return [ratios[name] for name in named]
+def slowdown(original: Model, converted: Model, threads: int) -> Interval:
+    """The time of a run of the converted model over the original's."""
+    models = {"original": original, "converted": converted}
+    return over_first(list(models), _opener(models, threads))["converted"]
 
 
 def fastest(
@@ -101,38 +100,55 @@ def fastest(
 ) -> Plan:
     """The plan with which the network as a whole is the fastest, and not slower than it was.
 
-    The first plan is kept unless another one is faster by more than ``NOISE``. Layers that gain
-    on their own may not gain together, in small networks above all: as long as the whole may be
-    slower than the original by more than that, for all that was measured, the half of the splits
-    that saves less is given up. Where the target's runtime cannot run the model here, the first
-    plan stays as it is.
+    The first plan is kept unless another one is told to be faster by more than ``NOISE``. Layers
+    that gain on their own may not gain together, in small networks above all: as long as the whole
+    may be slower than the original by more than that, for all that was measured, the half of the
+    splits that saves less is given up. Where the target's runtime cannot run the model here, the
+    first plan stays as it is.
 
     ``carried_out`` converts the model as a plan says.
     """
     kept = plans[0]
-    tried = [kept, *(plan for plan in plans[1:] if _splits(plan) != _splits(kept))]
-    nothing = not any(plan.choices for plan in tried)
+    tried = [plan for plan in plans[1:] if _splits(plan) != _splits(kept)]
+    nothing = not any(plan.choices for plan in (kept, *tried))
     if nothing or why_not(original) or not _runs_here(original, timer):
         return kept
-    times = slowdowns(original, [carried_out(plan) for plan in tried], timer.target.threads)
-    best = min(range(len(tried)), key=lambda i: times[i].median * (NOISE if i else 1))
-    kept, ratio = tried[best], times[best]
-    if best:
-        without = f"{times[0].median:.2f} x without it"
-        kept = _noted(kept, f"{ratio.median:.2f} x the original's time, {without}")
-    while kept.choices and ratio.high > NOISE:
+    threads = timer.target.threads
+    for plan in tried:
+        ratio = slowdown(carried_out(kept), carried_out(plan), threads)
+        if _faster(ratio):
+            kept = _noted(plan, ratio)
+    while kept.choices:
+        ratio = slowdown(original, carried_out(kept), threads)
+        if ratio.high <= NOISE:
+            break
         kept = _better_half(kept, timer, ratio)
-        if kept.choices:
-            (ratio,) = slowdowns(original, [carried_out(kept)], timer.target.threads)
     return kept
+
+
+def in_strips_where_faster(plan: Plan, timer: Timer, carried_out: Callable[[Plan], Model]) -> Plan:
+    """The plan with the first layers in strips, where the network is told to be faster so."""
+    if plan.strips or not plan.choices:
+        return plan
+    made = carried_out(plan)
+    stretch = stretch_of(made)
+    if stretch is None or stretch.count < 2 or why_not(made) or not _runs_here(made, timer):
+        return plan
+    striped = replace(plan, strips=stretch.count)
+    ratio = slowdown(made, carried_out(striped), timer.target.threads)
+    return striped if _faster(ratio) else plan
+
+
+def _faster(ratio: Interval) -> bool:
+    return ratio.high < 1 and ratio.median < 1 / NOISE
 
 
 def _splits(plan: Plan) -> set[tuple[str, int, str]]:
     return {(choice.layer, choice.rank, choice.form) for choice in plan.choices}
 
 
-def _noted(plan: Plan, times: str) -> Plan:
-    note = f"measured: the network as a whole takes {times}"
+def _noted(plan: Plan, ratio: Interval) -> Plan:
+    note = f"measured: the network as a whole takes {ratio.median:.2f} x the time with it"
     return replace(plan, choices=tuple(replace(choice, note=note) for choice in plan.choices))
 
 
@@ -152,7 +168,7 @@ def _better_half(plan: Plan, timer: Timer, ratio: Interval) -> Plan:
     why = f"measured: with it the network as a whole takes {times}"
     gone = (Skipped(c.layer, why) for c in plan.choices if c.layer not in kept)
     choices = tuple(choice for choice in plan.choices if choice.layer in kept)
-    return Plan(choices, (*plan.skipped, *gone))
+    return replace(plan, choices=choices, skipped=(*plan.skipped, *gone))
 
 
 def _opener(models: Mapping[str, Model], threads: int) -> Callable[[str], Opened]:
