@@ -14,6 +14,7 @@ from dacconv.files import Digest
 from dacconv.models.base import Model
 from dacconv.pipeline import Conversion
 from dacconv.progress import Progress, silent
+from dacconv.strips import checked
 from dacconv.types import Plan
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def decide(model: Model, settings: Settings, progress: Progress = silent) -> Dec
     What the table knows without measuring is tried beside it: layers are timed one by one, and
     what else the machine does may have come between.
     """
+    strips = None if settings.strips is None else checked(model, settings.strips)
     timer = timer_for(model, settings, progress)
     calibrated, told = calibrated_for(model, settings, progress, timer)
     made = plan_for(model, settings, progress, calibrated, timer)
@@ -119,12 +121,10 @@ def decide(model: Model, settings: Settings, progress: Progress = silent) -> Dec
             plans.append(_formed(model, settings, made, None))
         progress("timing the network", 0, 1)
         plan = fastest(model, plans, timer, carried_out)
-        if settings.strips is None:
+        if strips is None:
             plan = in_strips_where_faster(plan, timer, carried_out)
-    if settings.strips is not None:
-        if settings.strips < 1:
-            raise UsageError(f"{settings.strips} is not a number above 0", where="--strips")
-        plan = replace(plan, strips=settings.strips if settings.strips > 1 else 0)
+    if strips is not None:
+        plan = replace(plan, strips=strips)
     return Decision(plan, timer, calibrated, told)
 
 

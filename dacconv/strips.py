@@ -11,6 +11,20 @@ def stretch_of(model: Model) -> Stretch | None:
     return model.stretch() if isinstance(model, Tileable) else None
 
 
+def checked(model: Model, count: int) -> int:
+    """How many strips a plan is to have where ``count`` were asked for; 0: the model is whole.
+
+    Raises:
+        UsageError: no such number.
+        UnsupportedError: no model of that format can be run in strips.
+    """
+    if count < 1:
+        raise UsageError(f"{count} is not a number above 0", where="--strips")
+    if count > 1 and not isinstance(model, Tileable):
+        raise _cannot(model)
+    return count if count > 1 else 0
+
+
 def in_strips(model: Model, count: int) -> tuple[Model, str]:
     """The model with its first layers in ``count`` strips, and what that is in words.
 
@@ -20,12 +34,7 @@ def in_strips(model: Model, count: int) -> tuple[Model, str]:
     """
     stretch = stretch_of(model)
     if stretch is None or not isinstance(model, Tileable):
-        raise UnsupportedError(
-            "cannot be run in strips",
-            where=str(model.path),
-            hint="strips need an ONNX graph with one image of a fixed size as its input, and from "
-            "there convs, poolings and the like up to where the values have shrunk to half",
-        )
+        raise _cannot(model)
     if count > stretch.rows:
         raise UsageError(
             f"{count} strips of '{stretch.end}', which has {stretch.rows} rows", where="--strips"
@@ -36,3 +45,12 @@ def in_strips(model: Model, count: int) -> tuple[Model, str]:
         f"repeat {stretch.repeated * (count - 1) / 1e6:.3g} M MACs"
     )
     return model.in_strips(count), told
+
+
+def _cannot(model: Model) -> UnsupportedError:
+    return UnsupportedError(
+        "cannot be run in strips",
+        where=str(model.path),
+        hint="strips need an ONNX graph with one image of a fixed size as its input, and from "
+        "there convs, poolings and the like up to where the values have shrunk to half",
+    )

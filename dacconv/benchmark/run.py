@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import quantiles
-from typing import Any
+from typing import Any, Self
 
 from dacconv.benchmark.client import Turn, Worker
 from dacconv.benchmark.layers import layer_times
@@ -28,6 +28,9 @@ ROUNDS, FEWEST_ROUNDS = 20, 6
 SECONDS = 20.0
 TURN_SECONDS = 0.05
 """How long a model runs in a round, at least."""
+SHORT_SECONDS = 0.02
+"""Models whose runs are all shorter have fresh processes in every round: where a process and its
+threads come to lie makes such a network faster or slower by a tenth for as long as it lives."""
 SETTLE_SECONDS = 0.003
 """A pause between turns: threads of torch's OpenMP wait actively for about that long."""
 PROFILE_ROUNDS, PROFILE_RUNS, PROFILE_SECONDS = 5, 20, 3.0
@@ -119,31 +122,57 @@ def _case(
     seed: int,
     progress: Progress,
 ) -> Case:
-    """All models under one setting, each in a fresh process, in alternating rounds."""
+    """All models under one setting, each in a process of its own, in alternating rounds."""
     task = _task(models, setting)
+    turns: list[list[Turn]] = [[] for _ in models]
+    started = time.monotonic()
     with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(one.path)) for one in models]
-        for worker, one in zip(workers, models, strict=True):
-            worker.load(one.options, setting, one.inputs, seed)
-        runs = [_runs_in_a_turn(worker) for worker in workers]
-        turns: list[list[Turn]] = [[] for _ in workers]
-        started = time.monotonic()
+        crew = stack.enter_context(_Crew(models, setting, seed))
         for done in range(rounds):
             spent = time.monotonic() - started
             if done >= FEWEST_ROUNDS and spent * (done + 1) / done > seconds:
                 break
             progress(task, done, rounds)
-            for index in _order(len(workers), done):
-                time.sleep(SETTLE_SECONDS)
-                turns[index].append(workers[index].run(TURN_SECONDS, runs[index]))
+            if done and all(found[0].median < SHORT_SECONDS for found in turns):
+                crew.close()
+                crew = stack.enter_context(_Crew(models, setting, seed))
+            for index in _order(len(models), done):
+                turns[index].append(crew.turn(index))
         progress(task, rounds, rounds)
-        held = [worker.memory() for worker in workers]
+        held = [worker.memory() for worker in crew.workers]
     timings = tuple(
         _timing(one.subject.name, turns[i], turns[0] if i else None, held[i])
         for i, one in enumerate(models)
     )
     inputs = tuple(told_input(spec) for spec in models[0].inputs)
     return Case(_batch(models[0]), setting.threads, inputs, len(turns[0]), timings)
+
+
+class _Crew:
+    """A worker for each model, loaded and warm; a context manager."""
+
+    def __init__(self, models: Sequence[Opened], setting: Setting, seed: int) -> None:
+        with ExitStack() as stack:
+            self.workers = [stack.enter_context(Worker(one.path)) for one in models]
+            for worker, one in zip(self.workers, models, strict=True):
+                worker.load(one.options, setting, one.inputs, seed)
+            self._runs = [_runs_in_a_turn(worker) for worker in self.workers]
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers."""
+        self._stack.close()
+
+    def turn(self, index: int) -> Turn:
+        """A turn of the model of that number."""
+        time.sleep(SETTLE_SECONDS)
+        return self.workers[index].run(TURN_SECONDS, self._runs[index])
 
 
 def _order(count: int, turn: int) -> list[int]:

@@ -23,8 +23,8 @@ from dacconv.types import Conv, Geometry, Layer
 ROUNDS, MOST_ROUNDS = 4, 24
 SETTLED = 1.03
 """Rounds go on until the least time of every case was met twice, within this factor."""
-TELLING = 6
-"""Rounds of a whole network, at least: fewer give no interval of 95 %."""
+TELLING, RUNS = 6, 3
+"""Rounds of a whole network, at least: fewer give no interval of 95 %; and runs in each."""
 ENOUGH_SECONDS = 30.0
 """No further rounds of a whole network after that time."""
 MIN_SECONDS = 0.01
@@ -158,7 +158,7 @@ def over_first(names: Sequence[str], opened: Callable[[str], Opened]) -> dict[st
     told: dict[str, Interval] = {}
     started = time.perf_counter()
     for turn in range(MOST_ROUNDS):
-        seconds = _round(names, opened, turn)
+        seconds = _round(names, opened, turn, RUNS)
         for name, found in seconds.items():
             ratios[name].append(found / seconds[names[0]])
         told = {name: median_interval(found) for name, found in ratios.items()}
@@ -172,11 +172,13 @@ def _holds_1(interval: Interval) -> bool:
     return interval.low <= 1 <= interval.high
 
 
-def _round(names: Sequence[str], opened: Callable[[str], Opened], turn: int) -> dict[str, float]:
+def _round(
+    names: Sequence[str], opened: Callable[[str], Opened], turn: int, runs: int = 1
+) -> dict[str, float]:
     found = {}
     for name in names if turn % 2 else reversed(names):
         with opened(name) as run:
-            found[name] = _seconds(run)
+            found[name] = _seconds(run, runs)
     return found
 
 
@@ -185,13 +187,13 @@ def _settled(times: Sequence[float]) -> bool:
     return second <= SETTLED * first
 
 
-def _seconds(run: Callable[[], None]) -> float:
+def _seconds(run: Callable[[], None], runs: int) -> float:
     """The least time of a run, or of a block of short ones, after two to warm up."""
     run()
     count = math.ceil(BLOCK_SECONDS / max(_timed(run, 1), 1e-9))
     count = min(max(count, 1), MOST_RUNS)
     times: list[float] = []
-    while not times or sum(times) * count < MIN_SECONDS:
+    while len(times) < runs or sum(times) * count < MIN_SECONDS:
         times.append(_timed(run, count) / count)
     return min(times)
 

@@ -227,7 +227,7 @@ def test_a_network_is_timed_until_it_is_told_from_the_original(
 ) -> None:
     turns = []
 
-    def timed(names: list[str], opened: object, turn: int) -> dict[str, float]:
+    def timed(names: list[str], opened: object, turn: int, runs: int) -> dict[str, float]:
         turns.append(turn)
         return {"original": 2.0, "converted": 2.0 * ratios[turn % 2]}
 
