@@ -80,7 +80,10 @@ class _Step:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The nodes of a stretch in order, and how many rows each of its values has."""
+    """The nodes of a stretch in order, and how many rows each of its values has.
+
+    ``largest`` is the size of the largest value in bytes.
+    """
 
     steps: tuple[_Step, ...]
     begin: str
@@ -89,6 +92,7 @@ class _Found:
 
     @property
     def end(self) -> str:
+        """The value that the strips make together."""
         return self.steps[-1].result
 
 
@@ -102,7 +106,7 @@ def stretch(known: Known, source: str) -> Stretch | None:
         return None
     rows = found.heights[found.end]
     count = min(rows, math.ceil(found.largest / STRIP_BYTES))
-    halves = [_needed(found, half) or {} for half in ((0, rows // 2), (rows // 2, rows))]
+    halves = [_all_needed(found, half) for half in ((0, rows // 2), (rows // 2, rows))]
     repeated = 0
     for step in found.steps:
         above, below = (needed[step.result] for needed in halves)
@@ -127,7 +131,7 @@ def in_strips(document: Document, known: Known, source: str, count: int) -> Docu
     parts: list[str] = []
     for number in range(count):
         out = (rows * number // count, rows * (number + 1) // count)
-        needed = _needed(found, out) or {}
+        needed = _all_needed(found, out)
         inside = {value: unique(f"{value}_strip{number + 1}", values) for value in needed}
         begin = (found.begin, inside[found.begin])
         name = unique(f"{found.begin}_strip{number + 1}", names)
@@ -149,6 +153,7 @@ def _find(known: Known, source: str) -> _Found | None:
     size = _size(known, source)
     if size is None:
         return None
+    batch = known.static.fixed.shapes[source][0] or 1
     heights, steps = {source: size[1]}, list[_Step]()
     largest, done = 0, set[str]()
     for entry in constants.document.entries:
@@ -161,7 +166,8 @@ def _find(known: Known, source: str) -> _Found | None:
         steps.append(step)
         done.add(entry.name)
         heights[step.result] = size[1]
-        taken = math.prod(size) * itemsize(known.inferred.types.get(step.result))
+        each = itemsize(known.inferred.types.get(step.result))
+        taken = batch * math.prod(size) * each
         waiting = [
             value
             for value in heights
@@ -170,9 +176,8 @@ def _find(known: Known, source: str) -> _Found | None:
         shrunk = SHRUNK * taken <= largest and SHRUNK * size[1] <= max(heights.values())
         if waiting == [step.result] and shrunk and size[1] > 1:
             found = _Found(tuple(steps), source, heights, largest)
-            middle = size[1] // 2
-            both = [_needed(found, rows) for rows in ((0, middle), (middle, size[1]))]
-            return found if None not in both else None
+            single = [_needed(found, (row, row + 1)) for row in range(size[1])]
+            return found if None not in single else None
         largest = max(largest, taken)
     return None
 
@@ -270,6 +275,13 @@ def _needed(found: _Found, rows: Rows) -> dict[str, Rows] | None:
             inner = (max(0, first), min(found.heights[source], last))
             if inner[0] >= inner[1] or needed.setdefault(source, inner) != inner:
                 return None
+    return needed
+
+
+def _all_needed(found: _Found, rows: Rows) -> dict[str, Rows]:
+    """The same of a stretch in which every single row has been tried."""
+    needed = _needed(found, rows)
+    assert needed is not None
     return needed
 
 

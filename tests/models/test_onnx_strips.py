@@ -117,7 +117,8 @@ def nets(draw: st.DrawFn) -> Net:
         pads = [draw(small) * (kernel[i % 2] > 1) for i in range(4)]
         if kind == "conv":
             auto = draw(st.sampled_from(["", "SAME_UPPER", "SAME_LOWER", "VALID"]))
-            window: dict[str, Any] = {"auto_pad": auto} if auto else {"pads": pads}
+            around = [draw(small) for _ in range(4)]
+            window: dict[str, Any] = {"auto_pad": auto} if auto else {"pads": around}
             dilations = [1, 1] if auto else list(draw(st.tuples(st.integers(1, 2), small))[:1]) * 2
             net.conv(draw(st.integers(2, 5)), kernel, strides=strides, dilations=dilations,
                      **window)  # fmt: skip
@@ -181,6 +182,13 @@ def test_every_opset(opset: int, tmp_path: Path) -> None:
 def test_weights_that_are_inputs_as_well(tmp_path: Path) -> None:
     whole = vgg().open(tmp_path, ir=3, opset=9, constants_as_inputs=True)
     same(whole, whole.in_strips(3))
+
+
+def test_a_row_that_sees_nothing_but_padding_stays_with_its_neighbours(tmp_path: Path) -> None:
+    net = Net()
+    net.conv(8, (1, 1), pads=[1] * 4)
+    net.conv(6, (1, 1), strides=[2, 2])
+    assert net.open(tmp_path).stretch() is None
 
 
 def test_a_free_batch_stays_free(tmp_path: Path) -> None:
