@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any, Self
 
 from dacconv.benchmark.client import Turn, Worker
@@ -28,9 +28,10 @@ ROUNDS, FEWEST_ROUNDS = 20, 6
 SECONDS = 20.0
 TURN_SECONDS = 0.05
 """How long a model runs in a round, at least."""
-SHORT_SECONDS = 0.02
-"""Models whose runs are all shorter have fresh processes in every round: where a process and its
-threads come to lie makes such a network faster or slower by a tenth for as long as it lives."""
+SHORT_SECONDS, SHORT_TURNS = 0.02, 5
+"""Models whose runs are all shorter have fresh processes in every round, and so many turns with
+them: where a process and its threads come to lie makes such a network faster or slower by a tenth
+for as long as it lives."""
 SETTLE_SECONDS = 0.003
 """A pause between turns: threads of torch's OpenMP wait actively for about that long."""
 PROFILE_ROUNDS, PROFILE_RUNS, PROFILE_SECONDS = 5, 20, 3.0
@@ -133,11 +134,12 @@ def _case(
             if done >= FEWEST_ROUNDS and spent * (done + 1) / done > seconds:
                 break
             progress(task, done, rounds)
-            if done and all(found[0].median < SHORT_SECONDS for found in turns):
+            short = done > 0 and all(found[0].median < SHORT_SECONDS for found in turns)
+            if short:
                 crew.close()
                 crew = stack.enter_context(_Crew(models, setting, seed))
-            for index in _order(len(models), done):
-                turns[index].append(crew.turn(index))
+            for index, turn in enumerate(crew.round(done, SHORT_TURNS if short else 1)):
+                turns[index].append(turn)
         progress(task, rounds, rounds)
         held = [worker.memory() for worker in crew.workers]
     timings = tuple(
@@ -169,10 +171,23 @@ class _Crew:
         """End the workers."""
         self._stack.close()
 
-    def turn(self, index: int) -> Turn:
-        """A turn of the model of that number."""
-        time.sleep(SETTLE_SECONDS)
-        return self.workers[index].run(TURN_SECONDS, self._runs[index])
+    def round(self, number: int, passes: int) -> list[Turn]:
+        """What each model took in a round, in which all take turns so many times."""
+        found: list[list[Turn]] = [[] for _ in self.workers]
+        for step in range(passes):
+            for index in _order(len(self.workers), number + step):
+                time.sleep(SETTLE_SECONDS)
+                found[index].append(self.workers[index].run(TURN_SECONDS, self._runs[index]))
+        return [_together(turns) for turns in found]
+
+
+def _together(turns: Sequence[Turn]) -> Turn:
+    """The turns of a model in a round as one, by their median."""
+    return Turn(
+        median(turn.median for turn in turns),
+        sum(turn.runs for turn in turns),
+        sum(turn.interrupted for turn in turns),
+    )
 
 
 def _order(count: int, turn: int) -> list[int]:
