@@ -39,12 +39,13 @@ def table(
     model: Path, rank: str, threads: str, arguments: argparse.Namespace, folder: Path
 ) -> list[str]:
     shape = ["--input-shape", arguments.shape] if arguments.shape else []
-    tune = ["--tune", "--threads", threads, "--timings", str(folder / "timings.json")]
+    with_threads = [*shape, "--threads", threads]
+    tune = [*with_threads, "--tune", "--timings", str(folder / "timings.json")]
     forms = arguments.forms.split(",")
     made = [
-        converted(model, rank, "auto", folder, [*shape, *tune])
+        converted(model, rank, "auto", folder, tune)
         if form == TUNED
-        else converted(model, rank, form, folder, shape)
+        else converted(model, rank, form, folder, with_threads)
         for form in forms
     ]
     report = folder / "bench.json"
