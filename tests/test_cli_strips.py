@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from dacconv.numerics.intervals import Interval
-from tests.models.test_onnx_strips import vgg
+from tests.models.strip_nets import vgg
 
 FASTER = Interval(0.9, 0.85, 0.95, 0.95)
 DOUBTFUL = Interval(0.9, 0.85, 1.05, 0.95)

@@ -9,9 +9,10 @@ from pathlib import Path
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from dacconv.models import onnx_wire as wire
-from dacconv.models.onnx_tensors import Buffer, Tensor
+from dacconv.models.onnx_tensors import Buffer, Tensor, value_info
 
 DEFAULT_DOMAINS = frozenset({"", "ai.onnx"})
+INPUTS_CARRY_WEIGHTS_BELOW_IR = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,6 +127,34 @@ def givens(document: Document) -> set[str]:
     """The values that are there before the first node runs."""
     names = {value.name for value in document.rest.input}
     return names | set(document.tensors) | document.sparse
+
+
+def value_names(document: Document) -> set[str]:
+    """The names of all values, those inside subgraphs among them."""
+    found = givens(document)
+    for entry in document.entries:
+        found.update(entry.writes)
+    waiting = [graph for entry in document.entries for _, graph in subgraphs(entry.proto)]
+    while waiting:
+        graph = waiting.pop()
+        found.update(tensor.name for tensor in graph.initializer)
+        found.update(value.name for value in graph.input)
+        for node in graph.node:
+            found.update(node.output)
+            waiting += [inner for _, inner in subgraphs(node)]
+    return found
+
+
+def with_entries(
+    document: Document, entries: Iterable[Entry], added: Mapping[str, Tensor]
+) -> Document:
+    """The document with other nodes and more constants; its ``rest`` is a copy of its own."""
+    rest = GraphProto()
+    rest.CopyFrom(document.rest)
+    if document.header.ir_version < INPUTS_CARRY_WEIGHTS_BELOW_IR:
+        rest.input.extend(value_info(tensor) for tensor in added.values())
+    tensors = {**document.tensors, **added}
+    return replace(document, entries=tuple(entries), tensors=tensors, rest=rest)
 
 
 def pieces(

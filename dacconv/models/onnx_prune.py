@@ -7,11 +7,9 @@ from dataclasses import replace
 
 from onnx import GraphProto, ValueInfoProto
 
-from dacconv.models.onnx_document import Document, Entry, givens
+from dacconv.models.onnx_document import Document, Entry, givens, with_entries
 from dacconv.models.onnx_static import Static
-from dacconv.models.onnx_tensors import Tensor, from_array, value_info
-
-INPUTS_CARRY_WEIGHTS_BELOW_IR = 4
+from dacconv.models.onnx_tensors import Tensor, from_array
 
 
 def without_dead(document: Document, static: Static, dropped: Iterable[Entry]) -> Document:
@@ -73,9 +71,7 @@ def with_fixed_sizes(document: Document, static: Static, resized: Container[str]
     alive = {name for entry in entries for name in entry.writes}
     stale = [v.name for v in document.rest.value_info if v.name in resized]
     _keep(document.rest.value_info, alive.difference(stale))
-    if document.header.ir_version < INPUTS_CARRY_WEIGHTS_BELOW_IR:
-        document.rest.input.extend(value_info(tensor) for tensor in sizes.values())
-    return replace(document, entries=entries, tensors={**document.tensors, **sizes})
+    return with_entries(document, entries, sizes)
 
 
 def prune(rest: GraphProto, dead: set[str], alive: set[str]) -> None:

@@ -1,12 +1,12 @@
-"""The one place where an ONNX graph changes: nodes become sums of chains of convolutions."""
+"""The one place where layers of an ONNX graph change: they become sums of chains of convs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
-from onnx import GraphProto, NodeProto, helper
+from onnx import NodeProto, helper
 
 from dacconv.errors import UnsupportedError
 from dacconv.forms import lowered
@@ -18,19 +18,17 @@ from dacconv.models.onnx_document import (
     first_unsorted,
     givens,
     subgraphs,
+    value_names,
+    with_entries,
 )
 from dacconv.models.onnx_emit import DType, Store, emit, overflows, successor
 from dacconv.models.onnx_names import unique
 from dacconv.models.onnx_operators import CannotEvaluate
-from dacconv.models.onnx_prune import (
-    INPUTS_CARRY_WEIGHTS_BELOW_IR,
-    with_fixed_sizes,
-    without_dead,
-)
+from dacconv.models.onnx_prune import with_fixed_sizes, without_dead
 from dacconv.models.onnx_roles import Known
 from dacconv.models.onnx_shapes import Inferred
 from dacconv.models.onnx_static import Static
-from dacconv.models.onnx_tensors import FLOATS, numpy_dtype, value_info
+from dacconv.models.onnx_tensors import FLOATS, numpy_dtype
 from dacconv.types import Conv, Rewrite
 
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -83,7 +81,7 @@ def rewrite(document: Document, known: Known, edits: Sequence[Rewrite]) -> Docum
     Raises:
         UnsupportedError: an edit does not fit the graph; says which and why.
     """
-    editor = _editor(known, _values(document))
+    editor = _editor(known, value_names(document))
     for edit in edits:
         _apply(editor, edit)
     return _result(editor)
@@ -94,22 +92,6 @@ def _editor(known: Known, values: set[str]) -> _Editor:
     index = {entry.name: at for at, entry in enumerate(document.entries)}
     store = Store(names=set(index), values=values)
     return _Editor(document, known.constants, known.inferred, known.static, index, store)
-
-
-def _values(document: Document) -> set[str]:
-    """The names of all values, those inside subgraphs among them."""
-    found = givens(document)
-    for entry in document.entries:
-        found.update(entry.writes)
-    waiting = [graph for entry in document.entries for _, graph in subgraphs(entry.proto)]
-    while waiting:
-        graph = waiting.pop()
-        found.update(tensor.name for tensor in graph.initializer)
-        found.update(value.name for value in graph.input)
-        for node in graph.node:
-            found.update(node.output)
-            waiting += [inner for _, inner in subgraphs(node)]
-    return found
 
 
 def _apply(editor: _Editor, edit: Rewrite) -> None:
@@ -267,13 +249,7 @@ def _result(editor: _Editor) -> Document:
     for at, entry in enumerate(document.entries):
         new = editor.replaced.get(at, [] if at in editor.dropped else [entry])
         entries += [_renamed(one, aliases) for one in new]
-    rest = GraphProto()
-    rest.CopyFrom(document.rest)
-    added = editor.store.tensors
-    if document.header.ir_version < INPUTS_CARRY_WEIGHTS_BELOW_IR:
-        rest.input.extend(value_info(tensor) for tensor in added.values())
-    tensors = {**document.tensors, **added}
-    result = replace(document, entries=tuple(entries), tensors=tensors, rest=rest)
+    result = with_entries(document, entries, editor.store.tensors)
     result = without_dead(result, editor.static, editor.dropped.values())
     result = with_fixed_sizes(result, editor.static, editor.resized)
     _check(result)

@@ -10,24 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from onnx import GraphProto, NodeProto, helper
+from onnx import NodeProto, helper
 
 from dacconv.models.base import Stretch
-from dacconv.models.onnx_document import Document, Entry, entry_of, givens
-from dacconv.models.onnx_geometry import (
-    Pads,
-    attributes_of,
-    conv_attributes,
-    itemsize,
-    same_padding,
-)
+from dacconv.models.onnx_document import Document, Entry, entry_of, value_names, with_entries
+from dacconv.models.onnx_geometry import attributes_of, conv_attributes, itemsize
 from dacconv.models.onnx_names import unique
-from dacconv.models.onnx_prune import INPUTS_CARRY_WEIGHTS_BELOW_IR, prune
+from dacconv.models.onnx_prune import prune
 from dacconv.models.onnx_roles import Known
-from dacconv.models.onnx_tensors import Tensor, from_array, value_info
+from dacconv.models.onnx_tensors import Tensor, from_array
 
 STRIP_BYTES = 2 << 20
 """About the size of the largest value of a strip: one and the next lie in a core's cache."""
@@ -125,7 +119,7 @@ def in_strips(document: Document, known: Known, source: str, count: int) -> Docu
     if found is None or not 1 <= count <= rows:
         raise ValueError(f"no {count} strips of {rows} rows")
     names = {entry.name for entry in document.entries}
-    values = givens(document) | {name for e in document.entries for name in e.writes}
+    values = value_names(document)
     tensors: dict[str, Tensor] = {}
     entries: list[Entry] = []
     parts: list[str] = []
@@ -188,7 +182,9 @@ def _size(known: Known, value: str) -> tuple[int, int, int] | None:
     if shape is None or len(shape) != 4:
         return None
     _, channels, rows, columns = shape
-    return (channels, rows, columns) if channels and rows and columns else None
+    if not (channels and rows and columns) or min(channels, rows, columns) < 1:
+        return None
+    return channels, rows, columns
 
 
 def _step(entry: Entry, heights: Mapping[str, int], known: Known) -> _Step | None:
@@ -205,7 +201,7 @@ def _step(entry: Entry, heights: Mapping[str, int], known: Known) -> _Step | Non
         return None
     result = entry.writes[0]
     if entry.op in ("Conv", "MaxPool", "AveragePool"):
-        window = _conv(entry, known) if entry.op == "Conv" else _pool(entry, known)
+        window = _window(entry, known)
         return None if window is None else _Step(entry, sources, result, window)
     one_height = len({heights[name] for name in sources}) == 1
     if entry.op == "Concat":
@@ -222,44 +218,27 @@ def _same_for_all_rows(shape: tuple[int, ...] | None) -> bool:
     return shape is not None and (len(shape) < 2 or shape[-2] == 1)
 
 
-def _conv(entry: Entry, known: Known) -> _Window | None:
-    data, weight = _size(known, entry.proto.input[0]), known.dims(entry.proto.input[1])
-    result = _size(known, entry.writes[0])
-    if data is None or result is None or weight is None or len(weight) != 4:
+def _window(entry: Entry, known: Known) -> _Window | None:
+    """The window of a conv or a pooling; None where it is not known, or runtimes differ in it."""
+    data, result = _size(known, entry.proto.input[0]), _size(known, entry.writes[0])
+    conv, average = entry.op == "Conv", entry.op == "AveragePool"
+    given = attributes_of(entry)
+    shape = known.dims(entry.proto.input[1]) if conv else (1, 1, *given.get("kernel_shape", ()))
+    if data is None or result is None or shape is None or len(shape) != 4:
         return None
     if entry.proto.input[0] in known.constants:
         return None
-    found = conv_attributes(entry, weight, data[1:])
-    if found.fault:
+    found = conv_attributes(entry, shape, data[1:])
+    # what lies behind the border of an average counts, or does not, as the runtime likes
+    if found.fault or (average and (found.auto_pad or given.get("ceil_mode", 0))):
         return None
     (before, _), columns = found.padding
-    work = math.prod(weight) * result[2]
-    return _Window(weight[2], found.stride[0], found.dilation[0], before, columns, work)
-
-
-def _pool(entry: Entry, known: Known) -> _Window | None:
-    data, given = _size(known, entry.proto.input[0]), attributes_of(entry)
-    kernel = given.get("kernel_shape", ())
-    if data is None or len(kernel) != 2:
-        return None
-    if given.get("ceil_mode", 0) and entry.op == "AveragePool":
-        return None  # what lies behind the border does not count, and would as padding
-    stride, dilation = (tuple(given.get(n, (1, 1))) for n in ("strides", "dilations"))
-    top, left, bottom, right = given.get("pads", (0, 0, 0, 0))
-    padding: Pads = ((top, bottom), (left, right))
-    mode = given.get("auto_pad", "NOTSET")
-    if mode in ("SAME_UPPER", "SAME_LOWER"):
-        padding = same_padding(data[1:], kernel, stride, dilation, mode)
-        if entry.op == "AveragePool":
-            return None  # runtimes differ in whether they count it
-    elif mode == "VALID":
-        padding = ((0, 0), (0, 0))
-    (before, _), columns = padding
-    window = _Window(kernel[0], stride[0], dilation[0], before, columns)
-    rows = result[1] if (result := _size(known, entry.writes[0])) else 0
-    first, last = window.of((rows - 1, rows))
-    # rounded up, the last row may be one that runtimes do not agree on
-    return window if first < data[1] and last - data[1] < kernel[0] else None
+    work = math.prod(shape) * result[2] if conv else 0
+    window = _Window(shape[2], found.stride[0], found.dilation[0], before, columns, work)
+    first, last = window.of((result[1] - 1, result[1]))
+    # rounded up, the last row of a pooling may be one that runtimes do not agree on
+    agreed = first < data[1] and last - data[1] < window.kernel
+    return window if conv or agreed else None
 
 
 def _needed(found: _Found, rows: Rows) -> dict[str, Rows] | None:
@@ -304,12 +283,10 @@ def _copy(
         first, last = step.window.of(needed[step.result])
         top, bottom = max(0, -first), max(0, last - heights[step.sources[0]])
         left, right = step.window.columns
-        kept = [a for a in node.attribute if a.name not in ("pads", "auto_pad")]
-        kept.append(helper.make_attribute("pads", [top, left, bottom, right]))
-        attributes = [a.SerializeToString() for a in kept]
+        given = step.entry.proto.attribute
         del node.attribute[:]
-        for attribute in attributes:
-            node.attribute.add().ParseFromString(attribute)
+        node.attribute.extend(a for a in given if a.name not in ("pads", "auto_pad"))
+        node.attribute.append(helper.make_attribute("pads", [top, left, bottom, right]))
     return entry_of(name, node)
 
 
@@ -349,11 +326,7 @@ def _replaced(
             if at == last:
                 yield from new
 
-    made = tuple(entries())
-    every = {**document.tensors, **tensors}
-    rest = GraphProto()
-    rest.CopyFrom(document.rest)
-    prune(rest, set(), {name for entry in made for name in entry.writes} | set(every))
-    if document.header.ir_version < INPUTS_CARRY_WEIGHTS_BELOW_IR:
-        rest.input.extend(value_info(tensor) for tensor in tensors.values())
-    return replace(document, entries=made, tensors=every, rest=rest)
+    made = with_entries(document, entries(), tensors)
+    alive = {name for entry in made.entries for name in entry.writes}
+    prune(made.rest, set(), alive | set(made.tensors))
+    return made
