@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any, Self
+from typing import Any
 
 from dacconv.benchmark.client import Turn, Worker
 from dacconv.benchmark.layers import layer_times
@@ -128,7 +128,7 @@ def _case(
     turns: list[list[Turn]] = [[] for _ in models]
     started = time.monotonic()
     with ExitStack() as stack:
-        crew = stack.enter_context(_Crew(models, setting, seed))
+        crew = _Crew(stack.enter_context(_loaded(models, setting, seed)))
         for done in range(rounds):
             spent = time.monotonic() - started
             if done >= FEWEST_ROUNDS and spent * (done + 1) / done > seconds:
@@ -136,8 +136,8 @@ def _case(
             progress(task, done, rounds)
             short = done > 0 and all(found[0].median < SHORT_SECONDS for found in turns)
             if short:
-                crew.close()
-                crew = stack.enter_context(_Crew(models, setting, seed))
+                stack.close()
+                crew = _Crew(stack.enter_context(_loaded(models, setting, seed)))
             for index, turn in enumerate(crew.round(done, SHORT_TURNS if short else 1)):
                 turns[index].append(turn)
         progress(task, rounds, rounds)
@@ -151,25 +151,11 @@ def _case(
 
 
 class _Crew:
-    """A worker for each model, loaded and warm; a context manager."""
+    """A worker for each model, warm."""
 
-    def __init__(self, models: Sequence[Opened], setting: Setting, seed: int) -> None:
-        with ExitStack() as stack:
-            self.workers = [stack.enter_context(Worker(one.path)) for one in models]
-            for worker, one in zip(self.workers, models, strict=True):
-                worker.load(one.options, setting, one.inputs, seed)
-            self._runs = [_runs_in_a_turn(worker) for worker in self.workers]
-            self._stack = stack.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the workers."""
-        self._stack.close()
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self.workers = workers
+        self._runs = [_runs_in_a_turn(worker) for worker in workers]
 
     def round(self, number: int, passes: int) -> list[Turn]:
         """What each model took in a round, in which all take turns so many times."""
@@ -179,6 +165,18 @@ class _Crew:
                 time.sleep(SETTLE_SECONDS)
                 found[index].append(self.workers[index].run(TURN_SECONDS, self._runs[index]))
         return [_together(turns) for turns in found]
+
+
+@contextmanager
+def _loaded(
+    models: Sequence[Opened], setting: Setting, seed: int, *, profile: bool = False
+) -> Iterator[list[Worker]]:
+    """A process for each model, which has loaded it."""
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(one.path)) for one in models]
+        for worker, one in zip(workers, models, strict=True):
+            worker.load(one.options, setting, one.inputs, seed, profile=profile)
+        yield workers
 
 
 def _together(turns: Sequence[Turn]) -> Turn:
@@ -226,10 +224,7 @@ def _layers(
 ) -> LayerTimes:
     """The models under their profilers, in alternating rounds, each in a fresh process."""
     profiles: list[list[Profile]] = [[] for _ in models]
-    with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(one.path)) for one in models]
-        for worker, one in zip(workers, models, strict=True):
-            worker.load(one.options, setting, one.inputs, seed, profile=True)
+    with _loaded(models, setting, seed, profile=True) as workers:
         for done in range(PROFILE_ROUNDS):
             progress("timing layers", done, PROFILE_ROUNDS)
             for index in _order(len(models), done):
