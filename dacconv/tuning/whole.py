@@ -13,7 +13,7 @@ from dacconv.forms import AUTO, MULTIPLIER
 from dacconv.models.base import Model
 from dacconv.numerics.intervals import Interval
 from dacconv.policies import Times
-from dacconv.strips import stretch_of
+from dacconv.strips import in_strips, stretch_of
 from dacconv.tuning.speeds import ONNXRUNTIME
 from dacconv.tuning.timer import Opened, Timer, over_first, side_by_side
 from dacconv.types import Choice, Layer, Plan, Skipped
@@ -134,9 +134,8 @@ def in_strips_where_faster(plan: Plan, timer: Timer, carried_out: Callable[[Plan
     stretch = stretch_of(made)
     if stretch is None or stretch.count < 2 or why_not(made) or not _runs_here(made, timer):
         return plan
-    striped = replace(plan, strips=stretch.count)
-    ratio = slowdown(made, carried_out(striped), timer.target.threads)
-    return striped if _faster(ratio) else plan
+    ratio = slowdown(made, in_strips(made, stretch.count)[0], timer.target.threads)
+    return replace(plan, strips=stretch.count) if _faster(ratio) else plan
 
 
 def _faster(ratio: Interval) -> bool:
