@@ -50,9 +50,12 @@ def facts(result: Benchmark) -> list[str]:
         lines += [_verdict(result, case, timing) for timing in case.timings[1:]]
     rounds = sorted({case.rounds for case in result.cases})
     count = str(rounds[0]) if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}"
+    fresh = {case.fresh for case in result.cases}
+    often = ("", " in every round of some cases", " in every round")[any(fresh) + all(fresh)]
     lines.append(
-        f"median of {count} alternating rounds, a process for each model; faster: the first "
-        "model's time over this one's; memory: peak above the runtime's own, loading included"
+        f"median of {count} alternating rounds, a process for each model{often}; "
+        "faster: the first model's time over this one's; memory: peak above the runtime's own, "
+        "loading included"
     )
     machine = result.machine
     memory = "" if machine.memory_gib is None else f", {machine.memory_gib:g} GiB"

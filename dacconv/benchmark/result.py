@@ -80,13 +80,17 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """All models under one setting, in alternating rounds. ``threads`` None: the runtime's own."""
+    """All models under one setting, in alternating rounds. ``threads`` None: the runtime's own.
+
+    ``fresh``: every round had processes of its own.
+    """
 
     batch: int
     threads: int | None
     inputs: tuple[str, ...]
     rounds: int
     timings: tuple[Timing, ...]
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)

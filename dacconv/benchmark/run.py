@@ -28,10 +28,11 @@ ROUNDS, FEWEST_ROUNDS = 20, 6
 SECONDS = 20.0
 TURN_SECONDS = 0.05
 """How long a model runs in a round, at least."""
-SHORT_SECONDS, SHORT_TURNS = 0.02, 5
-"""Models whose runs are all shorter have fresh processes in every round, and so many turns with
-them: where a process and its threads come to lie makes such a network faster or slower by a tenth
-for as long as it lives."""
+SHORT_SECONDS = 0.02
+FRESH_TURNS = 5
+"""Where a process and its threads come to lie makes a network faster or slower by a tenth for as
+long as it lives. So every round has fresh processes where there is the time for it, and always
+where all runs are shorter than ``SHORT_SECONDS``; they take so many turns at most."""
 SETTLE_SECONDS = 0.003
 """A pause between turns: threads of torch's OpenMP wait actively for about that long."""
 PROFILE_ROUNDS, PROFILE_RUNS, PROFILE_SECONDS = 5, 20, 3.0
@@ -126,19 +127,23 @@ def _case(
     """All models under one setting, each in a process of its own, in alternating rounds."""
     task = _task(models, setting)
     turns: list[list[Turn]] = [[] for _ in models]
+    fresh = 0
     started = time.monotonic()
     with ExitStack() as stack:
         crew = _Crew(stack.enter_context(_loaded(models, setting, seed)))
+        starting = time.monotonic() - started
         for done in range(rounds):
             spent = time.monotonic() - started
             if done >= FEWEST_ROUNDS and spent * (done + 1) / done > seconds:
                 break
             progress(task, done, rounds)
-            short = done > 0 and all(found[0].median < SHORT_SECONDS for found in turns)
-            if short:
+            if done == 1:
+                short = all(found[0].median < SHORT_SECONDS for found in turns)
+                fresh = fresh_turns(starting, spent - starting, math.inf if short else seconds)
+            if fresh:
                 stack.close()
                 crew = _Crew(stack.enter_context(_loaded(models, setting, seed)))
-            for index, turn in enumerate(crew.round(done, SHORT_TURNS if short else 1)):
+            for index, turn in enumerate(crew.round(done, fresh or 1)):
                 turns[index].append(turn)
         progress(task, rounds, rounds)
         held = [worker.memory() for worker in crew.workers]
@@ -147,7 +152,17 @@ def _case(
         for i, one in enumerate(models)
     )
     inputs = tuple(told_input(spec) for spec in models[0].inputs)
-    return Case(_batch(models[0]), setting.threads, inputs, len(turns[0]), timings)
+    return Case(_batch(models[0]), setting.threads, inputs, len(turns[0]), timings, fresh > 0)
+
+
+def fresh_turns(starting: float, turn: float, seconds: float) -> int:
+    """How many turns fresh processes take in every round; 0: there is no time to start them.
+
+    As many as take the time that starting them does. ``starting`` and ``turn`` are what it took to
+    start all of them and to let each have one turn, ``seconds`` what there is in all.
+    """
+    turns = min(max(int(starting / turn), 1), FRESH_TURNS)
+    return turns if FEWEST_ROUNDS * (starting + turns * turn) <= seconds else 0
 
 
 class _Crew:

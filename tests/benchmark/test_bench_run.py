@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -66,6 +67,7 @@ def test_every_setting_is_a_case_and_every_round_counts(result, nets) -> None:
     ]
     assert result.cases[1].inputs == ("image 3x3x12x12 float32",)
     for case in result.cases:
+        assert case.fresh  # so small a network has fresh processes whatever the time
         first, second = case.timings
         assert first.ratio is None
         assert len(second.per_round) == 6
@@ -160,6 +162,21 @@ def test_torch_settings_take_effect(nets) -> None:
     assert timed.device_peak() is None
 
 
+@pytest.mark.parametrize(
+    ("starting", "turn", "seconds", "turns"),
+    [
+        (2.0, 0.3, 20.0, 0),  # 6 x (2 + 5 x 0.3) are 21
+        (2.0, 0.3, 21.5, 5),
+        (2.0, 0.5, 30.0, 4),  # no longer in turns than in starting
+        (2.0, 5.0, 50.0, 1),
+        (9.0, 0.1, 50.0, 0),
+        (9.0, 0.1, float("inf"), 5),
+    ],
+)
+def test_processes_are_fresh_where_there_is_time(starting, turn, seconds, turns) -> None:
+    assert run.fresh_turns(starting, turn, seconds) == turns
+
+
 def test_everybody_is_first_equally_often() -> None:
     for count in (2, 3):
         orders = [_order(count, turn) for turn in range(2 * count)]
@@ -198,6 +215,12 @@ def test_words_say_only_what_is_certain() -> None:
     assert told[0] == "m0.onnx: 1.50 x as fast as net.onnx"
     assert told[1] == "m1.onnx: 1.25 x slower than net.onnx"
     assert told[2].startswith("m2.onnx: neither faster nor slower")
+    assert "rounds, a process for each model; faster" in told[3]
+    one = made()
+    fresh = replace(one, cases=tuple(replace(case, fresh=True) for case in one.cases))
+    assert (
+        "rounds, a process for each model in every round; faster" in benchmark_text.facts(fresh)[3]
+    )
     tables = list(benchmark_text.tables(made()))
     assert tables[0][0] == "batch 1, threads by default"
     assert tables[0][1][2] == (
