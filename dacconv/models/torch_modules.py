@@ -25,6 +25,7 @@ from dacconv.models.torch_convs import (
 )
 from dacconv.models.torch_distil import distil_module
 from dacconv.models.torch_gradients import differentiable_module
+from dacconv.models.torch_names import Names
 from dacconv.models.torch_order import registered, symbolic, unreached
 from dacconv.models.torch_run import (
     as_arguments,
@@ -37,7 +38,7 @@ from dacconv.models.torch_run import (
     told_shapes,
 )
 from dacconv.models.torch_surgery import Edited, Tree, rewrite_module, why_not
-from dacconv.models.torch_trace import Names, Trace, trace
+from dacconv.models.torch_trace import Trace, trace
 from dacconv.models.torch_walk import Stop, in_step, stopping
 from dacconv.progress import Progress
 from dacconv.types import Affine, Array, Conv, FloatArray, Geometry, Graph, Rewrite, ValueSpec

@@ -11,7 +11,8 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from dacconv.models.torch_convs import module_geometry, weight_problem
-from dacconv.models.torch_trace import Names, Trace, leaf_op
+from dacconv.models.torch_names import Names
+from dacconv.models.torch_trace import Trace, leaf_op
 from dacconv.types import Node, Op
 
 _ADDS = (operator.add, operator.iadd, torch.add)

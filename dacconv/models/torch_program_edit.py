@@ -18,10 +18,10 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from dacconv.errors import UnsupportedError
 from dacconv.forms import Spelled, lowered, pieces
 from dacconv.models.torch_convs import from_numpy, string_padding
+from dacconv.models.torch_names import tensor_key
 from dacconv.models.torch_program_flow import SIZED_AS, written
 from dacconv.models.torch_program_graph import Reading, constant
 from dacconv.models.torch_program_ops import bind, op_name
-from dacconv.models.torch_trace import tensor_key
 from dacconv.numerics.kernels import swap_channels
 from dacconv.types import Array, Conv, Rewrite
 

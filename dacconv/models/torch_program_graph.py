@@ -17,6 +17,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec
 from dacconv.models.torch_arithmetic import arithmetic_affine
 from dacconv.models.torch_convs import batchnorm_affine, linear_value, to_numpy, weight_problem
 from dacconv.models.torch_functions import per_axis
+from dacconv.models.torch_names import tensor_key
 from dacconv.models.torch_program_flow import (
     SIZED_AS,
     changed_later,
@@ -38,7 +39,6 @@ from dacconv.models.torch_program_ops import (
     matrix_geometry,
     op_name,
 )
-from dacconv.models.torch_trace import tensor_key
 from dacconv.numerics.kernels import swap_channels
 from dacconv.types import Affine, Conv, Geometry, Node, Op, Shape
 

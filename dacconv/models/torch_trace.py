@@ -7,7 +7,7 @@ what happened. In-place operations make new values, also for the views of what t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +24,8 @@ from dacconv.models.torch_arithmetic import OF_CONSTANTS, constant_affine
 from dacconv.models.torch_blocks import Block
 from dacconv.models.torch_convs import CONVS, NORMS, TRANSPOSED, module_geometry, weight_problem
 from dacconv.models.torch_functions import conv_call, describe_call
+from dacconv.models.torch_ledger import Ledger
+from dacconv.models.torch_names import Names
 from dacconv.types import Geometry, Node, Op
 
 _DATA_READS = frozenset(
@@ -39,7 +41,6 @@ _WRITERS = frozenset(
     {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__",
      "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__", "__ifloordiv__", "__imod__"}
 )  # fmt: skip
-_VALUE = "_dacconv_value"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,65 +58,6 @@ class Trace:
     notes: tuple[str, ...]
     used: frozenset[str] = frozenset()
     blocks: Mapping[str, Block] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """The qualified names of a module tree: the first name of each module and tensor."""
-
-    modules: Mapping[int, str]
-    tensors: Mapping[tuple[Any, ...], str]
-    held: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, root: nn.Module) -> Names:
-        """The names in the tree under ``root``."""
-        modules = {id(module): name for name, module in root.named_modules()}
-        tensors: dict[tuple[Any, ...], str] = {}
-        named = [*root.named_parameters(remove_duplicate=False),
-                 *root.named_buffers(remove_duplicate=False)]  # fmt: skip
-        for name, tensor in named:
-            tensors.setdefault(tensor_key(tensor), name)
-        return cls(modules, tensors, held_outside(root))
-
-    def tensor(self, tensor: torch.Tensor) -> str | None:
-        """The name of a parameter or buffer; None for any other tensor."""
-        return self.tensors.get(tensor_key(tensor))
-
-
-def tensor_key(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """The same for tensors that are the same memory, seen in the same way."""
-    if tensor.layout != torch.strided or tensor.numel() == 0:
-        return (id(tensor),)
-    try:
-        return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-    except RuntimeError:  # under vmap and the like there is no memory to point to
-        return (id(tensor),)
-
-
-def held_outside(root: nn.Module) -> dict[str, str]:
-    """Modules that a plain attribute holds too, where a replacement would not reach them."""
-    names = {id(module): name for name, module in root.named_modules()}
-    held: dict[str, str] = {}
-    for owner in root.modules():
-        for attribute, value in vars(owner).items():
-            if attribute not in ("_modules", "_parameters", "_buffers"):
-                for found in _modules_in(value, depth=3):
-                    if id(found) in names:
-                        where = ".".join(filter(None, (names[id(owner)], attribute)))
-                        held.setdefault(names[id(found)], where)
-    return held
-
-
-def _modules_in(value: object, depth: int) -> Iterator[nn.Module]:
-    if isinstance(value, nn.Module):
-        yield value
-    elif depth and isinstance(value, (list, tuple, set, frozenset)):
-        for item in value:
-            yield from _modules_in(item, depth - 1)
-    elif depth and isinstance(value, dict):
-        for item in value.values():
-            yield from _modules_in(item, depth - 1)
 
 
 def leaf_op(module: nn.Module) -> Op | None:
@@ -162,7 +104,7 @@ def trace(
     """
     recorder = _Recorder(Names.of(root), root)
     for name, tensor in (*zip(names, args, strict=True), *kwargs.items()):
-        recorder.name_value(tensor, name)
+        recorder.ledger.name_value(tensor, name)
     with torch.no_grad(), recorder.watching(), recorder:
         result = root(*args, **kwargs)
     return recorder.finish(tensors_in(result))
@@ -179,18 +121,12 @@ class _Recorder(TorchFunctionMode):
         self.entries: list[tuple[int, str | None]] = []  # per module on the stack, at its start
         self.calls: dict[str, list[Block | None]] = {}
         self.inside: nn.Module | None = None  # the leaf whose own calls are not recorded
-        self.nodes: list[Node] = []
-        self.taken: set[str] = set()
-        self.reserved = set(names.modules.values())
+        self.ledger = Ledger(names)
         self.sites: dict[str, str] = {}
-        self.clock = 0
-        self.writes: dict[int, tuple[int, str]] = {}  # storage -> (when, value) last written
         self.readers: dict[str, str] = {}  # tensor name -> who read it outside its layer
         self.touched: dict[str, str] = {}  # conv -> attribute that the model's code reads
-        self.counted: set[str] = set()
         self.constants: set[str] = set()  # values that follow from the model's own tensors
         self.dynamic: str | None = None
-        self.unseen = False
 
     # -- what is seen -------------------------------------------------------------------
 
@@ -199,7 +135,7 @@ class _Recorder(TorchFunctionMode):
         if self.inside is not None:
             return func(*args, **kwargs)
         taken = tensors_in((args, kwargs))
-        sources = [self.lookup(t) for t in taken]
+        sources = [self.ledger.lookup(t) for t in taken]
         versions = [_version(t) for t in taken]
         result = func(*args, **kwargs)
         written = [
@@ -226,7 +162,7 @@ class _Recorder(TorchFunctionMode):
         if short in _DATA_READS and values:
             self.dynamic = self.dynamic or f"{short.strip('_')} in {self._place() or 'forward'}"
         given = {id(t) for t in taken} - {id(t) for t in written}
-        made = [t for t in tensors_in(result) if not (id(t) in given and self.known(t))]
+        made = [t for t in tensors_in(result) if not (id(t) in given and self.ledger.known(t))]
         made += [t for t in written if all(t is not m for m in made)]
         if not made:
             return
@@ -235,17 +171,17 @@ class _Recorder(TorchFunctionMode):
         for tensor in taken:
             if (constant := self.names.tensor(tensor)) is not None:
                 self.readers.setdefault(constant, f"{short} in {self._place() or 'forward'}")
-                params += self.count(constant, tensor)
+                params += self.ledger.count(constant, tensor)
         op, attrs, geometry, skip = self._meaning(name, args, kwargs, taken, sources, made[0])
         weight = None if geometry is None else self._weight_of(args, kwargs, node)
         if taken and short.strip("_") in OF_CONSTANTS and self.constants.issuperset(values):
             self.constants.add(f"{node}:0")
         if op in ("affine", "identity"):
             values = [value for value in values if value not in self.constants]
-        self.emit(node, op, values, made, kind=short.strip("_"), weight=weight,
+        self.ledger.emit(node, op, values, made, kind=short.strip("_"), weight=weight,
                   geometry=geometry, skip=skip, params=params, attrs=attrs)  # fmt: skip
         for tensor in written:
-            self.writes[_storage(tensor)] = (self.clock, self.known(tensor) or f"{node}:0")
+            self.ledger.written(tensor, node)
 
     def _meaning(
         self,
@@ -274,7 +210,7 @@ class _Recorder(TorchFunctionMode):
 
     def _is_constant(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is the model's own, or made of such alone."""
-        return self.names.tensor(tensor) is not None or self.known(tensor) in self.constants
+        return self.names.tensor(tensor) is not None or self.ledger.known(tensor) in self.constants
 
     def _why_functional(self, op: Op, weight: Any) -> str:
         """Why the conv behind a bare function call is left alone."""
@@ -325,9 +261,9 @@ class _Recorder(TorchFunctionMode):
     def _enter(self, module: nn.Module, args: Any) -> None:
         if self.inside is None:
             single = len(args) == 1 and isinstance(args[0], torch.Tensor)
-            source = self.lookup(args[0]) if single else None
+            source = self.ledger.lookup(args[0]) if single else None
             self.stack.append(module)
-            self.entries.append((len(self.nodes), source))
+            self.entries.append((len(self.ledger.nodes), source))
             if leaf_op(module) is not None and id(module) in self.names.modules:
                 self.inside = module
 
@@ -353,13 +289,13 @@ class _Recorder(TorchFunctionMode):
         index, source = start
         if source is None or kwargs or not isinstance(result, torch.Tensor):
             return None
-        made = self.lookup(result)
-        inside = tuple(node.name for node in self.nodes[index:])
+        made = self.ledger.lookup(result)
+        inside = tuple(node.name for node in self.ledger.nodes[index:])
         return None if made is None else Block(source, made, inside)
 
     def _leaf(self, module: nn.Module, taken: list[torch.Tensor], result: torch.Tensor) -> None:
         path = self.names.modules[id(module)]
-        name = self.fresh(path or type(module).__name__, module=True)
+        name = self.ledger.fresh(path or type(module).__name__, module=True)
         self.sites[name] = path
         op = leaf_op(module) or "other"
         own = dict(module.named_parameters(recurse=False))
@@ -368,94 +304,18 @@ class _Recorder(TorchFunctionMode):
             geometry = module_geometry(module, taken[0], result)
             weight = self.names.tensor(own["weight"])
             skip = weight_problem(own["weight"])
-        params = sum(self.count(self.names.tensor(p) or "", p) for p in own.values())
-        self.emit(name, op, [v for t in taken if (v := self.lookup(t))], [result],
+        params = sum(self.ledger.count(self.names.tensor(p) or "", p) for p in own.values())
+        self.ledger.emit(name, op, [v for t in taken if (v := self.ledger.lookup(t))], [result],
                   kind=type(module).__name__, weight=weight, geometry=geometry, skip=skip,
                   params=params)  # fmt: skip
 
     def _whole(self, module: nn.Module) -> None:
         """Note a module without children whose call was one node: it can be replaced too."""
         path = self.names.modules.get(id(module))
-        if path and self.nodes and self.nodes[-1].name.partition("@")[0] == path:
-            calls = [node.name for node in self.nodes if node.name.partition("@")[0] == path]
-            if len(calls) == 1 and self.nodes[-1].op in ("pool", "pad", "identity"):
+        if path and self.ledger.nodes and self.ledger.nodes[-1].name.partition("@")[0] == path:
+            calls = [node.name for node in self.ledger.nodes if node.name.partition("@")[0] == path]
+            if len(calls) == 1 and self.ledger.nodes[-1].op in ("pool", "pad", "identity"):
                 self.sites[calls[0]] = path
-
-    # -- values -------------------------------------------------------------------------
-
-    def name_value(self, tensor: torch.Tensor, value: str) -> None:
-        """Give what ``tensor`` holds now a name; the tag dies with the tensor."""
-        if self.names.tensor(tensor) is None:  # the model's own tensors must stay clean
-            setattr(tensor, _VALUE, (value, self.clock))
-
-    def known(self, tensor: torch.Tensor) -> str | None:
-        """The value that ``tensor`` was last seen to hold."""
-        tag = getattr(tensor, _VALUE, None)
-        return None if tag is None else str(tag[0])
-
-    def lookup(self, tensor: torch.Tensor) -> str | None:
-        """The value that ``tensor`` holds now; None for the model's own constants."""
-        if self.names.tensor(tensor) is not None:
-            return None
-        tag = getattr(tensor, _VALUE, None)
-        written = self.writes.get(_storage(tensor))
-        if tag is None:
-            self.unseen = True
-            self.name_value(tensor, self.fresh("unseen"))
-        elif written is not None and written[0] > tag[1]:  # changed through another view
-            node = self.fresh(f"{tag[0].removesuffix(':0')}.view")
-            self.emit(node, "other", [tag[0], written[1]], [tensor], kind="view")
-        return self.known(tensor)
-
-    def emit(
-        self,
-        name: str,
-        op: Op,
-        inputs: Iterable[str],
-        made: Sequence[torch.Tensor],
-        *,
-        kind: str,
-        weight: str | None = None,
-        geometry: Geometry | None = None,
-        skip: str | None = None,
-        params: int = 0,
-        attrs: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Append a node that makes the values of the tensors ``made``."""
-        self.clock += 1
-        for index, tensor in enumerate(made):
-            self.name_value(tensor, f"{name}:{index}")
-        self.nodes.append(
-            Node(
-                name=name,
-                op=op,
-                inputs=tuple(inputs),
-                output=f"{name}:0",
-                shape=tuple(made[0].shape),
-                kind=kind,
-                weight=weight,
-                geometry=geometry,
-                skip=skip,
-                params=params,
-                attrs=attrs or {},
-            )
-        )
-
-    def fresh(self, wish: str, *, module: bool = False) -> str:
-        """A node name that is free; the bare names of modules are kept for their own calls."""
-        name, count = wish, 1
-        while name in self.taken or (not module and name in self.reserved):
-            count += 1
-            name = f"{wish}@{count}"
-        self.taken.add(name)
-        return name
-
-    def count(self, constant: str, tensor: torch.Tensor) -> int:
-        """The parameters of a constant, once."""
-        if constant in self.counted or not isinstance(tensor, nn.Parameter):
-            return 0
-        self.counted.add(constant)
-        return tensor.numel()
 
     def _place(self) -> str:
         return self.names.modules.get(id(self.stack[-1]), "") if self.stack else ""
@@ -464,8 +324,8 @@ class _Recorder(TorchFunctionMode):
         """The name of a function call: that of the module where the module is only this."""
         place = self._place()
         if place and next(self.stack[-1].children(), None) is None:
-            return self.fresh(place, module=True)
-        return self.fresh(".".join(filter(None, (place, short.strip("_") or "call"))))
+            return self.ledger.fresh(place, module=True)
+        return self.ledger.fresh(".".join(filter(None, (place, short.strip("_") or "call"))))
 
     def _weight_of(self, args: Any, kwargs: Any, node: str) -> str:
         weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
@@ -476,23 +336,25 @@ class _Recorder(TorchFunctionMode):
 
     def finish(self, outputs: Sequence[torch.Tensor]) -> Trace:
         """The nodes with the reasons that only the whole run shows."""
-        values = tuple(self.lookup(t) or self.names.tensor(t) or "" for t in outputs)
+        values = tuple(self.ledger.lookup(t) or self.names.tensor(t) or "" for t in outputs)
         blind = None
         notes = []
         if self.dynamic:
             blind = f"the model's code looks at values ({self.dynamic}), so it may branch on them"
             notes.append(f"{blind}; the graph is that of one seeded input")
-        elif self.unseen:
+        elif self.ledger.unseen:
             blind = "some tensors come from code that could not be watched"
             notes.append(f"{blind}, so nothing is fused")
-        nodes = tuple(self._judged(node, blind) for node in self.nodes)
+        nodes = tuple(self._judged(node, blind) for node in self.ledger.nodes)
         blocks = {
             path: calls[0]
             for path, calls in self.calls.items()
             if len(calls) == 1 and calls[0] is not None and path not in self.touched
             and path not in self.names.held
         }  # fmt: skip
-        return Trace(nodes, values, dict(self.sites), tuple(notes), frozenset(self.counted), blocks)
+        return Trace(
+            nodes, values, dict(self.sites), tuple(notes), frozenset(self.ledger.counted), blocks
+        )
 
     def _judged(self, node: Node, blind: str | None) -> Node:
         if node.skip:
@@ -531,10 +393,3 @@ def writes(func: Any, tensor: torch.Tensor, args: Any, kwargs: Mapping[str, Any]
     given = kwargs.get("out")
     out = given if isinstance(given, (tuple, list)) else (given,)
     return (in_place and bool(args) and args[0] is tensor) or any(o is tensor for o in out)
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    try:
-        return tensor.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):
-        return id(tensor)
