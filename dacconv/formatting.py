@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from dacconv.findings import Calibration, RankTime, Timings, Verification
 from dacconv.numerics.cost import Cost
-from dacconv.report import Calibration, RankTime, Report, Row, Timings, Verification
+from dacconv.report import Report, Row
 from dacconv.types import Refusal
 
 UNKNOWN = "?"

@@ -10,13 +10,14 @@ from dacconv.config import Settings, parse_arguments, parse_shapes
 from dacconv.decisions import Decision, carry_out, decide, timer_for
 from dacconv.errors import UsageError
 from dacconv.files import Digest, write_text
+from dacconv.findings import Verification
 from dacconv.forms import AUTO
 from dacconv.gates import Gates, missed
 from dacconv.models.base import LoadOptions, Model
 from dacconv.pipeline import Conversion, check_target, default_target
 from dacconv.policies import BUDGETS
 from dacconv.progress import Progress, silent
-from dacconv.report import Report, Verification
+from dacconv.report import Report
 from dacconv.types import Plan
 from dacconv.verification import verify, why_not
 

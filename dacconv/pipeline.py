@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from dacconv import __version__, report
+from dacconv import __version__
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.files import Digest, require_folder
 from dacconv.forms import AUTO, MULTIPLIER
@@ -20,6 +20,7 @@ from dacconv.plans import bind, make_plan
 from dacconv.policies import RankOptions, Selection, Times, select
 from dacconv.progress import Progress, silent
 from dacconv.report import Report
+from dacconv.report_build import build_report, merging_of
 from dacconv.splitting import OWN, Spectra, Split, split_layer
 from dacconv.strips import in_strips
 from dacconv.types import Graph, Layer, Plan, Provenance, Rewrite
@@ -297,8 +298,8 @@ def convert(
         changed, told = in_strips(changed, plan.strips)
         notes = (told,)
     errors = {name: split.error for name, split in splits.items()}
-    merging = _merging(view)
-    built = report.build(model.format, model.graph(), plan=plan, errors=errors, merging=merging)
+    merging = merging_of(view)
+    built = build_report(model.format, model.graph(), plan=plan, errors=errors, merging=merging)
     made = replace(
         built,
         calibration=calibration,
@@ -372,13 +373,13 @@ def rewrites(
 
 def inspect(model: Model) -> Report:
     """The report of a model as it is."""
-    return report.build(model.format, model.graph())
+    return build_report(model.format, model.graph())
 
 
 def preview(model: Model, plan: Plan, *, fuse: bool = True) -> Report:
     """The report of a plan that is not carried out: costs, but no errors."""
-    merging = _merging(seen(model, fuse=fuse))
-    return report.build(model.format, model.graph(), plan=plan, merging=merging)
+    merging = merging_of(seen(model, fuse=fuse))
+    return build_report(model.format, model.graph(), plan=plan, merging=merging)
 
 
 def seen(model: Model, *, fuse: bool) -> Model | MergedModel:
@@ -428,20 +429,6 @@ def check_target(model: Model, target: Path, *, force: bool) -> None:
             raise UsageError(
                 "exists already", where=str(path), hint="--force overwrites it, -o names another"
             )
-
-
-def _merging(model: Model | MergedModel) -> report.Merging | None:
-    if not isinstance(model, MergedModel):
-        return None
-    return report.Merging(
-        graph=model.graph(),
-        absorbed=model.absorbed,
-        params=model.merged_params,
-        fused=tuple(
-            report.Fused(name, edit.drop, edit.reason) for name, edit in model.edits.items()
-        ),
-        refusals=model.refusals,
-    )
 
 
 def _names(names: Sequence[str]) -> str:

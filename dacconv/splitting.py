@@ -10,11 +10,11 @@ import numpy as np
 
 from dacconv.decompositions import METHODS, Branches
 from dacconv.errors import UnsupportedError, UsageError
+from dacconv.findings import LayerError
 from dacconv.merged import MergedModel, OwnScale
 from dacconv.models.base import Model
 from dacconv.numerics.svd import ChannelSVD
 from dacconv.progress import Progress, silent
-from dacconv.report import LayerError
 from dacconv.types import Array, Choice, FloatArray, Layer
 
 OWN, FOLDED, UNIT = "own", "folded", "unit"

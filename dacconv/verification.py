@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dacconv.errors import UnsupportedError
+from dacconv.findings import Latency, OutputCheck, Verification
 from dacconv.models.base import Feeds, Model, Runner
 from dacconv.progress import Progress, silent
-from dacconv.report import Latency, OutputCheck, Verification
 from dacconv.types import Array, ValueSpec
 
 SAMPLES = 8

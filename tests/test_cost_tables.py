@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from dacconv import report
 from dacconv.layers import survey
 from dacconv.models.base import LoadOptions
 from dacconv.models.torch_modules import TracedModel
 from dacconv.plans import make_plan, settle
 from dacconv.policies import RankOptions, Selection
+from dacconv.report_build import build_report
 from dacconv.types import Choice, Graph
 from scripts.archs import ResNet20
 from tests.nets import resnet18, resnet50, vgg16
@@ -24,7 +24,7 @@ def graph(net, shape) -> Graph:
 def saved(graph: Graph, rank: int) -> float:
     layers = survey(graph)
     wanted = [Choice(layer.name, "dac", rank) for layer in layers if layer.skip is None]
-    made = report.build("module", graph, plan=settle(layers, wanted, allow_costlier=True))
+    made = build_report("module", graph, plan=settle(layers, wanted, allow_costlier=True))
     return round(100 * (made.saving() or 0), 2)
 
 
@@ -38,7 +38,7 @@ def saved(graph: Graph, rank: int) -> float:
 )
 def test_macs_and_savings_at_every_rank(net, shape, macs, savings):
     traced = graph(net(), shape)
-    assert report.build("module", traced).before.macs == macs
+    assert build_report("module", traced).before.macs == macs
     assert [saved(traced, rank) for rank in range(1, 7)] == savings
 
 
@@ -50,7 +50,7 @@ LAST_K = {
 
 def test_vgg16():
     traced = graph(vgg16(), IMAGENET)
-    whole = report.build("module", traced)
+    whole = build_report("module", traced)
     assert whole.before.macs == 15_470_264_320
     assert [saved(traced, rank) for rank in range(1, 7)] == [
         87.65, 76.10, 64.55, 53.00, 41.45, 29.90,
@@ -65,5 +65,5 @@ def test_vgg16():
                 None,
                 allow_costlier=True,
             )
-            made = report.build("module", traced, plan=plan)
+            made = build_report("module", traced, plan=plan)
             assert round(100 * (made.before.macs - made.after.macs) / convs, 2) == percent

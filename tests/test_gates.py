@@ -1,9 +1,10 @@
 import pytest
 
 from dacconv.errors import UsageError
+from dacconv.findings import Latency, Verification
 from dacconv.gates import Gates, missed, parse_share
 from dacconv.numerics.cost import Cost
-from dacconv.report import Latency, Report, Row, Verification
+from dacconv.report import Report, Row
 from dacconv.types import Geometry
 
 GEOMETRY = Geometry(1, 1, (3, 3), (1, 1), (1, 1), 1, False, None, None)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from dacconv import roofline_text
 from dacconv.exporters import EXPORTERS
-from dacconv.report import build
+from dacconv.report_build import build_report
 from dacconv.types import Choice, Graph, Plan
 from tests.exporters.test_exporters import GRAPH, report
 
@@ -26,7 +26,7 @@ def test_lines_name_what_is_worst_and_put_macs_beside_time() -> None:
 
 
 def test_an_inspected_model_has_one_side() -> None:
-    lines = roofline_text.lines(build("onnx", GRAPH))
+    lines = roofline_text.lines(build_report("onnx", GRAPH))
     assert all(">" not in line for line in lines)
     assert not any(line.startswith("saved") for line in lines)
 
@@ -38,7 +38,7 @@ def test_nothing_is_said_where_no_size_is_known() -> None:
         else n
         for n in GRAPH.nodes
     )
-    made = build("onnx", Graph(nodes, GRAPH.inputs, GRAPH.outputs))
+    made = build_report("onnx", Graph(nodes, GRAPH.inputs, GRAPH.outputs))
     assert roofline_text.lines(made) == []
     assert "Roofline" not in EXPORTERS["markdown"](made)
     assert json.loads(EXPORTERS["json"](made))["layers"][0]["intensity"]["before"] is None
@@ -61,7 +61,7 @@ def test_json_has_every_layer_and_the_whole() -> None:
 def test_the_form_decides_how_many_operators_stand_for_a_layer() -> None:
     for form, count in (("multiplier", 2), ("sum", 5), ("repeat", 3), ("concat", 4)):
         plan = Plan((Choice("a", "dac", 2, form=form),))
-        row = build("onnx", GRAPH, plan=plan).rows[0]
+        row = build_report("onnx", GRAPH, plan=plan).rows[0]
         assert row.roof_after.guidelines["fragmentation"] == count
 
 

@@ -9,9 +9,9 @@ from statistics import median
 from dacconv.calibration.prepare import Calibrated
 from dacconv.calibration.study import Rebuilt
 from dacconv.decompositions import METHODS, Factors
+from dacconv.findings import Calibration, LayerFit
 from dacconv.models.base import Model
 from dacconv.policies import ranks_worth
-from dacconv.report import Calibration, LayerFit
 from dacconv.splitting import Spectra, Split
 from dacconv.types import Layer, Plan
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dacconv import formatting, pages, roofline_text
+from dacconv.findings import Verification
 from dacconv.numerics.cost import Cost
 from dacconv.pages import (
     Block,
@@ -29,7 +30,7 @@ from dacconv.pages import (
 )
 from dacconv.plans import plan_to_json
 from dacconv.plots import report_figures, svg
-from dacconv.report import CONVENTION, Report, Verification
+from dacconv.report import CONVENTION, Report
 from dacconv.report import Row as LayerRow
 from dacconv.types import Provenance
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from dacconv.report import SCHEMA_VERSION, Report, Verification
+from dacconv.findings import Verification
+from dacconv.report import SCHEMA_VERSION, Report
 
 
 def render(report: Report) -> str:

@@ -51,7 +51,7 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SameOutputs:
-    """The original's outputs on seeded inputs, as ``report.Verification`` compares them."""
+    """The original's outputs on seeded inputs, as ``findings.Verification`` compares them."""
 
     batches: Sequence[Feeds]
     expected: Outputs

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from dacconv.findings import Latency
 from dacconv.plans import plan_from_dict, plan_to_dict
-from dacconv.report import Latency
 from dacconv.types import Choice, Plan
 
 ORIGINAL = "original"
@@ -34,7 +34,7 @@ class PointResult:
 
     ``layer``, ``k``, ``rank`` and ``budget`` say how it came about, see ``points.Point``.
     ``kernel_error`` is ``|T - T_r| / |T|`` of the one layer that is split, the root mean square
-    over several. ``output_error`` and ``agreement`` are those of ``report.Verification``, and
+    over several. ``output_error`` and ``agreement`` are those of ``findings.Verification``, and
     ``task`` the user's numbers by name. None is: not known, or not asked for. ``note`` says
     why a point could not be run.
     """

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dacconv.decompositions import METHODS
+from dacconv.findings import LayerTime, RankTime, Timings
 from dacconv.forms import AUTO, MULTIPLIER
 from dacconv.models.base import Model
 from dacconv.plans import cost_share
 from dacconv.policies import ranks_worth
-from dacconv.report import LayerTime, RankTime, Timings
 from dacconv.tuning.cache import where
 from dacconv.tuning.timer import Timer
 from dacconv.types import Layer, Plan

@@ -5,7 +5,8 @@ import pytest
 
 from dacconv import formatting
 from dacconv.exporters import EXPORTERS, html
-from dacconv.report import Latency, LayerError, OutputCheck, Verification, build
+from dacconv.findings import Latency, LayerError, OutputCheck, Verification
+from dacconv.report_build import build_report
 from dacconv.types import Choice, Geometry, Graph, Node, Plan, Provenance, Skipped, ValueSpec
 
 CONV = Geometry(16, 32, (3, 3), (1, 1), (1, 1), 1, False, (8, 8), (8, 8))
@@ -38,7 +39,7 @@ def report(verified=True):
         runtime="onnxruntime 1",
         inputs=("x 1x16x8x8 float32",),
     )
-    made = build("onnx", GRAPH, plan=PLAN, errors={"a": LayerError(0.6)})
+    made = build_report("onnx", GRAPH, plan=PLAN, errors={"a": LayerError(0.6)})
     return replace(
         made,
         provenance=Provenance("0.1.0", "ab" * 32, "net.onnx", {"rank": 2}),
@@ -124,7 +125,7 @@ def test_the_page_holds_everything():
 
 
 def test_the_page_of_a_model_as_it_is():
-    text = EXPORTERS["html"](build("onnx", GRAPH))
+    text = EXPORTERS["html"](build_report("onnx", GRAPH))
     assert "layers can be split" in text
     assert "saved" not in text[text.index("<h1") :]
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from dacconv import plots
+from dacconv.findings import LayerFit
 from dacconv.plots import layers
-from dacconv.report import LayerFit, build
+from dacconv.report_build import build_report
 from tests.exporters.test_exporters import GRAPH, report
 
 
@@ -40,7 +41,7 @@ def test_losses_of_kernels_and_outputs() -> None:
     fitted = (replace(made.rows[0], fit=fit), *made.rows[1:])
     lines = layers.losses(replace(made, rows=fitted)).axes[0].get_lines()
     assert [list(line.get_ydata()) for line in lines] == [[0.6], [0.5], [0.2]]
-    assert layers.losses(build("onnx", GRAPH)) is None
+    assert layers.losses(build_report("onnx", GRAPH)) is None
 
 
 def test_files_are_the_same_twice(tmp_path) -> None:

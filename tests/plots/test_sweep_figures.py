@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dacconv import plots
-from dacconv.report import Latency
+from dacconv.findings import Latency
 from dacconv.sweeps.results import PointResult, Sweep
 
 NAMES = tuple(f"backbone.stage{i // 4}.block_{i % 4}.very.long.$name_{i}.conv" for i in range(50))

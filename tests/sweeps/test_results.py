@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dacconv.errors import UsageError
-from dacconv.report import Latency
+from dacconv.findings import Latency
 from dacconv.sweeps.files import Journal, read_sweep, set_aside, to_csv, to_json
 from dacconv.sweeps.fronts import front, knee
 from dacconv.sweeps.pick import pick

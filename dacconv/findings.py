@@ -1,0 +1,147 @@
+"""What was measured of a conversion: values that a report holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFit:
+    """Mean squared error of a layer's output over its variance, behind the converted layers.
+
+    ``predicted`` on the inputs that it was fitted to; ``plain`` and ``held`` on held-out ones,
+    for the plain split and for what was taken, which ``what`` names.
+    """
+
+    predicted: float
+    plain: float
+    held: float
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayerError:
+    """What splitting one kernel lost: ``|T - T_r| / |T|``, Frobenius norm.
+
+    ``fit`` says how far its output is reproduced, where that was tried. ``bias_added`` is true
+    where the layer got a bias that it did not have.
+    """
+
+    kernel_error: float
+    fit: LayerFit | None = None
+    bias_added: bool = False
+
+    @property
+    def energy_kept(self) -> float:
+        """The share of squared singular values that is kept."""
+        return 1 - self.kernel_error**2
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How the layers' outputs were reproduced, and what that did to the model's outputs.
+
+    Errors are squared and relative to the outputs' variance, on held-out inputs and on a
+    second family of inputs (None where there is none), for the plain conversion and for the
+    reconstructed one. The latter is ``taken`` where neither got worse.
+    """
+
+    kind: str
+    inputs: str
+    samples: int
+    notes: tuple[str, ...]
+    plain_error: float
+    error: float
+    second_plain_error: float | None
+    second_error: float | None
+    taken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RankTime:
+    """A layer at a rank in its fastest form: its time and its MACs over those of the conv."""
+
+    rank: int
+    form: str
+    time: float
+    macs: float
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """Measured milliseconds of a layer as it is, and at the ranks that were measured.
+
+    ``after_ms`` is what it takes as it was converted: as before where it was left alone.
+    """
+
+    layer: str
+    before_ms: float
+    after_ms: float
+    ranks: tuple[RankTime, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Times of single layers, each in a network of its own, on that machine and runtime."""
+
+    where: str
+    layers: tuple[LayerTime, ...]
+
+    @property
+    def before_ms(self) -> float:
+        """The sum over the measured layers, as they are."""
+        return sum(layer.before_ms for layer in self.layers)
+
+    @property
+    def after_ms(self) -> float:
+        """The sum over the measured layers, as converted."""
+        return sum(layer.after_ms for layer in self.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputCheck:
+    """One output of both models on the same inputs; None where it cannot be computed."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    matches: bool
+    relative_error: float | None
+    max_abs_error: float | None
+    agreement: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Milliseconds of one run, both models alternating on the same input.
+
+    The times are medians and ``speedup`` is their ratio, original over converted; ``low`` and
+    ``high`` are the quartiles of the ratio in the single rounds.
+    """
+
+    original_ms: float
+    converted_ms: float
+    speedup: float
+    low: float
+    high: float
+    rounds: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Original and converted on the same seeded inputs, in the real runtime.
+
+    ``relative_error`` is the largest over the outputs of ``|y - y'| / |y|``, Frobenius norm
+    over all samples; None where it could not be computed. ``agreement`` is the share of
+    samples with the same top class, None where no output looks like class scores.
+    """
+
+    relative_error: float | None
+    agreement: float | None
+    outputs: tuple[OutputCheck, ...]
+    latency: Latency
+    samples: int
+    seed: int
+    runtime: str
+    inputs: tuple[str, ...]
