@@ -181,10 +181,8 @@ def _size(known: Known, value: str) -> tuple[int, int, int] | None:
     shape = known.static.fixed.shapes.get(value)
     if shape is None or len(shape) != 4:
         return None
-    _, channels, rows, columns = shape
-    if not (channels and rows and columns) or min(channels, rows, columns) < 1:
-        return None
-    return channels, rows, columns
+    channels, rows, columns = (size or 0 for size in shape[1:])
+    return (channels, rows, columns) if min(channels, rows, columns) > 0 else None
 
 
 def _step(entry: Entry, heights: Mapping[str, int], known: Known) -> _Step | None:

@@ -18,7 +18,7 @@ class Ledger:
     """The nodes of a run in order, written down as they are seen.
 
     A tensor carries the name of the value that it held when it was last seen, and when that was;
-    ``written`` says when its memory was last written to, by whatever view. ``counted`` are the
+    writes are noted by memory, so that one through another view shows. ``counted`` are the
     parameters that were read; ``unseen`` is true once a tensor came from nobody knows where.
     """
 
