@@ -13,46 +13,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dacconv.benchmark.result import Benchmark as Benchmark
-    from dacconv.benchmark.run import bench as bench
+    from dacconv.conversion.pipeline import Conversion as Conversion
+    from dacconv.conversion.pipeline import calibrate as calibrate
+    from dacconv.conversion.pipeline import convert as convert
+    from dacconv.conversion.pipeline import inspect as inspect
+    from dacconv.conversion.pipeline import load as load
+    from dacconv.conversion.pipeline import plan as plan
+    from dacconv.conversion.pipeline import survey as survey
+    from dacconv.conversion.report import Report as Report
+    from dacconv.conversion.verification import verify as verify
     from dacconv.errors import DacconvError as DacconvError
-    from dacconv.models.base import LoadOptions as LoadOptions
-    from dacconv.models.torch_apply import apply as apply
-    from dacconv.pipeline import Conversion as Conversion
-    from dacconv.pipeline import calibrate as calibrate
-    from dacconv.pipeline import convert as convert
-    from dacconv.pipeline import inspect as inspect
-    from dacconv.pipeline import load as load
-    from dacconv.pipeline import plan as plan
-    from dacconv.pipeline import survey as survey
-    from dacconv.report import Report as Report
+    from dacconv.formats.base import LoadOptions as LoadOptions
+    from dacconv.formats.torch.state.apply import apply as apply
+    from dacconv.graph.types import Choice as Choice
+    from dacconv.graph.types import Plan as Plan
     from dacconv.sweeps.results import Sweep as Sweep
     from dacconv.sweeps.run import sweep as sweep
-    from dacconv.types import Choice as Choice
-    from dacconv.types import Plan as Plan
-    from dacconv.verification import verify as verify
+    from dacconv.timing.benchmark.result import Benchmark as Benchmark
+    from dacconv.timing.benchmark.run import bench as bench
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Benchmark": "benchmark.result",
-    "Choice": "types",
-    "Conversion": "pipeline",
+    "Benchmark": "timing.benchmark.result",
+    "Choice": "graph.types",
+    "Conversion": "conversion.pipeline",
     "DacconvError": "errors",
-    "LoadOptions": "models.base",
-    "Plan": "types",
-    "Report": "report",
-    "apply": "models.torch_apply",
-    "bench": "benchmark.run",
-    "calibrate": "pipeline",
-    "convert": "pipeline",
-    "inspect": "pipeline",
-    "load": "pipeline",
-    "plan": "pipeline",
+    "LoadOptions": "formats.base",
+    "Plan": "graph.types",
+    "Report": "conversion.report",
+    "apply": "formats.torch.state.apply",
+    "bench": "timing.benchmark.run",
+    "calibrate": "conversion.pipeline",
+    "convert": "conversion.pipeline",
+    "inspect": "conversion.pipeline",
+    "load": "conversion.pipeline",
+    "plan": "conversion.pipeline",
     "Sweep": "sweeps.results",
-    "survey": "pipeline",
+    "survey": "conversion.pipeline",
     "sweep": "sweeps.run",
-    "verify": "verification",
+    "verify": "conversion.verification",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

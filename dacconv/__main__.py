@@ -1,5 +1,5 @@
 """``python -m dacconv``."""
 
-from dacconv.cli import main
+from dacconv.cli.app import main
 
 main()

@@ -27,8 +27,8 @@ import numpy as np
 from bench_dac_resnet20 import test_images
 
 import dacconv
-from dacconv import pipeline
-from dacconv.calibration.pixels import InputOptions
+from dacconv.calibration.inputs.pixels import InputOptions
+from dacconv.conversion import pipeline
 
 SCRIPTS = Path(__file__).resolve().parent
 
@@ -204,9 +204,9 @@ def convert(task: Task, way: str, macs: float, folder: Path, images: int | None)
 
 def plot(results: Path, out: Path) -> None:
     """The curve of every way in a file of ResNet-20's results."""
-    from dacconv.plots import save_as, style
-    from dacconv.plots.marks import marker
-    from dacconv.plots.sweep import COLOURS
+    from dacconv.reports.plots import save_as, style
+    from dacconv.reports.plots.marks import marker
+    from dacconv.reports.plots.sweep import COLOURS
 
     rows = json.loads(results.read_text())
     with style.style():

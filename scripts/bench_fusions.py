@@ -107,7 +107,7 @@ def error(made: Path, expected: list[np.ndarray]) -> float:
 def fuse(source: Path, target: Path) -> None:
     import dacconv
     from dacconv.fusions import fuse
-    from dacconv.types import Plan
+    from dacconv.graph.types import Plan
 
     model, *_ = fuse(dacconv.load(source))
     model.save(target, provenance={}, plan=Plan(()))

@@ -18,7 +18,7 @@ import measure
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from dacconv.numerics.svd import channel_svd, left_factors
+from dacconv.decompositions.svd import channel_svd, left_factors
 
 KERNELS = ((3, 9, 40), (7, 3, 450))
 """Kernel size, share of the rounds in ninths, and the milliseconds that are allowed."""

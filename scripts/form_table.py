@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from dacconv.forms import FORMS
-from dacconv.machine import cpu
-from dacconv.tuning import timer as timing
-from dacconv.tuning.cache import Cache
-from dacconv.tuning.speeds import Target
-from dacconv.tuning.timer import Timer
-from dacconv.types import Conv, Geometry, Layer
+from dacconv.decompositions.forms import FORMS
+from dacconv.graph.types import Conv, Geometry, Layer
+from dacconv.support.machine import cpu
+from dacconv.timing import timer as timing
+from dacconv.timing.cache import Cache
+from dacconv.timing.speeds import Target
+from dacconv.timing.timer import Timer
 
 TABLE = Path(__file__).parent.parent / "dacconv" / "tuning" / "table.json"
 RANKS = (2, 3, 5)

@@ -55,7 +55,7 @@ def run(work, monkeypatch, capfd):
 
     ``own`` is code of the user's whose traceback may be shown.
     """
-    from dacconv import cli
+    from dacconv.cli import app as cli
 
     def call(*args: object, own: str = "") -> SimpleNamespace:
         monkeypatch.setattr(sys, "argv", ["dacconv", *map(str, args)])

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
 
-from dacconv.numerics.kernels import explicit_padding, swap_channels
-from dacconv.types import Affine, Conv
+from dacconv.graph.convs import explicit_padding, swap_channels
+from dacconv.graph.types import Affine, Conv
 
 CONVS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from dacconv.cli import app
+from dacconv.cli.app import app
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

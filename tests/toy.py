@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from conv_reference import apply, run
 
-from dacconv.types import Affine, Conv, Geometry, Graph, Node, ValueSpec
+from dacconv.graph.types import Affine, Conv, Geometry, Graph, Node, ValueSpec
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from dacconv.calibration import study
-from dacconv.calibration.inputs import IMAGES, Inputs, beside, replaced, synthetic
-from dacconv.calibration.pixels import InputOptions
-from dacconv.calibration.reading import read_path
-from dacconv.calibration.slots import Slot
+from dacconv.calibration.descent import EFFORT, in_full, model_macs, tuned
+from dacconv.calibration.inputs.families import IMAGES, Inputs, beside, replaced, synthetic
+from dacconv.calibration.inputs.pixels import InputOptions
+from dacconv.calibration.inputs.reading import read_path
+from dacconv.calibration.inputs.slots import Slot
 from dacconv.calibration.study import Price, Rebuilt, Target, basis_for
-from dacconv.calibration.tuning import EFFORT, in_full, model_macs, tuned
 from dacconv.errors import UnsupportedError
-from dacconv.merged import MergedModel
-from dacconv.models.base import Model, Walkable
-from dacconv.progress import Progress
-from dacconv.splitting import Spectra
-from dacconv.types import FloatArray, Layer, Node
-from dacconv.verification import why_not
+from dacconv.formats.base import Model, Walkable
+from dacconv.formats.inputs import why_not
+from dacconv.fusions.merged import MergedModel
+from dacconv.graph.types import FloatArray, Layer, Node
+from dacconv.planning.spectra import Spectra
+from dacconv.support.progress import Progress
 
 STEPS = 120
 """Steps of distillation that an adapter takes, about; for the estimate of the effort."""

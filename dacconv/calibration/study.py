@@ -14,10 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dacconv.calibration.inputs import Inputs
-from dacconv.models.base import Feeds, Visit, Walkable
-from dacconv.numerics.patches import as_images, patches
-from dacconv.numerics.reconstruction import (
+from dacconv.calibration.inputs.families import Inputs
+from dacconv.calibration.least_squares import (
     Accumulator,
     Fit,
     Moments,
@@ -29,8 +27,10 @@ from dacconv.numerics.reconstruction import (
     output_error,
     shrunk,
 )
-from dacconv.progress import Progress
-from dacconv.types import Array, Conv, FloatArray
+from dacconv.formats.base import Feeds, Visit, Walkable
+from dacconv.graph.patches import as_images, patches
+from dacconv.graph.types import Array, Conv, FloatArray
+from dacconv.support.progress import Progress
 
 F64 = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 

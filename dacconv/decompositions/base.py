@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dacconv.numerics.svd import ChannelSVD
-from dacconv.types import Conv, FloatArray, Geometry
+from dacconv.decompositions.svd import ChannelSVD
+from dacconv.graph.types import Conv, FloatArray, Geometry
 
 Branches = tuple[tuple[Conv, ...], ...]
 

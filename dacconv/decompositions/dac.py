@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from dacconv.calibration.least_squares import expand
 from dacconv.decompositions.base import Branches, Factors, Method
-from dacconv.numerics.reconstruction import expand
-from dacconv.numerics.svd import ChannelSVD, channel_svd, left_factors
-from dacconv.types import Conv, FloatArray, Geometry
+from dacconv.decompositions.svd import ChannelSVD, channel_svd, left_factors
+from dacconv.graph.types import Conv, FloatArray, Geometry
 
 
 def full_rank(geometry: Geometry) -> int:

@@ -19,7 +19,7 @@ from dacconv.fusions import (
 )
 from dacconv.fusions.engine import Fused, Fusing, Fusion, plan_fusions
 from dacconv.fusions.view import Weights
-from dacconv.types import Graph, Refusal, Rewrite
+from dacconv.graph.types import Graph, Refusal, Rewrite
 
 FUSIONS: tuple[Fusion, ...] = (
     Fusion("conv -> affine", ("affine",), affine_after.find),

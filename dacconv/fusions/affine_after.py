@@ -15,7 +15,7 @@ from dacconv.fusions.walk import (
     is_vector,
     walk_back,
 )
-from dacconv.numerics.kernels import Inexact, fold_affine
+from dacconv.graph.convs import Inexact, fold_affine
 
 
 def find(view: View, site: Site) -> Merge | Obstacle | None:

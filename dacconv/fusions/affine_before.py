@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dacconv.fusions.view import Merge, Obstacle, Site, View
 from dacconv.fusions.walk import NO_AXIS, is_channel_axis, is_vector, walk_back
-from dacconv.numerics.kernels import Inexact, absorb_affine
+from dacconv.graph.convs import Inexact, absorb_affine
 
 
 def find(view: View, site: Site) -> Merge | Obstacle | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dacconv.fusions.view import Merge, Site, View, is_zero
 from dacconv.fusions.walk import is_bias_of_matmul, is_vector, walk_back
-from dacconv.types import Affine
+from dacconv.graph.types import Affine
 
 
 def find(view: View, site: Site) -> Merge | None:

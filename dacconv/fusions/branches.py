@@ -24,9 +24,9 @@ from dacconv.fusions.routes import (
 )
 from dacconv.fusions.view import Merge, Obstacle, Site, View
 from dacconv.fusions.walk import spatial_size
-from dacconv.numerics.kernels import Inexact, fold_affine
-from dacconv.numerics.merging import add_convs
-from dacconv.types import Affine, Conv
+from dacconv.graph.convs import Inexact, fold_affine
+from dacconv.graph.merging import add_convs
+from dacconv.graph.types import Affine, Conv
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ from itertools import permutations
 from dacconv.fusions.branches import Term, common_sources, merge, sites_of, terms_of
 from dacconv.fusions.routes import why_open
 from dacconv.fusions.view import Merge, Site, View
-from dacconv.numerics.kernels import Inexact
+from dacconv.graph.convs import Inexact
 
 
 def find(view: View, site: Site) -> Merge | None:

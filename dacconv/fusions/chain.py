@@ -17,8 +17,8 @@ from dacconv.fusions.routes import (
 )
 from dacconv.fusions.view import CONV_LIKE, Merge, Obstacle, Site, View
 from dacconv.fusions.walk import walk_back
-from dacconv.numerics.kernels import Inexact
-from dacconv.types import Conv
+from dacconv.graph.convs import Inexact
+from dacconv.graph.types import Conv
 
 
 def find(view: View, site: Site) -> Merge | Obstacle | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dacconv.fusions.routes import Price, price_of, require_no_costlier
 from dacconv.fusions.view import CONV_LIKE, Merge, Obstacle, Site, View
 from dacconv.fusions.walk import is_channel_axis, spatial_size, walk_back
-from dacconv.numerics.kernels import Inexact
-from dacconv.numerics.merging import concat_convs
+from dacconv.graph.convs import Inexact
+from dacconv.graph.merging import concat_convs
 
 
 def find(view: View, site: Site) -> Merge | Obstacle | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dacconv.fusions.view import CONV_LIKE, Merge, Obstacle, Site, View, Weights
 from dacconv.fusions.walk import is_bias_of_matmul, is_vector
-from dacconv.types import Conv, Graph, Node, Op, Refusal, Rewrite
+from dacconv.graph.types import Conv, Graph, Node, Op, Refusal, Rewrite
 
 Find = Callable[[View, Site], Merge | Obstacle | None]
 Allowed = Callable[[Rewrite], str | None]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dacconv.fusions.view import Merge, Obstacle, Site, View
 from dacconv.fusions.walk import is_conv_like, walk_back
-from dacconv.numerics.kernels import Inexact, pad_output
+from dacconv.graph.convs import Inexact, pad_output
 
 
 def find(view: View, site: Site) -> Merge | Obstacle | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dacconv.fusions.view import Merge, Obstacle, Padding, Site, View
 from dacconv.fusions.walk import walk_back
-from dacconv.numerics.kernels import Inexact, pad_input
+from dacconv.graph.convs import Inexact, pad_input
 
 
 def find(view: View, site: Site) -> Merge | Obstacle | None:

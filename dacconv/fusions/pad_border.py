@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from dacconv.fusions.view import Merge, Padding, Site, View
-from dacconv.numerics.kernels import SAME_VALUE
-from dacconv.types import Shape
+from dacconv.graph.convs import SAME_VALUE
+from dacconv.graph.types import Shape
 
 
 def find(view: View, site: Site) -> Merge | None:

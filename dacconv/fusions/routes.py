@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dacconv.fusions.view import CONV_LIKE, Site, View
 from dacconv.fusions.walk import is_channel_axis, is_vector, spatial_size
-from dacconv.numerics.kernels import (
+from dacconv.graph.convs import (
     Inexact,
     Pads,
     average_pool,
@@ -19,8 +19,8 @@ from dacconv.numerics.kernels import (
     pad_output,
     work,
 )
-from dacconv.numerics.merging import compose, composed_weights
-from dacconv.types import Conv
+from dacconv.graph.merging import compose, composed_weights
+from dacconv.graph.types import Conv
 
 
 @dataclass(frozen=True, slots=True, eq=False)

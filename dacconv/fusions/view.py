@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dacconv.types import Affine, Conv, FloatArray, Graph, Node, Op, Shape
+from dacconv.graph.types import Affine, Conv, FloatArray, Graph, Node, Op, Shape
 
 CONV_LIKE: frozenset[Op] = frozenset({"conv", "conv_transpose", "linear"})
 
@@ -43,7 +43,7 @@ class Weights(Protocol):
     """Where the constants come from: a model."""
 
     def conv(self, node: str) -> Conv:
-        """The conv at a node; see :class:`dacconv.models.base.Model`."""
+        """The conv at a node; see :class:`dacconv.formats.base.Model`."""
         ...
 
     def affine(self, node: str) -> Affine:
@@ -115,7 +115,7 @@ class View:
         self._weights = weights
         self._outputs = frozenset(graph.outputs)
         self.fixed = graph.fixed
-        """Whether the sizes hold for every run; see :class:`dacconv.types.Graph`."""
+        """Whether the sizes hold for every run; see :class:`dacconv.graph.types.Graph`."""
         self._shapes: dict[str, Shape | None] = {spec.name: spec.shape for spec in graph.inputs}
         self._sites: dict[str, Site] = {}
         self._makers: dict[str, str] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dacconv.fusions.view import CONV_LIKE, Site, View
-from dacconv.types import Affine, Conv, Op
+from dacconv.graph.types import Affine, Conv, Op
 
 PASSING: frozenset[Op] = frozenset({"identity", "transpose", "reshape"})
 """What an affine can be moved across, as long as it is known where its axis goes."""

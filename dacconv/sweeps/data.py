@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dacconv.calibration.pixels import InputOptions, pixel_scale
-from dacconv.calibration.slots import Slot, find_slot
+from dacconv.calibration.inputs.pixels import InputOptions, pixel_scale
+from dacconv.calibration.inputs.slots import Slot, find_slot
 from dacconv.errors import UsageError
-from dacconv.models.base import Feeds, Model, Runner
+from dacconv.formats.base import Feeds, Model, Runner
+from dacconv.graph.types import Array
 from dacconv.sweeps.judges import Labelled, chunk, stackable
-from dacconv.types import Array
 
 IMAGES = ("x", "images", "image", "data", "inputs", "input", "x_test", "arr_0")
 LABELS = ("y", "labels", "label", "targets", "target", "y_test", "arr_1")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dacconv.errors import DacconvError, UsageError
-from dacconv.files import as_write_error, write_text
+from dacconv.support.files import as_write_error, write_text
 from dacconv.sweeps.results import PointResult, Sweep, row_to_dict, sweep_from_dict
 
 COMMENT = "# dacconv sweep "

@@ -9,10 +9,11 @@ from typing import Protocol
 
 import numpy as np
 
+from dacconv.conversion.verification import Comparison, agreement, worst
 from dacconv.errors import DacconvError, UnsupportedError
-from dacconv.models.base import Feeds, Model, Runner
-from dacconv.types import Array
-from dacconv.verification import Comparison, agreement, batch_of, joined, worst
+from dacconv.formats.base import Feeds, Model, Runner
+from dacconv.formats.inputs import batch_of, joined
+from dacconv.graph.types import Array
 
 CHUNK = 64
 """Samples of one run, at most, where the batch is free."""

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from dacconv import pipeline
-from dacconv.machine import cores
-from dacconv.models.base import Model
-from dacconv.numerics.cost import Cost
-from dacconv.progress import Progress, silent
-from dacconv.splitting import OWN
+from dacconv.conversion import pipeline
+from dacconv.conversion.verification import side_by_side
+from dacconv.formats.base import Model
+from dacconv.formats.inputs import batch_of, seeded_inputs, why_not
+from dacconv.graph.cost import Cost
+from dacconv.graph.types import Plan
+from dacconv.planning.spectra import OWN
+from dacconv.support.machine import cores
+from dacconv.support.progress import Progress, silent
 from dacconv.sweeps import data as labelled_data
 from dacconv.sweeps.judges import Judge, SameOutputs, Tally, largest_input, passes, same_outputs
 from dacconv.sweeps.points import Point
@@ -21,11 +24,9 @@ from dacconv.sweeps.prefixes import Trunk, run_all
 from dacconv.sweeps.results import ORIGINAL, PointResult
 from dacconv.sweeps.tasks import Task, load_task, run_task
 from dacconv.sweeps.variants import Variants
-from dacconv.types import Plan
-from dacconv.verification import batch_of, seeded_inputs, side_by_side, why_not
 
 if TYPE_CHECKING:
-    from dacconv.calibration.pixels import InputOptions
+    from dacconv.calibration.inputs.pixels import InputOptions
     from dacconv.calibration.prepare import Calibrated
 
 SAMPLES = 32
@@ -120,7 +121,7 @@ class Bench:
         same = same_outputs(runner, inputs, self.largest)
         if setup.data is None:
             return (same,)
-        from dacconv.calibration.pixels import InputOptions
+        from dacconv.calibration.inputs.pixels import InputOptions
 
         options = setup.input_options or InputOptions()
         return (same, labelled_data.judge(model, runner, setup.data, options, self.largest))

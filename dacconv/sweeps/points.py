@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from dacconv.decompositions import METHODS
 from dacconv.errors import UsageError
-from dacconv.plans import settle
-from dacconv.types import Choice, Layer, Plan
+from dacconv.graph.types import Choice, Layer, Plan
+from dacconv.planning.plans import settle
 
 METHOD = "dac"
 SINGLE, FIRST, LAST, UNIFORM, BUDGET = "single", "first-k", "last-k", "uniform", "budget"

@@ -12,8 +12,8 @@ from threading import Thread
 from typing import Any
 
 from dacconv.errors import DacconvError, UnsupportedError, UsageError
-from dacconv.models import open_model
-from dacconv.models.base import LoadOptions
+from dacconv.formats import open_model
+from dacconv.formats.base import LoadOptions
 from dacconv.sweeps.measure import Bench, Setup
 from dacconv.sweeps.points import Point
 from dacconv.sweeps.results import PointResult

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from threading import Lock
 
 from dacconv.errors import UnsupportedError
-from dacconv.models.base import Divisible, Feeds, Model, Runner
-from dacconv.types import Array
+from dacconv.formats.base import Divisible, Feeds, Model, Runner
+from dacconv.graph.types import Array
 
 Word = Sequence[Hashable]
 """What is done to each layer, in order of execution."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dacconv.findings import Latency
-from dacconv.plans import plan_from_dict, plan_to_dict
-from dacconv.types import Choice, Plan
+from dacconv.graph.findings import Latency
+from dacconv.graph.plan_json import plan_to_dict
+from dacconv.graph.types import Choice, Plan
+from dacconv.planning.plans import plan_from_dict
 
 ORIGINAL = "original"
 """The label of the row of the model as it is."""

@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from dacconv import __version__, pipeline
+from dacconv import __version__
+from dacconv.conversion import pipeline
+from dacconv.conversion.report import CONVENTION
 from dacconv.errors import UsageError
-from dacconv.files import Digest
-from dacconv.models.base import LoadOptions, Model
-from dacconv.policies import Selection, select
-from dacconv.progress import Progress, silent
-from dacconv.report import CONVENTION
-from dacconv.splitting import OWN
+from dacconv.formats.base import LoadOptions, Model
+from dacconv.graph.types import Array, Layer, Plan
+from dacconv.planning import Selection, select
+from dacconv.planning.spectra import OWN
+from dacconv.support.files import Digest
+from dacconv.support.progress import Progress, silent
+from dacconv.support.user_code import absolute
 from dacconv.sweeps.data import labelled
 from dacconv.sweeps.judges import passes
 from dacconv.sweeps.measure import SAMPLES, Bench, Setup
@@ -22,8 +25,6 @@ from dacconv.sweeps.points import BUDGET, SINGLE, Grid, Point, points
 from dacconv.sweeps.pool import ALONE, Where, Work, measure_all, parts, start
 from dacconv.sweeps.results import PointResult, Sweep, bare
 from dacconv.sweeps.tasks import Task
-from dacconv.types import Array, Layer, Plan
-from dacconv.user_code import absolute
 
 VERSION = 1
 """Of the results' schema."""

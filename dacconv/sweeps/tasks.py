@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from dacconv.errors import DacconvError, UsageError
-from dacconv.models.base import Model, Runner
-from dacconv.types import Array, ValueSpec
-from dacconv.user_code import import_source, own_traceback, user_code
+from dacconv.formats.base import Model, Runner
+from dacconv.graph.types import Array, ValueSpec
+from dacconv.support.user_code import import_source, own_traceback, user_code
 
 _HOW = "--eval is FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION; it is called with the model"
 

@@ -7,17 +7,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from dacconv import pipeline
+from dacconv.conversion import pipeline
+from dacconv.conversion.splitting import Split, split_layer
 from dacconv.decompositions import METHODS, Method
-from dacconv.emission import cost as split_cost
+from dacconv.decompositions.emission import cost as split_cost
 from dacconv.errors import UnsupportedError
-from dacconv.layers import survey
-from dacconv.merged import MergedModel
-from dacconv.models.base import Divisible, Model
-from dacconv.numerics.cost import Cost, total
-from dacconv.splitting import OWN, Spectra, Split, split_layer
+from dacconv.formats.base import Divisible, Model
+from dacconv.fusions.merged import MergedModel
+from dacconv.graph.cost import Cost, total
+from dacconv.graph.layers import survey
+from dacconv.graph.types import Choice, Layer, Plan
+from dacconv.planning.spectra import OWN, Spectra
 from dacconv.sweeps.prefixes import Stops, Word
-from dacconv.types import Choice, Layer, Plan
 
 if TYPE_CHECKING:
     from dacconv.calibration.prepare import Calibrated

@@ -10,15 +10,16 @@ import torch
 from torch import nn
 
 import dacconv
-from dacconv import pipeline
-from dacconv.calibration import inputs as made_inputs
-from dacconv.calibration import slots, tuning
-from dacconv.calibration.images import dead_leaves
-from dacconv.calibration.pixels import InputOptions
-from dacconv.calibration.scale import scale_of_biases
+from dacconv.calibration import descent as tuning
+from dacconv.calibration.inputs import families as made_inputs
+from dacconv.calibration.inputs import slots
+from dacconv.calibration.inputs.images import dead_leaves
+from dacconv.calibration.inputs.pixels import InputOptions
+from dacconv.calibration.inputs.scale import scale_of_biases
 from dacconv.calibration.study import relative_error
+from dacconv.conversion import pipeline
 from dacconv.errors import UnsupportedError, UsageError
-from dacconv.models import torch_distil
+from dacconv.formats.torch import distil as torch_distil
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -204,7 +205,7 @@ def test_what_restores_images_is_given_noise_to_remove(tmp_path):
 
 
 def test_the_plain_split_stays_where_nothing_else_does_better(model, monkeypatch):
-    from dacconv.calibration import use
+    from dacconv.conversion import calibrated as use
 
     monkeypatch.setattr(
         use, "judge", lambda c, plain, rebuilt, told, judge=use.judge: judge(c, plain, plain, told)

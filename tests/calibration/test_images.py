@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dacconv.calibration.images import FAMILIES
+from dacconv.calibration.inputs.images import FAMILIES
 
 
 @pytest.mark.parametrize("family", FAMILIES)

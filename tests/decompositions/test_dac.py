@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dacconv.decompositions import METHODS
-from dacconv.numerics.cost import layer_cost, total
-from dacconv.types import Conv, Geometry
+from dacconv.graph.cost import layer_cost, total
+from dacconv.graph.types import Conv, Geometry
 
 DAC = METHODS["dac"]
 

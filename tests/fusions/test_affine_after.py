@@ -9,7 +9,7 @@ from conv_reference import make_affine, make_conv
 from toy import Toy, assert_fused
 
 from dacconv.fusions import fuse
-from dacconv.types import Affine
+from dacconv.graph.types import Affine
 
 LAYERS = {
     "conv": (make_conv(0, 6, 4, (3, 3), padding=((1, 1), (1, 1)), groups=2, bias=False), 9, 9),

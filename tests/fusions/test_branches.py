@@ -5,7 +5,7 @@ import pytest
 from conv_reference import make_affine, make_conv
 from toy import Toy, assert_fused
 
-from dacconv.types import Affine
+from dacconv.graph.types import Affine
 
 
 def padded(seed, out, channels, kernel, **more):

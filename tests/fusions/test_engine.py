@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from toy import Toy, assert_fused
 
 from dacconv.fusions import FUSIONS, find_fusions, fuse
-from dacconv.types import Affine
+from dacconv.graph.types import Affine
 
 CHANNELS = 4
 

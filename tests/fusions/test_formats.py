@@ -12,7 +12,7 @@ from torch import nn
 
 import dacconv
 from dacconv.fusions import fuse
-from dacconv.types import Plan
+from dacconv.graph.types import Plan
 
 SIZE = (1, 3, 16, 16)
 SOURCE = Path(__file__).parent.parent / "reparam_nets.py"

@@ -11,18 +11,19 @@ import torch
 from torch import nn
 
 import dacconv
-from dacconv import pipeline
+from dacconv.conversion import pipeline
+from dacconv.conversion.verification import verify
 from dacconv.errors import UnsupportedError, UsageError
-from dacconv.models.base import Divisible
+from dacconv.formats.base import Divisible
 from dacconv.sweeps import prefixes
 from dacconv.sweeps.measure import Bench, Setup
 from dacconv.sweeps.points import Grid, points
 from dacconv.sweeps.results import bare
 from dacconv.sweeps.run import sweep
-from dacconv.verification import verify
 from tests import cli_nets
+from tests.conftest import ROOT
 
-HERE = Path(__file__).parents[1]
+HERE = ROOT / "tests"
 ARCH = {"arch": f"{HERE / 'cli_nets.py'}:SmallNet", "input_shapes": {"": (1, 3, 12, 12)}}
 MODES = ("single", "first-k", "last-k", "uniform")
 

@@ -15,9 +15,9 @@ import onnx
 import pytest
 from joblib.externals.loky import get_reusable_executor
 
-from dacconv import sweep_job
-from dacconv.config import Settings
 from dacconv.errors import UsageError
+from dacconv.jobs import sweep as sweep_job
+from dacconv.settings import Settings
 from dacconv.sweeps.files import Journal, read_sweep
 from tests import cli_nets
 

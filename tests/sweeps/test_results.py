@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dacconv.errors import UsageError
-from dacconv.findings import Latency
+from dacconv.graph.findings import Latency
+from dacconv.graph.types import Choice
 from dacconv.sweeps.files import Journal, read_sweep, set_aside, to_csv, to_json
 from dacconv.sweeps.fronts import front, knee
 from dacconv.sweeps.pick import pick
 from dacconv.sweeps.points import parse_ranks
 from dacconv.sweeps.results import PointResult, Quality, Sweep
-from dacconv.types import Choice
 
 
 def point(label: str, macs: int, error: float | None = 0.1, **more) -> PointResult:

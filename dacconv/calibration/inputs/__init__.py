@@ -1,0 +1,1 @@
+"""Inputs to calibrate on: drawn, distilled or the user's own."""

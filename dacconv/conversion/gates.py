@@ -1,0 +1,52 @@
+"""Gates: what a conversion must keep or save, for scripts and CI."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dacconv.conversion.report import Report
+from dacconv.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """Limits on a report; None is no limit. Shares are between 0 and 1."""
+
+    max_error: float | None = None
+    min_saving: float | None = None
+    min_agreement: float | None = None
+
+    @property
+    def need_verification(self) -> bool:
+        """Whether a gate looks at the outputs."""
+        return self.max_error is not None or self.min_agreement is not None
+
+
+def parse_share(text: str, option: str) -> float:
+    """``40%`` or ``0.4`` as 0.4; UsageError for what is neither."""
+    try:
+        value = float(text.removesuffix("%").strip()) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(f"'{text}' is not a share", where=option, hint="write 40% or 0.4")
+    return value
+
+
+def missed(report: Report, gates: Gates) -> list[str]:
+    """The gates that the report misses, a sentence each. What is unknown counts as missed."""
+    told: list[str] = []
+    saving = report.saving()
+    if gates.min_saving is not None and (saving is None or saving < gates.min_saving):
+        have = "unknown (give --input-shape)" if saving is None else f"{saving:.1%}"
+        told.append(f"MACs saved: {have}, at least {gates.min_saving:.1%} wanted")
+    check = report.verification
+    error = check.relative_error if check else None
+    if gates.max_error is not None and (error is None or error > gates.max_error):
+        have = "unknown" if error is None else f"{error:.3g}"
+        told.append(f"relative error: {have}, at most {gates.max_error:g} wanted")
+    same = check.agreement if check else None
+    if gates.min_agreement is not None and (same is None or same < gates.min_agreement):
+        have = "unknown (no output looks like class scores)" if same is None else f"{same:.1%}"
+        told.append(f"same top class: {have}, at least {gates.min_agreement:.1%} wanted")
+    return told

@@ -1,0 +1,74 @@
+"""The model adapters: one per file format, behind one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from dacconv.errors import FormatError
+from dacconv.formats.base import LoadOptions, Model, Record
+from dacconv.formats.sniff import Kind, kind
+
+FORMATS: dict[Kind, str] = {
+    "onnx": "dacconv.formats.onnx.model:load",
+    "pt2": "dacconv.formats.torch.program.load:load",
+    "torch": "dacconv.formats.torch.open:load",
+    "safetensors": "dacconv.formats.torch.open:load",
+}
+"""Kind of file -> ``module:function`` that opens it as ``(path, options) -> Model``.
+
+Imported on use, so that ONNX files never load torch.
+"""
+
+RECORDS: dict[Kind, str] = {
+    "onnx": "dacconv.formats.onnx.save:recorded",
+    "pt2": "dacconv.formats.torch.program.load:recorded",
+    "torch": "dacconv.formats.torch.files.record:recorded",
+    "safetensors": "dacconv.formats.torch.files.record:recorded",
+}
+"""Kind of file -> ``module:function`` that reads what it says of itself, as plain data."""
+
+TIMED: dict[Kind, str] = {
+    "onnx": "dacconv.timing.onnx_runtime",
+    "pt2": "dacconv.timing.torch_runtime",
+    "torch": "dacconv.timing.torch_runtime",
+    "safetensors": "dacconv.timing.torch_runtime",
+}
+"""Kind of file -> the module that times it: ``prepare``, ``opened`` and ``loaded``."""
+
+__all__ = ["FORMATS", "RECORDS", "TIMED", "LoadOptions", "Model", "open_model", "read_record"]
+
+
+def open_model(path: Path | str, options: LoadOptions | None = None) -> Model:
+    """Open the checkpoint at ``path``, whatever its format, without running code from it.
+
+    Raises:
+        FormatError: the file is missing, unreadable, damaged, or of a kind not taken.
+        UsageError: the options do not fit the file.
+    """
+    path = Path(path)
+    return cast(Model, _function(FORMATS[kind(path)])(path, options or LoadOptions()))
+
+
+def read_record(path: Path, *, trust_pickle: bool = False) -> Record | None:
+    """What the converted file at ``path`` says of itself; None for a file that says nothing.
+
+    Raises:
+        FormatError: the file is unreadable, or what it says is damaged.
+    """
+    found = _function(RECORDS[kind(path)])(path, trust_pickle=trust_pickle)
+    if found is None:
+        return None
+    origin, plan = found.get("provenance"), found.get("plan")
+    keys = ("version", "sha256", "source", "options")
+    whole = isinstance(origin, Mapping) and isinstance(plan, Mapping)
+    if not whole or any(origin.get(key) is None for key in keys):
+        raise FormatError("what it says of its conversion is damaged", where=str(path))
+    return Record(origin, plan)
+
+
+def _function(place: str) -> Callable[..., Any]:
+    module, _, function = place.partition(":")
+    return cast(Callable[..., Any], getattr(import_module(module), function))

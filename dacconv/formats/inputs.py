@@ -1,0 +1,68 @@
+"""Seeded inputs for a model, and whether it can be run at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dacconv.formats.base import Feeds, Model
+from dacconv.graph.types import Array, ValueSpec
+
+
+def why_not(model: Model) -> str | None:
+    """Why a model cannot be run here, in words; None where it can."""
+    if model.runnable:
+        return model.runnable
+    for spec in model.inputs():
+        if spec.shape is None or any(size is None for size in spec.shape[1:]):
+            return (
+                f"the model does not fix the size of input '{spec.name}' ({sizes_of(spec)}): "
+                "give --input-shape"
+            )
+    return None
+
+
+def make_inputs(specs: Sequence[ValueSpec], rng: np.random.Generator) -> dict[str, Array]:
+    """One seeded set of inputs, a free batch axis taken as 1."""
+    feeds: dict[str, Array] = {}
+    for spec in specs:
+        shape = tuple(size or 1 for size in spec.shape or ())
+        dtype = np.dtype(spec.dtype)
+        if dtype.kind == "b":
+            feeds[spec.name] = rng.integers(0, 2, shape).astype(bool)
+        elif dtype.kind in "iu":
+            high = 256 if dtype == np.uint8 else 2
+            feeds[spec.name] = rng.integers(0, high, shape).astype(dtype)
+        else:
+            feeds[spec.name] = rng.standard_normal(shape).astype(dtype)
+    return feeds
+
+
+def seeded_inputs(specs: Sequence[ValueSpec], samples: int, seed: int) -> list[Feeds]:
+    """As many sets of inputs as make up ``samples``, a free batch axis taken as 1."""
+    rng = np.random.default_rng(seed)
+    feeds: list[Feeds] = [make_inputs(specs, rng)]
+    while len(feeds) * batch_of(feeds[0]) < samples:
+        feeds.append(make_inputs(specs, rng))
+    return feeds
+
+
+def batch_of(feeds: Feeds) -> int:
+    """How many samples a set of inputs holds."""
+    first = next(iter(feeds.values()), np.zeros(()))
+    return int(first.shape[0]) if first.ndim > 1 else 1
+
+
+def joined(feeds: Sequence[Feeds]) -> Feeds:
+    """Several sets of inputs as one, along their first axes."""
+    if len(feeds) == 1:
+        return feeds[0]
+    return {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
+
+
+def sizes_of(spec: ValueSpec) -> str:
+    """The shape of a value as text, such as ``1x3x?x?``."""
+    if spec.shape is None:
+        return "?"
+    return "x".join("?" if size is None else str(size) for size in spec.shape)

@@ -1,0 +1,217 @@
+"""Which values of a graph are constants, what they hold, and who reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from onnx import AttributeProto, TensorProto
+
+from dacconv.formats.onnx.document import DEFAULT_DOMAINS, Document, Entry
+from dacconv.formats.onnx.operators import OPERATORS, CannotEvaluate, evaluate
+from dacconv.formats.onnx.tensors import FLOATS, numpy_dtype
+from dacconv.graph.types import Array
+
+_SMALL = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Constants:
+    """The constants of a document: initializers, Constant nodes, and chains of these."""
+
+    document: Document
+    _cache: dict[str, Array] = field(default_factory=dict)
+
+    @cached_property
+    def makers(self) -> dict[str, Entry]:
+        """The node that makes each value."""
+        return {name: entry for entry in self.document.entries for name in entry.writes}
+
+    @cached_property
+    def chained(self) -> frozenset[str]:
+        """The values that nodes compute from constants alone."""
+        tensors, chained = self.document.tensors, set[str]()
+        for entry in self.document.entries:
+            known = entry.op in OPERATORS and len(entry.proto.output) == 1
+            if known and entry.op == "Constant" and not _readable_constant(entry):
+                continue
+            if known and all(name in tensors or name in chained for name in entry.reads):
+                chained.update(entry.writes)
+        return frozenset(chained)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.document.tensors or name in self.chained
+
+    @cached_property
+    def readers(self) -> dict[str, list[Entry]]:
+        """The nodes that read each value, in order."""
+        readers: dict[str, list[Entry]] = {}
+        for entry in self.document.entries:
+            for name in entry.reads:
+                readers.setdefault(name, []).append(entry)
+        return readers
+
+    def chain(self, name: str) -> list[Entry]:
+        """The nodes that compute constant ``name``, in order; none for an initializer."""
+        found: dict[str, Entry] = {}
+        waiting = [name]
+        while waiting:
+            value = waiting.pop()
+            if value in self.chained and value not in found:
+                found[value] = self.makers[value]
+                waiting += self.makers[value].reads
+        nodes = {id(entry): entry for entry in found.values()}
+        return sorted(nodes.values(), key=lambda entry: self._position[id(entry)])
+
+    @cached_property
+    def _position(self) -> dict[int, int]:
+        return {id(entry): index for index, entry in enumerate(self.document.entries)}
+
+    def value(self, name: str) -> Array:
+        """The value of a constant, in its own dtype; often a read-only view.
+
+        Raises:
+            CannotEvaluate: it is none, or its chain is beyond the evaluator.
+        """
+        if name in self.document.tensors:
+            return self.document.tensors[name].array()
+        if name in self._cache:
+            return self._cache[name]
+        if name not in self.chained:
+            raise CannotEvaluate(f"{name!r} is not a constant")
+        local: dict[str, Array] = {}
+        for entry in self.chain(name):
+            inputs = [self._input(value, local) for value in entry.proto.input]
+            local[entry.proto.output[0]] = evaluate(entry.proto, inputs)
+        if local[name].size <= _SMALL:
+            self._cache[name] = local[name]
+        return local[name]
+
+    def _input(self, name: str, local: dict[str, Array]) -> Array | None:
+        if not name:
+            return None
+        return local[name] if name in local else self.value(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a constant; reads no weights unless a chain has to be followed."""
+        if name in self.document.tensors:
+            return self.document.tensors[name].dims
+        maker = self.makers.get(name)
+        if maker is not None and maker.op == "Identity":
+            return self.shape(maker.proto.input[0])
+        return tuple(self.value(name).shape)
+
+    def data_type(self, name: str) -> int | None:
+        """The ONNX element type of a constant; None where only evaluating would tell."""
+        while name not in self.document.tensors:
+            maker = self.makers.get(name)
+            if maker is None or name not in self.chained:
+                return None
+            attributes = {a.name: a for a in maker.proto.attribute}
+            if maker.op == "Cast":
+                return int(attributes["to"].i)
+            if maker.op == "Constant":
+                return _constant_type(attributes)
+            if maker.op == "DequantizeLinear":
+                name = maker.proto.input[1]
+            elif maker.op in ("Shape", "Equal", "ConstantOfShape") or not maker.proto.input:
+                return None
+            else:
+                name = maker.proto.input[0]
+        return self.document.tensors[name].data_type
+
+    def roots(self, name: str) -> tuple[str, ...]:
+        """The initializers and Constant nodes' values that a constant is computed from."""
+        if name in self.document.tensors:
+            return (name,)
+        roots: dict[str, None] = {}
+        for entry in self.chain(name):
+            if not entry.reads:
+                roots[entry.writes[0]] = None
+            roots.update(dict.fromkeys(v for v in entry.reads if v in self.document.tensors))
+        return tuple(roots)
+
+    def identity(self, name: str) -> str:
+        """The name that identifies a constant: the same behind any number of Identity nodes."""
+        while name in self.chained and self.makers[name].op == "Identity":
+            name = self.makers[name].proto.input[0]
+        return name
+
+    def users(self, name: str) -> list[Entry]:
+        """The nodes that read a constant at runtime, directly or by way of a chain of constants.
+
+        A chain that ends in nothing but a weight's own chain is followed to its end.
+        """
+        users: dict[int, Entry] = {}
+        waiting, seen = [name], set[str]()
+        while waiting:
+            value = waiting.pop()
+            if value in seen:
+                continue
+            seen.add(value)
+            for entry in self.readers.get(value, ()):
+                if entry.writes and entry.writes[0] in self.chained:
+                    waiting += entry.writes
+                else:
+                    users[id(entry)] = entry
+        return list(users.values())
+
+    def elements(self, name: str) -> int:
+        """The number of floating-point elements of a root, 0 for indices and shapes."""
+        tensor = self.document.tensors.get(name)
+        if tensor is not None:
+            return tensor.size if tensor.data_type in FLOATS else 0
+        if self.data_type(name) not in FLOATS:
+            return 0
+        return int(np.prod(self.shape(name), dtype=np.int64))
+
+    def small(self, extra: dict[str, Array]) -> dict[str, Array]:
+        """Every constant of at most a few thousand elements, with those that follow from ``extra``.
+
+        ``extra`` are values that are known by other means, such as the result of a Shape node
+        whose input has a known shape.
+        """
+        known: dict[str, Array] = dict(extra)
+        for name, tensor in self.document.tensors.items():
+            if tensor.size <= _SMALL and numpy_dtype(tensor.data_type) is not None:
+                known[name] = tensor.array()
+        for entry in self.document.entries:
+            if entry.op not in OPERATORS or len(entry.proto.output) != 1:
+                continue
+            output = entry.proto.output[0]
+            if output in known or not all(name in known for name in entry.reads):
+                continue
+            try:
+                value = evaluate(entry.proto, [known.get(name) for name in entry.proto.input])
+            except CannotEvaluate:
+                continue
+            if value.size <= _SMALL and value.dtype.kind not in "OSU":
+                known[output] = value
+        return known
+
+
+def _readable_constant(entry: Entry) -> bool:
+    kinds = {attribute.name for attribute in entry.proto.attribute}
+    return bool(kinds & {"value", "value_float", "value_floats", "value_int", "value_ints"})
+
+
+def _constant_type(attributes: dict[str, AttributeProto]) -> int | None:
+    if "value" in attributes:
+        return int(attributes["value"].t.data_type)
+    if "value_float" in attributes or "value_floats" in attributes:
+        return int(TensorProto.FLOAT)
+    return int(TensorProto.INT64)
+
+
+def is_standard(entry: Entry) -> bool:
+    """Whether the operator is one of ONNX's own."""
+    return entry.proto.domain in DEFAULT_DOMAINS
+
+
+def names_of(entries: Iterable[Entry], limit: int = 3) -> str:
+    """The nodes in a few words."""
+    listed = [f"{entry.name} ({entry.op})" for entry in entries]
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more

@@ -1,0 +1,136 @@
+"""Weights that lie in files of their own, beside the model."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from onnx import AttributeProto, NodeProto, TensorProto
+
+from dacconv.errors import FormatError
+from dacconv.formats.onnx.document import subgraphs
+from dacconv.formats.onnx.tensors import Tensor, inline_head, numpy_dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExternalFiles:
+    """The files beside a model, mapped into memory once each.
+
+    Mapped rather than read, so that a model larger than memory can be converted, and so that
+    the weights stay the same when the file is replaced meanwhile.
+    """
+
+    model: Path
+    mapped: dict[Path, memoryview] = field(default_factory=dict)
+
+    def bytes_of(self, proto: TensorProto) -> memoryview:
+        """The bytes that an external tensor points to.
+
+        Raises:
+            FormatError: naming the tensor and the file, when that is missing, too short, or
+                outside the model's folder.
+        """
+        entries = {entry.key: entry.value for entry in proto.external_data}
+        location = entries.get("location", "")
+        path = self._locate(proto.name, location)
+        data = self._map(proto.name, path)
+        try:
+            offset = int(entries.get("offset", 0))
+            length = int(entries["length"]) if "length" in entries else len(data) - offset
+        except ValueError as error:
+            raise FormatError(
+                f"initializer {proto.name!r} says where its data is in something that is not a "
+                f"number: {entries}",
+                where=str(self.model),
+            ) from error
+        if offset < 0 or length < 0 or offset + length > len(data):
+            raise FormatError(
+                f"initializer {proto.name!r} needs bytes {offset:,} to {offset + length:,} of its "
+                f"external data file {location!r}, which has only {len(data):,}",
+                where=str(self.model),
+                hint="the data file is truncated or belongs to another model",
+            )
+        return data[offset : offset + length]
+
+    def _locate(self, name: str, location: str) -> Path:
+        absolute = PurePosixPath(location).is_absolute() or PureWindowsPath(location).drive
+        path = self.model.parent / location
+        # a download cache may hold the model and its data as links into one other folder
+        homes = {self.model.parent.resolve(), self.model.resolve().parent}
+        try:
+            resolved = path.resolve()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._fault(name, location, f"which cannot be found ({error})") from error
+        inside = any(resolved.is_relative_to(home) for home in homes)
+        if not location or absolute or ".." in PurePosixPath(location).parts or not inside:
+            raise self._fault(
+                name, location, "which is outside the model's folder: that is not allowed"
+            )
+        if not resolved.is_file():
+            raise self._fault(name, location, "which is not there")
+        return resolved
+
+    def _map(self, name: str, path: Path) -> memoryview:
+        if path not in self.mapped:
+            try:
+                with path.open("rb") as stream:
+                    empty = not path.stat().st_size
+                    self.mapped[path] = memoryview(
+                        b"" if empty else mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+                    )
+            except (OSError, ValueError) as error:
+                raise self._fault(name, path.name, f"which cannot be read ({error})") from error
+        return self.mapped[path]
+
+    def _fault(self, name: str, location: str, fault: str) -> FormatError:
+        return FormatError(
+            f"initializer {name!r} has its data in external file {location!r}, {fault}",
+            where=str(self.model),
+            hint="put the data file beside the model, under the name that the model gives",
+        )
+
+
+def read_tensor(tensor: Tensor, files: ExternalFiles) -> Tensor:
+    """The tensor with its bytes from the external file, if that is where they are."""
+    if tensor.head.data_location != TensorProto.EXTERNAL:
+        return tensor
+    raw = files.bytes_of(tensor.head)
+    dtype = numpy_dtype(tensor.data_type)
+    if dtype is not None and min(tensor.dims, default=0) >= 0:
+        needed = tensor.size * dtype.itemsize
+        has_length = any(entry.key == "length" for entry in tensor.head.external_data)
+        if len(raw) < needed:
+            raise FormatError(
+                f"initializer {tensor.name!r} finds {len(raw):,} bytes in its external data file "
+                f"where its shape {list(tensor.dims)} of {dtype.name} needs {needed:,}",
+                where=str(files.model),
+                hint="the data file is truncated or belongs to another model",
+            )
+        raw = raw if has_length else raw[:needed]
+    return Tensor(head=tensor.head, raw=raw, external=True)
+
+
+def settle_nested(nodes: Iterable[NodeProto], files: ExternalFiles) -> None:
+    """Bring external tensors of attributes and subgraphs into the nodes, in place.
+
+    They are few and small, and an attribute that points into a file would be lost on saving.
+    """
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                _settle(attribute.t, files)
+            for tensor in attribute.tensors:
+                _settle(tensor, files)
+        for _, graph in subgraphs(node):
+            for tensor in graph.initializer:
+                _settle(tensor, files)
+            settle_nested(graph.node, files)
+
+
+def _settle(proto: TensorProto, files: ExternalFiles) -> None:
+    if proto.data_location == TensorProto.EXTERNAL:
+        raw = bytes(files.bytes_of(proto))
+        proto.CopyFrom(inline_head(proto))
+        proto.raw_data = raw

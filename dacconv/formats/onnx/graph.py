@@ -1,0 +1,143 @@
+"""An ONNX graph as dacconv's own: nodes in the order of the file, edges, and parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnx import GraphProto
+
+from dacconv.errors import UnsupportedError
+from dacconv.formats.onnx.consts import Constants
+from dacconv.formats.onnx.document import Document, Entry, entry_of, subgraphs
+from dacconv.formats.onnx.geometry import conv_attributes, conv_geometry
+from dacconv.formats.onnx.inputs import declared_specs
+from dacconv.formats.onnx.load import version_notes
+from dacconv.formats.onnx.names import unique
+from dacconv.formats.onnx.roles import Known, Role, role
+from dacconv.formats.onnx.skips import QUANTISED_CONVS, quantised
+from dacconv.graph.types import Graph, Node, ValueSpec
+
+
+def graph_of(document: Document, known: Known, inputs: tuple[ValueSpec, ...]) -> Graph:
+    """The whole graph; the order of the file is one of execution, ONNX requires that."""
+    return Graph(
+        nodes=tuple(_nodes(document, known)),
+        inputs=inputs,
+        outputs=document.outputs,
+        order="execution",
+        notes=document.notes + version_notes(document),
+        fixed=all(
+            spec.shape is not None and None not in spec.shape[1:]
+            for spec in declared_specs(document)
+        ),
+    )
+
+
+def _nodes(document: Document, known: Known) -> Iterator[Node]:
+    taken = {entry.name for entry in document.entries}
+    owned: set[str] = set()
+    for entry in document.entries:
+        for attribute, body in subgraphs(entry.proto):
+            yield from _inner(entry, f"{entry.name}/{attribute}", body, known, taken)
+        is_a = role(entry, known)
+        output = entry.writes[0] if entry.writes else ""
+        yield Node(
+            name=entry.name,
+            op=is_a.op,
+            inputs=_operands(entry, is_a, known),
+            output=output,
+            shape=known.inferred.shapes.get(output),
+            kind=entry.op,
+            weight=is_a.weight,
+            geometry=is_a.geometry,
+            skip=is_a.skip,
+            params=_params(entry, known.constants, owned),
+            attrs=is_a.attrs,
+        )
+
+
+def _operands(entry: Entry, is_a: Role, known: Known) -> tuple[str, ...]:
+    """The values that are not constants: inputs as often as they are read, then captures.
+
+    A node that reads a value for its fixed size alone does not depend on it.
+    """
+    if entry.name in known.static.size_only:
+        return ()
+    if is_a.op == "fill":
+        return (entry.proto.input[0],)
+    constants = known.constants
+    inputs = [name for name in entry.proto.input if name and name not in constants]
+    explicit = set(inputs)
+    captures = [n for n in entry.reads if n not in constants and n not in explicit]
+    return (*inputs, *captures)
+
+
+def _params(entry: Entry, constants: Constants, owned: set[str]) -> int:
+    """The floating-point constant elements that this node is the first to use at runtime.
+
+    Running statistics are no parameters, as in PyTorch.
+    """
+    if entry.writes and entry.writes[0] in constants.chained:
+        return 0
+    total = 0
+    reads = entry.reads[:3] if entry.op == "BatchNormalization" else entry.reads
+    for name in reads:
+        for root in constants.roots(name) if name in constants else ():
+            if root not in owned:
+                owned.add(root)
+                total += constants.elements(root)
+    return total
+
+
+def _inner(
+    owner: Entry, prefix: str, graph: GraphProto, known: Known, taken: set[str]
+) -> Iterator[Node]:
+    """The convs of a subgraph: listed so that they are seen, never rewritten."""
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for index, proto in enumerate(graph.node):
+        inner = entry_of(proto.name or f"{proto.op_type}_{index}", proto)
+        for attribute, body in subgraphs(proto):
+            yield from _inner(owner, f"{prefix}/{inner.name}/{attribute}", body, known, taken)
+        if inner.op != "Conv" or len(proto.input) < 2:
+            continue
+        own = weights.get(proto.input[1])
+        dims = tuple(own.dims) if own is not None else known.dims(proto.input[1])
+        name = unique(f"{prefix}/{inner.name}", taken)
+        geometry = None
+        if dims is not None and len(dims) > 2:
+            attributes = conv_attributes(inner, dims, None)
+            data_type = own.data_type if own is not None else known.data_type(proto.input[1])
+            geometry = conv_geometry(
+                attributes,
+                (dims[1] * attributes.groups, dims[0]),
+                bias=len(proto.input) > 2 and bool(proto.input[2]),
+                shapes=(None, None),
+                data_type=data_type,
+            )
+        yield Node(
+            name=name,
+            op="conv",
+            inputs=(),
+            output=f"{name}:0",
+            kind="Conv",
+            geometry=geometry,
+            skip=f"inside the body of {owner.name} ({owner.op})",
+        )
+
+
+def refuse_quantised(document: Document, constants: Constants, where: str) -> None:
+    """Refuse a model whose convolutions all have integer weights.
+
+    Raises:
+        UnsupportedError: it is such a model; says what to do.
+    """
+    convs = [e for e in document.entries if e.op == "Conv" or e.op in QUANTISED_CONVS]
+    if convs and all(quantised(entry, constants) for entry in convs):
+        kinds = sorted({entry.op for entry in convs})
+        behind = " behind DequantizeLinear" if kinds == ["Conv"] else ""
+        raise UnsupportedError(
+            f"a quantised model: all {len(convs)} of its convolutions have integer weights "
+            f"({', '.join(kinds)}{behind})",
+            where=where,
+            hint="convert the floating-point model that it was made from, then quantise the result",
+        )

@@ -1,0 +1,252 @@
+"""Read an ONNX file: one pass over its bytes, weights left where they are."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import GraphProto, ModelProto, NodeProto
+
+from dacconv.errors import FormatError, UnsupportedError
+from dacconv.formats.onnx import wire
+from dacconv.formats.onnx.document import (
+    Document,
+    Entry,
+    entry_of,
+    first_unsorted,
+    givens,
+    subgraphs,
+)
+from dacconv.formats.onnx.external import ExternalFiles, read_tensor, settle_nested
+from dacconv.formats.onnx.functions import inline_conv_functions
+from dacconv.formats.onnx.names import display_names
+from dacconv.formats.onnx.tensors import Tensor, from_wire, numpy_dtype
+
+OLDEST_OPSET, OLDEST_IR = 7, 3
+_GRAPH, _NODE, _INITIALIZER = 7, 1, 5
+_NEEDS = {
+    "Cast": 1, "Conv": 2, "ConvTranspose": 2, "DequantizeLinear": 2, "Gemm": 2, "Identity": 1,
+    "MatMul": 2, "Neg": 1, "Transpose": 1,
+}  # fmt: skip
+"""The inputs that operators cannot do without, as far as dacconv reads them by position."""
+
+
+def read(path: Path) -> Document:
+    """Open an ONNX file.
+
+    Raises:
+        FormatError: it cannot be read, is damaged, or its external data is not what it says.
+        UnsupportedError: its IR or opset is too old.
+    """
+    try:
+        data = memoryview(path.read_bytes())
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
+    if not data:
+        raise FormatError("the file is empty", where=str(path))
+    try:
+        document = _document(data, path)
+    except (wire.WireError, DecodeError, UnicodeError) as error:
+        raise FormatError(
+            f"not a readable ONNX file: {_told(error)}",
+            where=str(path),
+            hint="the file is truncated or damaged, or it is of another format",
+        ) from error
+    except FormatError as error:
+        raise FormatError(error.what, where=error.where or str(path), hint=error.hint) from error
+    except RecursionError as error:
+        raise FormatError(
+            "not a readable ONNX file: its graphs are nested too deeply", where=str(path)
+        ) from error
+    _check_versions(document, path)
+    return document
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, wire.WireError):
+        return str(error)
+    return "its structure is broken"
+
+
+def _document(data: memoryview, path: Path) -> Document:
+    graph_bytes = _graph_bytes(data)
+    header = ModelProto.FromString(wire.without(data, {_GRAPH}))
+    parts = GraphProto.FromString(wire.only(graph_bytes, {_NODE}))
+    rest = GraphProto.FromString(wire.without(graph_bytes, {_NODE, _INITIALIZER}))
+    _check_names(header, parts.node, rest)
+    files = ExternalFiles(path)
+    tensors: dict[str, Tensor] = {}
+    notes: list[str] = []
+    for field in wire.fields(graph_bytes):
+        if field.number == _INITIALIZER:
+            if field.wire_type != wire.DELIMITED:
+                raise wire.WireError("one of its initializers is not a message")
+            tensor = read_tensor(from_wire(graph_bytes[field.content : field.end]), files)
+            _check_tensor(tensor)
+            if tensor.name in tensors:
+                notes.append(f"initializer {tensor.name!r} occurs twice; the last one counts")
+            tensors[tensor.name] = tensor
+    settle_nested(parts.node, files)
+    nodes, function_notes = inline_conv_functions(header, list(parts.node), tensors, rest)
+    notes += function_notes
+    names = display_names(nodes, tensors)
+    entries = tuple(entry_of(name, node) for name, node in zip(names, nodes, strict=True))
+    external = any(tensor.external for tensor in tensors.values())
+    beside = tuple(files.mapped)
+    document = Document(header, entries, tensors, rest, external, tuple(notes), beside)
+    return _sorted(_checked_values(document))
+
+
+def _graph_bytes(data: memoryview) -> memoryview:
+    graphs = []
+    for field in wire.fields(data):
+        if field.number == _GRAPH:
+            if field.wire_type != wire.DELIMITED:
+                raise wire.WireError("its graph is not a message")
+            graphs.append(data[field.content : field.end])
+    if not graphs:
+        raise FormatError("not an ONNX model: it has no graph")
+    # protobuf merges a field that occurs twice
+    return graphs[0] if len(graphs) == 1 else memoryview(b"".join(graphs))
+
+
+def _check_names(header: ModelProto, nodes: Iterable[NodeProto], rest: GraphProto) -> None:
+    """Refuse names that are not text: protobuf gives bytes for those."""
+    texts: list[object] = [o.domain for o in header.opset_import]
+    texts += [
+        value.name for values in (rest.input, rest.output, rest.value_info) for value in values
+    ]
+    for node in nodes:
+        texts += [node.name, node.op_type, node.domain, *node.input, *node.output]
+        texts += [attribute.name for attribute in node.attribute]
+        for _, graph in subgraphs(node):
+            _check_names(ModelProto(), graph.node, graph)
+    if not all(isinstance(text, str) for text in texts):
+        raise FormatError(
+            "not a readable ONNX file: a name in it is not text", hint="the file is damaged"
+        )
+
+
+def _check_tensor(tensor: Tensor) -> None:
+    if not isinstance(tensor.head.name, str):
+        raise FormatError("the name of an initializer is not text", hint="the file is damaged")
+    if any(size < 0 for size in tensor.dims):
+        raise FormatError(f"initializer {tensor.name!r} has a negative size: {list(tensor.dims)}")
+    dtype = numpy_dtype(tensor.data_type)
+    if tensor.raw is None or dtype is None:
+        return
+    expected = tensor.size * dtype.itemsize
+    if len(tensor.raw) != expected:
+        raise FormatError(
+            f"initializer {tensor.name!r} has {len(tensor.raw):,} bytes where its shape "
+            f"{list(tensor.dims)} of {dtype.name} needs {expected:,}",
+            hint="the file is damaged",
+        )
+
+
+def _checked_values(document: Document) -> Document:
+    """Refuse values that two nodes make, or that nothing makes."""
+    made = Counter(name for entry in document.entries for name in entry.writes)
+    known = givens(document)
+    for name, count in made.items():
+        if count > 1 or name in known:
+            raise FormatError(f"value {name!r} is made twice in the graph")
+    known.update(made)
+    for entry in document.entries:
+        needs = _NEEDS.get(entry.op, 0)
+        if not all(entry.proto.input[:needs]) or len(entry.proto.input) < needs:
+            raise FormatError(
+                f"node {entry.name!r} ({entry.op}) has fewer inputs than it needs",
+                hint="the graph is incomplete or the file is damaged",
+            )
+        for name in entry.reads:
+            if name not in known:
+                raise FormatError(
+                    f"node {entry.name!r} ({entry.op}) reads value {name!r}, which nothing makes",
+                    hint="the graph is incomplete or the file is damaged",
+                )
+    for name in document.outputs:
+        if name not in known:
+            raise FormatError(
+                f"the model's output {name!r} is a value that nothing makes",
+                hint="the graph is incomplete or the file is damaged",
+            )
+    return document
+
+
+def _sorted(document: Document) -> Document:
+    """The document with its nodes in an order in which they can run, as ONNX requires."""
+    if first_unsorted(document.entries, givens(document)) is None:
+        return document
+    entries = _topological(document.entries)
+    return replace(document, entries=entries).noted(
+        "the nodes were not in an order in which they can run; they were sorted"
+    )
+
+
+def _topological(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    maker = {name: index for index, entry in enumerate(entries) for name in entry.writes}
+    waiting: list[set[int]] = [
+        {maker[name] for name in entry.reads if name in maker} for entry in entries
+    ]
+    users: dict[int, list[int]] = {}
+    for index, needs in enumerate(waiting):
+        for need in needs:
+            users.setdefault(need, []).append(index)
+    ready = [index for index, needs in enumerate(waiting) if not needs]
+    order: list[Entry] = []
+    while ready:
+        index = heapq.heappop(ready)
+        order.append(entries[index])
+        for user in users.get(index, ()):
+            waiting[user].discard(index)
+            if not waiting[user]:
+                heapq.heappush(ready, user)
+    if len(order) < len(entries):
+        raise FormatError("the graph runs in a circle: some nodes need their own results")
+    return tuple(order)
+
+
+def _check_versions(document: Document, path: Path) -> None:
+    ir, opset = document.header.ir_version, document.opset
+    if not document.header.HasField("ir_version"):
+        raise FormatError(
+            "not an ONNX model, or a damaged one: it does not say its IR version", where=str(path)
+        )
+    if ir < OLDEST_IR:
+        raise UnsupportedError(
+            f"ONNX IR version {ir} is too old; {OLDEST_IR} is the oldest that dacconv reads",
+            where=str(path),
+            hint="export the model again with a current exporter",
+        )
+    standard = not document.entries or any(
+        entry.proto.domain in ("", "ai.onnx") for entry in document.entries
+    )
+    if not opset and standard:
+        raise FormatError(
+            "the model does not say which ONNX opset it uses",
+            where=str(path),
+            hint="the file is truncated or damaged, or its exporter is faulty",
+        )
+    if standard and opset < OLDEST_OPSET:
+        raise UnsupportedError(
+            f"opset {opset} is too old; {OLDEST_OPSET} is the oldest that dacconv reads",
+            where=str(path),
+            hint=f"convert it first: onnx.version_converter.convert_version(model, {13})",
+        )
+
+
+def version_notes(document: Document) -> tuple[str, ...]:
+    """What the reader of a report must know about the model's versions."""
+    newest = onnx.defs.onnx_opset_version()
+    if document.opset <= newest:
+        return ()
+    return (
+        f"opset {document.opset} is newer than the newest that the installed onnx knows "
+        f"({newest}); operators may have changed their meaning",
+    )

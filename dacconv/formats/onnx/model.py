@@ -1,0 +1,264 @@
+"""The ONNX adapter: an opened ONNX file behind the model protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from dacconv.decompositions.forms import FORMS
+from dacconv.errors import UnsupportedError
+from dacconv.formats.base import Feeds, Forward, LoadOptions, Runner, Visit
+from dacconv.formats.onnx.affine import batch_norm, loose_affine, loose_affine_axis
+from dacconv.formats.onnx.consts import Constants
+from dacconv.formats.onnx.document import Document, Entry
+from dacconv.formats.onnx.graph import graph_of, refuse_quantised
+from dacconv.formats.onnx.inputs import declared_specs, input_specs
+from dacconv.formats.onnx.layers import read_conv
+from dacconv.formats.onnx.load import read
+from dacconv.formats.onnx.operators import CannotEvaluate
+from dacconv.formats.onnx.part import live, resume
+from dacconv.formats.onnx.rewrite import rewrite, why_not
+from dacconv.formats.onnx.roles import Known
+from dacconv.formats.onnx.run import document_session, runner, runtime
+from dacconv.formats.onnx.save import needs_side_file, save, side_path
+from dacconv.formats.onnx.shapes import Inferred, infer
+from dacconv.formats.onnx.static import Static
+from dacconv.formats.onnx.walk import walk
+from dacconv.graph.types import (
+    Affine,
+    Array,
+    Conv,
+    FloatArray,
+    Geometry,
+    Graph,
+    Plan,
+    Rewrite,
+    ValueSpec,
+)
+from dacconv.support.progress import Progress
+
+
+def load(path: Path, options: LoadOptions) -> OnnxModel:
+    """Open an ONNX file without running anything in it.
+
+    Raises:
+        FormatError: the file cannot be read or is damaged.
+        UnsupportedError: it is too old, or quantised through and through.
+        UsageError: ``options.input_shapes`` contradict the model.
+    """
+    document = read(path)
+    model = OnnxModel(path, document, options)
+    refuse_quantised(document, model.constants, str(path))
+    model.inputs()
+    return model
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxModel:
+    """An ONNX model. Immutable; what is worked out about it is kept."""
+
+    path: Path
+    document: Document
+    options: LoadOptions
+
+    @property
+    def format(self) -> str:
+        """Always ``onnx``."""
+        return "onnx"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The ONNX file and its external data."""
+        return (self.path, *self.document.beside)
+
+    @property
+    def runtime(self) -> str:
+        """``onnxruntime`` and its version."""
+        return runtime()
+
+    @property
+    def runnable(self) -> str | None:
+        """None: only the runtime itself can tell, when it is asked."""
+        return None
+
+    @cached_property
+    def constants(self) -> Constants:
+        """The constants of the graph."""
+        return Constants(self.document)
+
+    @cached_property
+    def _inputs(self) -> tuple[ValueSpec, ...]:
+        return input_specs(self.document, self.options.input_shapes)
+
+    @cached_property
+    def inferred(self) -> Inferred:
+        """The shapes of the values, with the user's input shapes applied."""
+        return infer(self.document, self.constants, self._inputs)
+
+    @cached_property
+    def _graph(self) -> Graph:
+        return graph_of(self.document, self._known, self._inputs)
+
+    @cached_property
+    def _known(self) -> Known:
+        return Known(self.constants, self.inferred, self._static)
+
+    @cached_property
+    def _static(self) -> Static:
+        declared = declared_specs(self.document)
+        same = declared == self._inputs
+        fixed = self.inferred if same else infer(self.document, self.constants, declared)
+        return Static(self.constants, fixed)
+
+    @cached_property
+    def _entries(self) -> dict[str, Entry]:
+        return {entry.name: entry for entry in self.document.entries}
+
+    def graph(self) -> Graph:
+        """The dataflow, nodes in the order of the file."""
+        return self._graph
+
+    def inputs(self) -> tuple[ValueSpec, ...]:
+        """What the runner takes; an initializer that is also an input is not among them."""
+        return self._inputs
+
+    def conv(self, node: str) -> Conv:
+        """The conv, transposed conv or linear layer at ``node``, its weight in its own dtype.
+
+        Raises:
+            UnsupportedError: the node is none of these, or its weight cannot be read.
+        """
+        entry = self._entry(node)
+        try:
+            return read_conv(entry, self._known)
+        except CannotEvaluate as error:
+            raise UnsupportedError(f"{node}: {error}", where=str(self.path)) from error
+
+    def affine(self, node: str) -> Affine:
+        """The scale and shift at ``node``, folded in float64.
+
+        Raises:
+            UnsupportedError: the node is not affine per channel.
+        """
+        entry = self._entry(node)
+        try:
+            if entry.op == "BatchNormalization":
+                return batch_norm(entry, self.constants)
+            if loose_affine_axis(entry, self.constants, self.inferred) is not None:
+                return loose_affine(entry, self.constants)
+        except CannotEvaluate as error:
+            raise UnsupportedError(f"{node}: {error}", where=str(self.path)) from error
+        raise UnsupportedError(
+            f"{node} ({entry.op}) is not affine per channel", where=str(self.path)
+        )
+
+    def can_rewrite(self, edit: Rewrite) -> str | None:
+        """Why ``rewrite`` would refuse an edit; None where it would not."""
+        return why_not(edit, self._known)
+
+    def forms(self, geometry: Geometry, *, own_layers: bool) -> tuple[str, ...]:
+        """All of them: a graph can say anything."""
+        return tuple(FORMS)
+
+    def rewrite(self, edits: Sequence[Rewrite]) -> Self:
+        """A new model with the edits applied; unchanged weights are shared, not copied."""
+        document = rewrite(self.document, self._known, edits)
+        return type(self)(self.path, document, self.options)
+
+    def session(self, *, threads: int | None = None, optimise: bool = True) -> Any:
+        """An ONNX Runtime session; ``optimise=False`` runs the graph as it is written."""
+        return document_session(self.document, threads=threads, optimise=optimise)
+
+    def runner(self, *, threads: int | None = None) -> Runner:
+        """A function that runs the model in ONNX Runtime."""
+        return runner(self.session(threads=threads))
+
+    def walk(
+        self,
+        nodes: Sequence[str],
+        visit: Visit,
+        batches: Sequence[Feeds],
+        *,
+        threads: int | None = None,
+    ) -> list[dict[str, Array]]:
+        """Run the graph in parts between the convs ``nodes``; see ``Walkable``."""
+        return walk(self.document, self.constants, nodes, visit, batches, threads=threads)
+
+    def live(self, node: str) -> tuple[str, ...]:
+        """See ``Divisible``."""
+        return live(self.document, self.constants, node)
+
+    def resume(
+        self, given: Feeds, wanted: Sequence[str] | None = None, *, threads: int | None = None
+    ) -> Runner:
+        """See ``Divisible``."""
+        names = self.document.outputs if wanted is None else wanted
+        return resume(self.document, self.constants, given, names, threads=threads)
+
+    def statistics(self, node: str) -> tuple[Array, Array] | None:
+        """The mean and variance that a BatchNorm has stored, in float64; None for others."""
+        entry = self._entry(node)
+        if entry.op != "BatchNormalization":
+            return None
+        names = entry.proto.input[3:5]
+        if any(name not in self.constants for name in names):
+            return None
+        mean, variance = (self.constants.value(name).astype(np.float64) for name in names)
+        return mean, variance
+
+    def distil(
+        self,
+        source: str,
+        images: FloatArray,
+        *,
+        low: FloatArray,
+        high: FloatArray,
+        device: str | None,
+        progress: Progress,
+    ) -> FloatArray | None:
+        """See ``calibration.prepare.Distillable``; torch computes the gradients."""
+        if not any(entry.op == "BatchNormalization" for entry in self.document.entries):
+            return None
+        try:
+            from dacconv.formats.onnx.differentiable import batch_norm_inputs
+            from dacconv.formats.torch.distil import distil
+        except ImportError as error:
+            raise UnsupportedError("distilling needs torch, which is not installed") from error
+
+        found = batch_norm_inputs(self.document, self.constants, source, device)
+        if found is None:
+            return None
+        return distil(*found, images, low=low, high=high, device=device, progress=progress)
+
+    def differentiable(
+        self, nodes: Sequence[str], *, device: str | None
+    ) -> AbstractContextManager[Forward]:
+        """See ``models.base.Differentiable``."""
+        try:
+            from dacconv.formats.onnx.differentiable import differentiable
+        except ImportError as error:
+            raise UnsupportedError("gradients need torch, which is not installed") from error
+        sources = [spec.name for spec in self.inputs()]
+        return differentiable(self.document, self.constants, sources, nodes, device)
+
+    def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
+        """Write ONNX, with external data where the original had that."""
+        return save(self.document, path, provenance, plan)
+
+    def side_files(self, path: Path) -> tuple[Path, ...]:
+        """The external data file, where there is one."""
+        return (side_path(path),) if needs_side_file(self.document) else ()
+
+    def _entry(self, node: str) -> Entry:
+        try:
+            return self._entries[node]
+        except KeyError:
+            raise UnsupportedError(
+                f"the graph has no node {node!r} that can be read", where=str(self.path)
+            ) from None

@@ -1,0 +1,166 @@
+"""The shape of every value, inferred on a stand-in for the model that carries no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, TensorShapeProto, ValueInfoProto, helper
+
+from dacconv.formats.onnx.consts import Constants
+from dacconv.formats.onnx.document import Document
+from dacconv.formats.onnx.inputs import declared_shape
+from dacconv.formats.onnx.tensors import from_array, value_info
+from dacconv.graph.types import Array, Shape, ValueSpec
+
+_ROUNDS = 12
+_STAND_IN = 64  # smaller constants are embedded: their values may steer shapes
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """Shapes and ONNX element types by value; a value of unknown rank is missing."""
+
+    shapes: dict[str, Shape]
+    types: dict[str, int]
+
+    def known(self, name: str) -> tuple[int, ...] | None:
+        """The shape when every axis is known."""
+        shape = self.shapes.get(name)
+        return None if shape is None or None in shape else tuple(s for s in shape if s is not None)
+
+
+def infer(document: Document, constants: Constants, inputs: tuple[ValueSpec, ...]) -> Inferred:
+    """Infer shapes from the inputs' shapes; never fails, what it cannot know is missing.
+
+    Shape arithmetic that onnx's own data propagation does not follow (slices, pads and
+    reshapes computed from a Shape) is evaluated here, and inference repeated with the result,
+    until nothing new comes of it. What the file itself says of a value fills the gaps.
+    """
+    derived: dict[str, Array] = {}
+    hints: dict[str, ValueInfoProto] = {}
+    found = Inferred({}, {})
+    for _ in range(_ROUNDS):
+        small = constants.small(derived)
+        model = _stand_in(document, small, inputs, hints)
+        found = _infer(model, found)
+        for name, value in small.items():
+            found.shapes.setdefault(name, value.shape)
+        shapes = {
+            entry.writes[0]: found.known(entry.reads[0])
+            for entry in document.entries
+            if entry.op == "Shape" and entry.reads and entry.writes
+        }
+        fresh = {
+            name: _shape_value(constants, name, shape)
+            for name, shape in shapes.items()
+            if shape is not None and name not in derived and name not in small
+        }
+        if fresh:
+            derived |= fresh
+            continue
+        more = _hints(document, found)
+        if not more or more.keys() <= hints.keys():
+            break
+        hints |= more
+    return found
+
+
+def _shape_value(constants: Constants, name: str, shape: tuple[int, ...]) -> Array:
+    attributes = {a.name: int(a.i) for a in constants.makers[name].proto.attribute}
+    return np.asarray(shape[attributes.get("start", 0) : attributes.get("end")], np.int64)
+
+
+def _hints(document: Document, found: Inferred) -> dict[str, ValueInfoProto]:
+    """What the file says of values that inference could not follow."""
+    return {
+        value.name: value
+        for value in document.rest.value_info
+        if value.name not in found.shapes
+        and (shape := declared_shape(value)) is not None
+        and None not in shape
+    }
+
+
+def _stand_in(
+    document: Document,
+    small: Mapping[str, Array],
+    inputs: tuple[ValueSpec, ...],
+    hints: Mapping[str, ValueInfoProto],
+) -> ModelProto:
+    """The model without weights: large constants are typed inputs, small ones initializers."""
+    graph = GraphProto(name="stand_in")
+    sizes = {spec.name: spec.shape for spec in inputs}
+    graph.input.extend(
+        _with_shape(value, sizes[value.name])
+        for value in document.rest.input
+        if value.name in sizes
+    )
+    for name, tensor in document.tensors.items():
+        if name in small and tensor.size <= _STAND_IN:
+            graph.initializer.append(tensor.proto())
+        else:
+            graph.input.append(value_info(tensor))
+    for sparse in document.rest.sparse_initializer:
+        graph.input.append(
+            helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, sparse.dims)
+        )
+    for entry in document.entries:
+        output = entry.writes[0] if entry.writes else ""
+        if output in small and len(entry.writes) == 1:
+            tensor = from_array(output, small[output])
+            if tensor.size <= _STAND_IN:
+                graph.initializer.append(tensor.proto())
+            else:
+                graph.input.append(value_info(tensor))
+        elif entry.op == "Constant" and any(a.name == "value" for a in entry.proto.attribute):
+            (held,) = (a.t for a in entry.proto.attribute if a.name == "value")
+            graph.input.append(helper.make_tensor_value_info(output, held.data_type, held.dims))
+        else:
+            graph.node.append(entry.proto)
+    graph.output.extend(_with_shape(value, None) for value in document.rest.output)
+    graph.value_info.extend(hints.values())
+    model = ModelProto(ir_version=max(int(document.header.ir_version), 4), graph=graph)
+    model.opset_import.extend(document.header.opset_import)
+    model.functions.extend(document.header.functions)
+    return model
+
+
+def _with_shape(value: ValueInfoProto, shape: Shape | None) -> ValueInfoProto:
+    copy = ValueInfoProto()
+    copy.CopyFrom(value)
+    if copy.type.HasField("tensor_type"):
+        copy.type.tensor_type.ClearField("shape")
+        if shape is not None:
+            dims = [TensorShapeProto.Dimension(dim_value=size) for size in shape]
+            copy.type.tensor_type.shape.CopyFrom(TensorShapeProto(dim=dims))
+    return copy
+
+
+def _infer(model: ModelProto, before: Inferred) -> Inferred:
+    """One pass of onnx's inference; with data propagation if that does not trip it up."""
+    for propagate in (True, False):
+        try:
+            graph = onnx.shape_inference.infer_shapes(model, data_prop=propagate).graph
+        except Exception:  # onnx's C++ raises what it likes; no inference is an answer too
+            continue
+        shapes: dict[str, Shape] = {}
+        types: dict[str, int] = {}
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            shape = declared_shape(value)
+            types[value.name] = int(value.type.tensor_type.elem_type)
+            if shape is not None:
+                shapes[value.name] = shape
+        return Inferred(shapes, types)
+    return before if before.shapes else _declared(model)
+
+
+def _declared(model: ModelProto) -> Inferred:
+    """What the stand-in itself says, for a model that onnx refuses to look at."""
+    values = [*model.graph.input, *model.graph.value_info]
+    return Inferred(
+        {value.name: shape for value in values if (shape := declared_shape(value)) is not None},
+        {value.name: int(value.type.tensor_type.elem_type) for value in values},
+    )

@@ -1,0 +1,137 @@
+"""What follows from sizes that the file itself fixes: Shape nodes and the arithmetic after them.
+
+Exports of slices, reshapes and assignments compute indices from the shapes of values. Where
+these are fixed they are constants, and a node that reads a value only for its size does not
+depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from dacconv.formats.onnx.consts import Constants
+from dacconv.formats.onnx.document import Entry
+from dacconv.formats.onnx.geometry import attributes_of
+from dacconv.formats.onnx.operators import OPERATORS, CannotEvaluate, evaluate
+from dacconv.formats.onnx.shapes import Inferred
+from dacconv.graph.types import Array
+
+_TOO_DEEP = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Static:
+    """``fixed`` are the shapes by the file alone, without what the user says of its inputs."""
+
+    constants: Constants
+    fixed: Inferred
+    _memo: dict[str, Array] = field(default_factory=dict)
+
+    @cached_property
+    def derived(self) -> frozenset[str]:
+        """The values that fixed sizes and constants alone determine."""
+        found: set[str] = set()
+        for entry in self.constants.document.entries:
+            if len(entry.writes) != 1 or entry.writes[0] in self.constants:
+                continue
+            known = all(name in self.constants or name in found for name in entry.reads)
+            if self.is_size(entry) or (known and entry.reads and entry.op in OPERATORS):
+                found.add(entry.writes[0])
+        return frozenset(found)
+
+    def is_size(self, entry: Entry) -> bool:
+        """Whether a node is the Shape of a value whose size is fixed."""
+        return entry.op == "Shape" and self.fixed.known(entry.proto.input[0]) is not None
+
+    @cached_property
+    def size_only(self) -> frozenset[str]:
+        """The names of the nodes whose result matters for its size alone, Shape nodes too."""
+        found: set[str] = set()
+        outputs = set(self.constants.document.outputs)
+        for entry in reversed(self.constants.document.entries):
+            readers = [r for name in entry.writes for r in self.constants.readers.get(name, ())]
+            unread = not readers or outputs & set(entry.writes)
+            plain = entry.op in OPERATORS and not unread
+            if self.is_size(entry) or (plain and all(r.name in found for r in readers)):
+                found.add(entry.name)
+        derived = {self.constants.makers[name].name for name in self.derived}
+        sizes = {e.name for e in self.constants.document.entries if self.is_size(e)}
+        return frozenset(found - derived | sizes)
+
+    @cached_property
+    def removable(self) -> frozenset[str]:
+        """The values that may go once nothing reads them."""
+        sizes = self.size_only
+        entries = (entry for entry in self.constants.document.entries if entry.name in sizes)
+        return self.derived | {name for entry in entries for name in entry.writes}
+
+    def value(self, name: str, depth: int = 0) -> Array:
+        """A constant or derived value.
+
+        Raises:
+            CannotEvaluate: it is neither, or beyond the evaluator.
+        """
+        if name in self.constants:
+            return self.constants.value(name)
+        if name in self._memo:
+            return self._memo[name]
+        if name not in self.derived or depth > _TOO_DEEP:
+            raise CannotEvaluate(f"{name!r} is not fixed")
+        entry = self.constants.makers[name]
+        self._memo[name] = (
+            self.size(entry)
+            if self.is_size(entry)
+            else evaluate(
+                entry.proto,
+                [self.value(each, depth + 1) if each else None for each in entry.proto.input],
+            )
+        )
+        return self._memo[name]
+
+    def size(self, entry: Entry) -> Array:
+        """What a Shape node of a value of fixed size puts out."""
+        shape = self.fixed.known(entry.proto.input[0]) or ()
+        given = attributes_of(entry)
+        return np.asarray(shape[given.get("start", 0) : given.get("end")], np.int64)
+
+
+def fill_of(entry: Entry, static: Static) -> Mapping[str, Any] | None:
+    """The slice along one axis that a ScatterND overwrites with a constant per channel.
+
+    What assigning to ``x[:, :, 0:1, :]`` is exported to; None for any other ScatterND.
+    """
+    if attributes_of(entry).get("reduction", "none") != "none":
+        return None
+    data, places, updates = entry.proto.input
+    shape = static.fixed.known(data)
+    if shape is None or len(shape) < 3:
+        return None
+    try:
+        index, values = static.value(places), static.value(updates)
+    except CannotEvaluate:
+        return None
+    if index.shape[-1] != len(shape) or values.size != index.size // len(shape):
+        return None
+    index = index.reshape(-1, len(shape))
+    index = np.where(index < 0, index + np.asarray(shape), index)
+    return _slab(index, np.asarray(values, np.float64).reshape(-1), shape)
+
+
+def _slab(index: Array, values: Array, shape: tuple[int, ...]) -> Mapping[str, Any] | None:
+    first, last = index.min(axis=0), index.max(axis=0) + 1
+    partly = [axis for axis, size in enumerate(shape) if last[axis] - first[axis] != size]
+    flat = np.ravel_multi_index(tuple(index.T), shape)
+    dense = len(np.unique(flat)) == len(flat) == np.prod(last - first)
+    if len(partly) != 1 or partly[0] < 2 or not dense:
+        return None
+    border = np.zeros(shape[1])
+    border[index[:, 1]] = values
+    if not np.array_equal(border[index[:, 1]], values):
+        return None
+    axis = partly[0]
+    return {"axis": axis, "begin": int(first[axis]), "end": int(last[axis]), "value": border}

@@ -1,0 +1,1 @@
+"""PyTorch files: state dicts, pickled modules and exported programs."""

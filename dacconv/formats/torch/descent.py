@@ -1,0 +1,223 @@
+"""The factors of all layers improved together, by gradient descent.
+
+The closed form takes layer by layer and cannot trade one's error for another's. Here the sum
+over the layers of the relative squared output errors descends (Adam: Kingma and Ba 2015), the
+original on the same inputs being the teacher (FitNets: Romero et al. 2015, arXiv 1412.6550).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim.adam import adam
+
+from dacconv.formats.base import Feeds, Forward
+from dacconv.formats.torch.convs import to_numpy
+from dacconv.graph.patches import paddings
+from dacconv.graph.types import Array, Conv
+
+F64 = NDArray[np.float64]
+
+RATE = 0.01
+"""The first moves of a factor, as a share of its root mean square."""
+WARM = 0.1
+"""The share of the steps in which the rate grows; after that it falls as a cosine."""
+LAST = 0.02
+BETAS = (0.9, 0.99)
+
+_CONVS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Factored:
+    """A conv of the model, and the factors that take its place.
+
+    ``filters`` ``(in, r, prod(k))``, ``pointwise`` ``(out, in, r)``, ``bias`` ``(out,)``.
+    """
+
+    node: str
+    conv: Conv
+    filters: F64
+    pointwise: F64
+    bias: F64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """What factors do on some inputs: the models' outputs, and each layer's relative error.
+
+    ``powers`` are the variances of the original's conv outputs, summed over the channels.
+    """
+
+    expected: tuple[Mapping[str, Array], ...]
+    actual: tuple[Mapping[str, Array], ...]
+    errors: Mapping[str, float]
+    powers: Mapping[str, float]
+
+
+class _Layer:
+    """A layer's original weights and factors as tensors at their place."""
+
+    def __init__(self, given: Factored, place: torch.device) -> None:
+        def tensor(array: Array) -> Tensor:
+            return torch.tensor(np.asarray(array, np.float32), device=place)
+
+        self.given = given
+        out = given.conv.out_channels
+        self.weight = tensor(given.conv.weight)
+        self.bias = tensor(np.zeros(out) if given.conv.bias is None else given.conv.bias)
+        factors = [tensor(a) for a in (given.filters, given.pointwise, given.bias)]
+        self.sizes = [max(float(f.square().mean().sqrt()), 1e-3) for f in factors]
+        self.free = [f / size for f, size in zip(factors, self.sizes, strict=True)]
+        """The factors over their root mean squares: one rate of descent suits all."""
+
+    def original(self, x: Tensor) -> Tensor:
+        return self._convolved(x, self.weight, self.bias)
+
+    def split(self, x: Tensor) -> Tensor:
+        filters, pointwise, bias = self.factors()
+        kernel = torch.matmul(pointwise.transpose(0, 1), filters).transpose(0, 1)
+        kernel = kernel.reshape(self.weight.shape)
+        if kernel.requires_grad:  # channels come last in it, which the product is slow for
+            kernel.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+        return self._convolved(x, kernel, bias)
+
+    def factors(self) -> list[Tensor]:
+        return [free * size for free, size in zip(self.free, self.sizes, strict=True)]
+
+    def result(self) -> Factored:
+        arrays = [to_numpy(f).astype(np.float64) for f in self.factors()]
+        return Factored(self.given.node, self.given.conv, *arrays)
+
+    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        conv = self.given.conv
+        pads = paddings(conv, tuple(x.shape[2:]))
+        around = tuple(before for before, _ in pads)
+        if conv.pad_mode != "zeros" or any(before != after for before, after in pads):
+            mode = "constant" if conv.pad_mode == "zeros" else conv.pad_mode
+            x = F.pad(x, [size for pair in reversed(pads) for size in pair], mode=mode)
+            around = (0,) * len(pads)
+        if len(pads) == 2:  # a quarter faster forth and back; what follows keeps the layout
+            x = x.contiguous(memory_format=torch.channels_last)
+        return _CONVS[len(pads)](x, weight, bias, conv.stride, around, conv.dilation)
+
+
+def measure(
+    run: Forward, layers: Sequence[Factored], batches: Sequence[Feeds], place: torch.device
+) -> Measured:
+    """The original and the factors side by side."""
+    known = {layer.node: _Layer(layer, place) for layer in layers}
+    sums: dict[str, list[Tensor]] = {}
+    expected, actual = [], []
+    wanted: dict[str, Tensor] = {}
+    count = 0
+
+    def teach(node: str, x: Tensor) -> Tensor:
+        wanted[node] = y = known[node].original(x)
+        return y.clone()  # what comes next may write into it
+
+    def follow(node: str, x: Tensor) -> Tensor:
+        y, target = known[node].split(x), wanted.pop(node).double()
+        parts = (y.double() - target).square(), target, target.square()
+        found = [part.transpose(0, 1).flatten(1).sum(1) for part in parts]
+        found.append(torch.full_like(found[0], target[:, 0].numel()))
+        old = sums.get(node)
+        sums[node] = found if old is None else [a + b for a, b in zip(old, found, strict=True)]
+        return y
+
+    with torch.no_grad():
+        for feeds in batches:
+            expected.append(run(feeds, teach))
+            actual.append(run(feeds, follow))
+            count += 1
+    errors, powers = {}, {}
+    for node, (error, first, second, n) in sums.items():
+        power = float((second / n - (first / n).square()).clamp(min=0).sum())
+        powers[node] = power
+        errors[node] = float((error / n).sum()) / power if power > 0 else 0.0
+    return Measured(tuple(expected), tuple(actual), errors, powers)
+
+
+def tune(
+    run: Forward,
+    layers: Sequence[Factored],
+    powers: Mapping[str, float],
+    steps: Iterable[Sequence[Feeds]],
+    count: int,
+    place: torch.device,
+    told: Callable[[int], None],
+) -> list[Factored] | None:
+    """The factors after ``count`` steps, each on the batches that ``steps`` gives it.
+
+    ``powers`` are those of ``measure``. None where the errors are not finite.
+    """
+    known = {layer.node: _Layer(layer, place) for layer in layers}
+    free = [factor.requires_grad_(True) for layer in known.values() for factor in layer.free]
+    descent = _Descent(free)
+    for index, batches in enumerate(steps):
+        told(index)
+        for feeds in batches:
+            loss = _distance(run, known, powers, feeds) / len(batches)
+            if not bool(torch.isfinite(loss)):
+                return None
+            loss.backward()  # type: ignore[no-untyped-call]
+        descent.step(RATE * _schedule(index, count))
+    return [layer.result() for layer in known.values()]
+
+
+class _Descent:
+    """Adam by torch's function: its class takes two seconds to import a compiler."""
+
+    def __init__(self, free: Sequence[Tensor]) -> None:
+        self.free = list(free)
+        self.firsts, self.seconds = ([torch.zeros_like(one) for one in free] for _ in range(2))
+        self.counts = [torch.zeros(()) for _ in free]
+
+    def step(self, rate: float) -> None:
+        """One step along the gradients, which are then forgotten."""
+        found = [torch.zeros_like(one) if one.grad is None else one.grad for one in self.free]
+        with torch.no_grad():
+            adam(
+                self.free, found, self.firsts, self.seconds, [], self.counts, foreach=True,
+                amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=rate, weight_decay=0.0,
+                eps=1e-8, maximize=False,
+            )  # fmt: skip
+        for one in self.free:
+            one.grad = None
+
+
+def _distance(
+    run: Forward, known: Mapping[str, _Layer], powers: Mapping[str, float], feeds: Feeds
+) -> Tensor:
+    wanted: dict[str, Tensor] = {}
+    terms: list[Tensor] = []
+
+    def teach(node: str, x: Tensor) -> Tensor:
+        wanted[node] = y = known[node].original(x)
+        return y.clone()
+
+    def follow(node: str, x: Tensor) -> Tensor:
+        y = known[node].split(x)
+        if powers[node] > 0:
+            target = wanted.pop(node)
+            error = F.mse_loss(y, target, reduction="sum") / (y.numel() / y.shape[1])
+            terms.append(error / powers[node])
+        return y
+
+    with torch.no_grad():
+        run(feeds, teach)
+    with torch.enable_grad():
+        run(feeds, follow)
+        return torch.stack(terms).sum()
+
+
+def _schedule(index: int, count: int) -> float:
+    falling = 0.5 * (1 + math.cos(math.pi * index / count))
+    return min(1.0, (index + 1) / (WARM * count)) * (LAST + (1 - LAST) * falling)

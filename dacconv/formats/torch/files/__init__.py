@@ -1,0 +1,1 @@
+"""Checkpoint files: what lies in them, opened without running code from them."""

@@ -1,0 +1,175 @@
+"""Reading and writing the files that hold torch tensors, without running code from them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dacconv.errors import FormatError, UsageError
+from dacconv.formats.torch.files.pickles import is_module, told, wanted_globals
+from dacconv.support.user_code import search, user_code
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What safetensors calls the dtypes that converted layers can have."""
+
+_COPY_AGAIN = "copy or download it again"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """The content of a file: ``content`` as it was pickled, or safetensors' tensors by name.
+
+    ``legacy`` is the format of ``torch.save`` before version 1.6. ``dtypes`` and
+    ``metadata`` are those of a safetensors header, None for other files.
+    """
+
+    path: Path
+    content: Any
+    legacy: bool = False
+    dtypes: Mapping[str, str] | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_checkpoint(path: Path, *, trust_pickle: bool) -> Checkpoint:
+    """Open a file of ``torch.save`` or safetensors; tensors stay on disk where that works.
+
+    Raises:
+        FormatError: damaged, or a pickle that wants more than tensors without ``trust_pickle``.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(9)
+    if start[8:9] == b"{" and start[:2] != b"PK":
+        return _read_safetensors(path)
+    zipped = start[:2] == b"PK"
+    if zipped:
+        check_zip(path)
+    return Checkpoint(path, _load(path, zipped, trust_pickle=trust_pickle), legacy=not zipped)
+
+
+def check_zip(path: Path) -> None:
+    """Hold every record against its CRC, which torch does not do for mapped tensors."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except Exception as error:
+        raise damaged(path, error) from error
+    if bad is not None:
+        raise FormatError(
+            f"damaged: the record {bad} does not match its checksum",
+            where=str(path),
+            hint=_COPY_AGAIN,
+        )
+
+
+def _load(path: Path, zipped: bool, *, trust_pickle: bool) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # damage shows as almost any exception
+        names = wanted_globals(path)
+        if not names:
+            raise damaged(path, error) from error
+        if not trust_pickle:
+            raise _refused(path, names) from error
+    search(Path.cwd())
+    hint = f"the pickle needs {told(names)}; run where these can be imported (PYTHONPATH)"
+    try:
+        with user_code("unpickling it", str(path), hint):
+            return torch.load(path, map_location="cpu", weights_only=False, mmap=zipped)
+    except UsageError as error:
+        if isinstance(error.__cause__, (pickle.UnpicklingError, EOFError, UnicodeDecodeError)):
+            raise damaged(path, error.__cause__) from error
+        raise
+
+
+def _refused(path: Path, names: tuple[str, ...]) -> FormatError:
+    what = "a pickled nn.Module" if is_module(names) else "a pickle of more than tensors"
+    return FormatError(
+        f"this is {what}: opening it would run code of {told(names)}",
+        where=str(path),
+        hint="--trust-pickle opens it, if you trust whoever made the file; or save the\n"
+        "  state_dict alone where it was made: torch.save(net.state_dict(), path)",
+    )
+
+
+def damaged(path: Path, error: BaseException) -> FormatError:
+    """The user's message for whatever reading a broken file raised."""
+    text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return FormatError(f"cannot be read, it is damaged: {text}", where=str(path), hint=_COPY_AGAIN)
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length))
+        metadata = header.pop("__metadata__", None) or {}
+        names = sorted(header, key=lambda name: header[name]["data_offsets"])
+        with safe_open(path, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in names}
+        dtypes = {name: str(header[name]["dtype"]) for name in names}
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
+            OSError, MemoryError) as error:  # fmt: skip
+        raise damaged(path, error) from error
+    return Checkpoint(path, tensors, dtypes=dtypes, metadata=dict(metadata))
+
+
+def write_pickle(content: Any, path: Path) -> None:
+    """``torch.save`` whose bytes do not depend on the file's name."""
+    with path.open("wb") as stream:  # given a path, torch.save would write the name into it
+        try:
+            torch.save(content, stream)
+        except RuntimeError as error:  # closing the archive hides what went wrong before
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def write_safetensors(
+    tensors: Mapping[str, torch.Tensor],
+    dtypes: Mapping[str, str],
+    metadata: Mapping[str, str],
+    path: Path,
+) -> None:
+    """Write the tensors in their order, wider dtypes first as the format's own writer does.
+
+    The header is JSON in that order, so the same input gives the same bytes.
+    """
+    names = sorted(tensors, key=lambda name: -tensors[name].element_size())
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for name in names:
+        size = tensors[name].numel() * tensors[name].element_size()
+        header[name] = {
+            "dtype": dtypes[name],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little"))
+        stream.write(text)
+        for name in names:
+            flat = tensors[name].detach().contiguous().reshape(-1)
+            stream.write(flat.view(torch.uint8).numpy().data)

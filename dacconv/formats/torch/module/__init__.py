@@ -1,0 +1,1 @@
+"""Networks that are module trees: traced, run in parts and rewritten."""

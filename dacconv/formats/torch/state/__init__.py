@@ -1,0 +1,1 @@
+"""State dicts, with their architecture or without."""

@@ -1,0 +1,1 @@
+"""The values that flow through dacconv, and the algebra and the costs of convs."""

@@ -1,0 +1,76 @@
+"""From a graph to the layers that a plan is made of: one per weight, in the graph's order."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+
+from dacconv.graph.types import Graph, Layer, Node
+
+ROW_OPS = ("conv", "conv_transpose", "linear")
+"""The operators that carry the multiply-adds of a convolutional network."""
+
+
+def survey(graph: Graph) -> tuple[Layer, ...]:
+    """One layer per weight of a conv, transposed conv or linear node, in the graph's order.
+
+    Nodes that share a weight become one layer with several sites, named after the first. Convs
+    whose geometry is not known, in the body of a loop say, are listed all the same.
+    """
+    sites: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        if node.op in ROW_OPS:
+            sites.setdefault(node.weight or f"\0{node.name}", []).append(node)
+    return tuple(_layer(nodes) for nodes in sites.values())
+
+
+def uncounted(graph: Graph) -> tuple[tuple[str, int, int], ...]:
+    """``(operator, how many, parameters)`` of the nodes that no layer stands for."""
+    count: Counter[str] = Counter()
+    params: Counter[str] = Counter()
+    for node in graph.nodes:
+        if node.op not in ROW_OPS:
+            count[node.kind or node.op] += 1
+            params[node.kind or node.op] += node.params
+    return tuple((kind, count[kind], params[kind]) for kind in sorted(count))
+
+
+def _layer(nodes: list[Node]) -> Layer:
+    first = nodes[0]
+    geometries = tuple(node.geometry for node in nodes if node.geometry is not None)
+    return Layer(
+        name=first.name,
+        op=first.op,
+        sites=tuple(node.name for node in nodes),
+        geometries=geometries,
+        skip=next(_reasons(nodes), None),
+        params=first.params,
+    )
+
+
+def _reasons(nodes: list[Node]) -> Iterator[str]:
+    """Why a layer cannot be split, the plainest reason first."""
+    node = nodes[0]
+    geometry = node.geometry
+    if geometry is None:
+        yield node.skip or "its shape is not known"
+        return
+    if node.op == "linear":
+        yield "a linear layer, not a conv"
+    if node.op == "conv_transpose":
+        yield "a transposed conv, not a conv"
+    axes = len(geometry.kernel)
+    if axes != 2:
+        yield f"a {axes}-D conv; only 2-D convs are split"
+    if geometry.groups > 1 and geometry.groups == geometry.in_channels:
+        yield "a depthwise conv: already what a split would make of it"
+    if geometry.groups > 1:
+        yield f"a grouped conv ({geometry.groups} groups)"
+    if math.prod(geometry.kernel) == 1:
+        yield "a 1x1 kernel: there is nothing to split"
+    if len({n.op for n in nodes}) > 1:
+        yield "its weight is shared with an operator of another kind"
+    for other in nodes:
+        if other.skip:
+            yield other.skip

@@ -1,0 +1,308 @@
+"""The values that flow through dacconv: plain data, no framework object in sight.
+
+Shapes follow PyTorch and ONNX: activations are ``(batch, channels, *spatial)``, kernels are
+``(out, in / groups, *kernel)``. One multiply-add is one MAC; FLOPs are 2 x MACs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+FloatArray = NDArray[np.floating[Any]]
+Shape = tuple[int | None, ...]
+"""A shape; ``None`` is an axis whose size the model does not fix."""
+
+Op = Literal[
+    "conv",
+    "conv_transpose",
+    "linear",
+    "affine",
+    "add",
+    "concat",
+    "pool",
+    "pad",
+    "fill",
+    "transpose",
+    "reshape",
+    "identity",
+    "other",
+]
+"""What a node does, as far as it matters here; ``Node`` says what each promises."""
+
+AutoPad = Literal["SAME_UPPER", "SAME_LOWER"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conv:
+    """One convolution as a value, with 1, 2 or 3 spatial axes (0 for a linear layer).
+
+    ``weight`` is ``(out, in / groups, *kernel)`` always: for a transposed convolution too
+    (frameworks store ``(in, out / groups, *kernel)``; ``numerics.kernels.swap_channels``
+    converts either way), and ``(out, in)`` for a linear layer, which acts on the last axis of
+    its input and has empty ``stride``, ``padding`` and ``dilation``.
+
+    ``padding`` holds ``(begin, end)`` per spatial axis, because ONNX pads can be lopsided.
+    With ``auto_pad`` the runtime computes the padding from the input size and ``padding``
+    is what that comes to where the size is known, zeros otherwise. ``pad_mode`` is how the
+    border is filled: ``zeros``, or torch's ``reflect``, ``replicate``, ``circular``.
+
+    With ``transposed`` it is a transposed convolution: ``padding`` is what is cropped from
+    the full output, and ``output_padding`` what is added to its end, per spatial axis.
+
+    With ``copies`` it reads its source that many times over, and ``groups`` and the input
+    channels count all of them: the whole source again and again, or, ``interleaved``, every
+    channel that many times in a row. ``apart`` says that each copy is convolved on its own and
+    the results are joined, which is the same function. See ``dacconv.decompositions.forms``.
+    """
+
+    weight: FloatArray
+    bias: FloatArray | None
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+    auto_pad: AutoPad | None = None
+    pad_mode: str = "zeros"
+    transposed: bool = False
+    output_padding: tuple[int, ...] = ()
+    copies: int = 1
+    interleaved: bool = False
+    apart: bool = False
+
+    @property
+    def out_channels(self) -> int:
+        """Output channels."""
+        return int(self.weight.shape[0])
+
+    @property
+    def in_channels(self) -> int:
+        """Input channels, over all groups."""
+        return int(self.weight.shape[1]) * self.groups
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The spatial size of the kernel."""
+        return tuple(int(k) for k in self.weight.shape[2:])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Affine:
+    """``y = scale * x + shift`` per channel: what a BatchNorm is at inference.
+
+    ``scale`` and ``shift`` are float64 arrays of shape ``(channels,)``, or of shape ``()``
+    for a scalar.
+    """
+
+    scale: FloatArray
+    shift: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What a conv-like layer computes, without its weights.
+
+    ``output_size`` is the spatial size of the output, ``()`` for a linear layer and None
+    where the model does not fix it. ``batch`` multiplies the counts.
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    bias: bool
+    input_size: tuple[int, ...] | None
+    output_size: tuple[int, ...] | None
+    batch: int = 1
+    itemsize: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation of a graph, in order of execution.
+
+    ``name`` is unique in the graph. ``output`` is the first value that it makes; ``shape``
+    the shape of that value. ``kind`` is the format's own operator name, for messages.
+    ``weight`` identifies the constant that a conv or linear layer multiplies with: nodes
+    with the same ``weight`` share it (for a torch module that is called twice, both calls).
+    ``geometry`` is set for conv, conv_transpose and linear. ``skip`` says, in words, why this
+    node must not be rewritten; None where it may be.
+
+    ``inputs`` are the values that come from other nodes or from outside, without the constants
+    (weights, paddings, axes); a node with subgraphs also lists what those read from around it.
+
+    What an op promises, and what its ``attrs`` hold:
+
+    - ``affine``: ``inputs[0]`` scaled and shifted by constants, per channel of the axis
+      ``attrs["axis"]`` (default 1; negative counts from the end; of no meaning for scalars):
+      BatchNorm at inference, and Add, Sub, Mul, Div, Neg with a constant. It does not widen
+      its input by broadcasting. A BatchNorm in training mode has ``skip`` set.
+    - ``add``: the sum of its ``inputs`` (Add, Sub, Sum, and torch's ``alpha``), each times
+      its entry of ``attrs["coefficients"]`` (default all 1).
+    - ``concat``: its ``inputs`` joined along ``attrs["axis"]`` (default 1).
+    - ``pool``: any pooling. ``attrs["kind"]`` is ``"average"`` or something else; an average
+      pool has ``kernel``, ``stride``, ``padding`` (begin and end per axis), ``dilation``,
+      ``ceil_mode``, ``count_include_pad``, and ``auto_pad`` where the format has it.
+      Global pooling is of another kind.
+    - ``pad``: ``attrs["pads"]`` is (begin, end) per axis of the value, ``attrs["mode"]`` is
+      ``"constant"`` or something else, ``attrs["value"]`` the constant: a float, or one per
+      channel as an array (the border that a padded BatchNorm has).
+    - ``fill``: ``inputs[0]`` with the slice ``attrs["begin"]`` to ``attrs["end"]`` of the axis
+      ``attrs["axis"]`` overwritten by the constant ``attrs["value"]``: a float, or one per
+      channel as an array. ``begin`` and ``end`` are as in a Python slice.
+    - ``transpose``: ``attrs["perm"]`` as numpy has it.
+    - ``reshape``: ``inputs[0]`` with other leading axes, the last one as it was;
+      ``attrs["ranks"]`` is the number of axes before and after.
+    - ``identity``: ``inputs[0]`` unchanged at inference (Identity, Dropout, a Cast to the
+      type that the value has already).
+    """
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+    output: str
+    shape: Shape | None = None
+    kind: str = ""
+    weight: str | None = None
+    geometry: Geometry | None = None
+    skip: str | None = None
+    params: int = 0
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ValueSpec:
+    """An input or output of a model: its name, shape and numpy dtype name."""
+
+    name: str
+    shape: Shape | None
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The nodes of a model in order of execution, and what goes in and comes out.
+
+    ``fixed`` says that the file fixes the sizes of its inputs, but for the batch, so that the
+    shapes of the nodes hold for every run and not only for an input of the user's choice.
+    ``order`` says what the order of the nodes is. ``notes`` are facts that a reader of the
+    report must know, such as what could not be read from the file.
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[ValueSpec, ...]
+    outputs: tuple[str, ...]
+    order: Literal["execution", "registration", "file"] = "execution"
+    notes: tuple[str, ...] = ()
+    fixed: bool = False
+
+    def node(self, name: str) -> Node:
+        """The node of that name; KeyError where there is none."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One weight and the places where it is used: a row of every table.
+
+    ``sites`` are the names of the nodes that share the weight, in order of execution;
+    ``geometries`` has one entry per site, or none at all where the model does not tell. ``skip``
+    is None for an eligible layer, or the reason, in words, why it is left alone; ``params``
+    counts the parameters of a layer without geometry.
+    """
+
+    name: str
+    op: Op
+    sites: tuple[str, ...]
+    geometries: tuple[Geometry, ...]
+    skip: str | None = None
+    params: int = 0
+
+    @property
+    def geometry(self) -> Geometry:
+        """The geometry of the first site; IndexError for a layer that has none."""
+        return self.geometries[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A layer that is to be split, how, to which rank, and in which form it is written.
+
+    The form ``auto`` is decided when a plan is made; left undecided it is ``multiplier``.
+    """
+
+    layer: str
+    method: str
+    rank: int
+    note: str = ""
+    form: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A layer that is left alone, and why."""
+
+    layer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is done to each layer: a value that can be printed, edited and fed back."""
+
+    choices: tuple[Choice, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rewrite:
+    """The only edit: node ``target`` becomes the sum of chains of convs fed by ``source``.
+
+    The value that ``target`` made keeps its name; the nodes in ``drop`` (``target`` is among
+    them, or implied) go. Arrays that occur in several rewrites, being the same object, are
+    stored once, so a shared weight stays shared.
+
+    ``alias`` maps the value of a dropped node to the value that its readers get instead:
+    where a conv -> Transpose -> BatchNorm loses its BatchNorm, whoever read the BatchNorm reads
+    the Transpose. A fusion emits one conv of the op of ``target`` or of the conv in ``drop``
+    (a linear layer stays linear, see ``Conv.weight``; ``Conv.transposed`` a transposed conv).
+
+    ``form`` is how a depthwise conv and what follows it are written; see
+    ``dacconv.decompositions.forms``.
+    """
+
+    target: str
+    source: str
+    branches: tuple[tuple[Conv, ...], ...]
+    drop: tuple[str, ...] = ()
+    reason: str = ""
+    alias: Mapping[str, str] = field(default_factory=dict)
+    form: str = "multiplier"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Something that was left as it was, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a converted model comes from; written into it and into the report."""
+
+    version: str
+    sha256: str
+    source: str
+    options: Mapping[str, Any] = field(default_factory=dict)

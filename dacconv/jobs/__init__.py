@@ -1,0 +1,1 @@
+"""Whole jobs, file in and file out: convert, fuse, check, sweep, many models, a release."""

@@ -1,0 +1,227 @@
+"""Whole jobs as the command line and scripts ask for them: a file in, a file out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dacconv.conversion import pipeline
+from dacconv.conversion.gates import Gates, missed
+from dacconv.conversion.pipeline import Conversion, check_target, default_target
+from dacconv.conversion.report import Report
+from dacconv.conversion.verification import verify
+from dacconv.decompositions.forms import AUTO
+from dacconv.errors import UsageError
+from dacconv.formats.base import LoadOptions, Model
+from dacconv.formats.inputs import why_not
+from dacconv.graph import plan_json
+from dacconv.graph.findings import Verification
+from dacconv.graph.types import Plan
+from dacconv.jobs.decisions import Decision, carry_out, decide, timer_for
+from dacconv.planning import BUDGETS
+from dacconv.settings import Settings, parse_arguments, parse_shapes
+from dacconv.support.files import Digest, write_text
+from dacconv.support.progress import Progress, silent
+
+NO_SPLIT = Plan(())
+"""The plan that splits nothing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What a job did: its report, with the gates that it missed, and the files that it wrote."""
+
+    report: Report
+    written: tuple[Path, ...]
+
+
+def load_options(settings: Settings) -> LoadOptions:
+    """How the settings say that a checkpoint is opened."""
+    return LoadOptions(
+        input_shapes=parse_shapes(settings.input_shape),
+        arch=settings.arch,
+        arch_args=parse_arguments(settings.arch_arg),
+        key=settings.key,
+        trust_pickle=settings.trust_pickle,
+        vouched=settings.layers,
+    )
+
+
+def open_with(path: Path, settings: Settings) -> Model:
+    """Open a checkpoint as the settings say."""
+    return pipeline.load(path, load_options(settings))
+
+
+def convert_file(
+    path: Path,
+    settings: Settings,
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    keep: bool = False,
+    progress: Progress = silent,
+) -> Outcome:
+    """Convert a checkpoint and write the result, unless a gate was missed and not ``keep``.
+
+    Raises:
+        DacconvError: whatever is wrong with the input, the options or the target.
+    """
+    digest = Digest(path)
+    gates = settings.gates()
+    if gates.need_verification and not settings.verify:
+        raise UsageError("--max-error and --min-agreement need the verification")
+    model = open_with(path, settings)
+    target = output or default_target(path)
+    check_target(model, target, force=force)
+    decision = decide(model, settings, progress)
+    done = carry_out(
+        model,
+        decision.plan,
+        settings,
+        progress,
+        calibrated=decision.calibrated,
+        options=settings.changed(),
+        digest=digest,
+    )
+    done = replace(done, report=_decided(done.report, model, settings, decision))
+    done = _verified(model, done, settings, progress)
+    return _saved(done, gates, target, force=force, keep=keep)
+
+
+def dry_run(
+    path: Path,
+    settings: Settings,
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Outcome:
+    """The report of what a conversion would do, and its plan written to a file."""
+    model = open_with(path, settings)
+    target = output or path.with_suffix(".plan.json")
+    if target.exists() and not force:
+        raise UsageError("exists already", where=str(target), hint="--force overwrites it")
+    decision = decide(model, settings, progress)
+    report = pipeline.preview(model, decision.plan, fuse=settings.fuse)
+    write_text(target, plan_json.plan_to_json(decision.plan))
+    return Outcome(_decided(report, model, settings, decision), (target,))
+
+
+def fuse_file(
+    path: Path,
+    settings: Settings,
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    keep: bool = False,
+    progress: Progress = silent,
+) -> Outcome:
+    """Merge what can be merged without loss, and nothing else, and write the result.
+
+    Raises:
+        DacconvError: whatever is wrong with the input, the options or the target; nothing to
+            merge; an output that is not the same.
+    """
+    model = open_with(path, settings)
+    target = output or path.with_name(f"{path.stem}.fused{path.suffix}")
+    pipeline.require_dataflow(model)
+    check_target(model, target, force=force)
+    done = pipeline.convert(model, NO_SPLIT, options=settings.changed(), progress=progress)
+    done = _verified(model, done, settings, progress)
+    gates = settings.gates()
+    if gates.max_error is None and settings.verify and done.report.verification:
+        gates = replace(gates, max_error=lossless_error(done.report.verification))
+    return _saved(done, gates, target, force=force, keep=keep)
+
+
+def lossless_error(check: Verification) -> float:
+    """How far outputs may differ that are the same but for rounding."""
+    half = any(output.dtype in ("float16", "bfloat16") for output in check.outputs)
+    return 2e-2 if half else 1e-4
+
+
+def compare_files(
+    original: Path, converted: Path, settings: Settings, progress: Progress = silent
+) -> tuple[Verification, tuple[str, ...]]:
+    """Run two models side by side: the verification and the gates that it misses."""
+    first = open_with(original, settings)
+    second = open_with(converted, settings)
+    check = verify(
+        first,
+        second,
+        samples=settings.samples,
+        seed=settings.seed,
+        threads=settings.threads,
+        progress=progress,
+    )
+    report = replace(pipeline.inspect(first), verification=check)
+    return check, tuple(missed(report, replace(settings.gates(), min_saving=None)))
+
+
+def _saved(done: Conversion, gates: Gates, target: Path, *, force: bool, keep: bool) -> Outcome:
+    """What came of a conversion, written unless it misses a gate and is not to be kept."""
+    report = replace(done.report, missed=tuple(missed(done.report, gates)))
+    written = () if report.missed and not keep else done.save(target, force=force)
+    return Outcome(report, written)
+
+
+def inspect_file(path: Path, settings: Settings, progress: Progress = silent) -> Report:
+    """The report of a model as it is; with ``tune`` what each rank would save, measured."""
+    model = open_with(path, settings)
+    report = pipeline.inspect(model)
+    timer = timer_for(model, settings, progress)
+    if timer is None:
+        return report
+    from dacconv.timing.rows import rank_times
+
+    layers = pipeline.survey(model)
+    return replace(report, timings=rank_times(model, layers, timer, settings.form or AUTO))
+
+
+def _decided(report: Report, model: Model, settings: Settings, decision: Decision) -> Report:
+    """The report with what it was decided by, and with what was measured of its layers."""
+    report = _noted(report, decision.told, settings)
+    if decision.timer is None:
+        return report
+    from dacconv.timing.rows import plan_times
+
+    layers = pipeline.survey(model)
+    return replace(report, timings=plan_times(decision.plan, layers, decision.timer))
+
+
+def _noted(report: Report, told: str, settings: Settings) -> Report:
+    """The report with why nothing was calibrated, and with the budget that was given up.
+
+    The first where that was asked for or is the default; the second where measured times have
+    taken layers out of the plan.
+    """
+    notes = list(report.notes)
+    if report.calibration is None and settings.calibration != "none":
+        notes.append(told)
+    for name in BUDGETS:
+        share = settings.budget(name)
+        before, after = (getattr(cost, name) for cost in (report.before, report.after))
+        if share is not None and after and before and after > share * before:
+            why = ": --tune left alone what gets no faster" if settings.tune else ""
+            left = f"{100 * after / before:.1f} % of the {name} are left, not {100 * share:.1f} %"
+            notes.append(f"the budget is not kept, {left}{why}")
+    return replace(report, notes=tuple(notes))
+
+
+def _verified(model: Model, done: Conversion, settings: Settings, progress: Progress) -> Conversion:
+    """The conversion with its verification, or with the reason why there is none."""
+    if not settings.verify:
+        return replace(done, report=replace(done.report, unverified="--no-verify was given"))
+    if reason := why_not(model):
+        if settings.gates().need_verification:
+            raise UsageError(f"the gates need the model to run, but {reason}")
+        return replace(done, report=replace(done.report, unverified=reason))
+    check = verify(
+        model,
+        done.model,
+        samples=settings.samples,
+        seed=settings.seed,
+        threads=settings.threads,
+        progress=progress,
+    )
+    return replace(done, report=replace(done.report, verification=check))

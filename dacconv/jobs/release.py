@@ -1,0 +1,135 @@
+"""A release: the jobs that a ``dacconv.toml`` lists, and the checksums of what they make.
+
+::
+
+    output-dir = "dist"              # beside this file; the default
+    reports = ["markdown", "html"]   # written beside the outputs; none by default
+
+    [defaults]                       # settings that all jobs share
+    last-k = 4
+    max-error = 0.2
+
+    [jobs.small]                     # one table per job
+    model = "nets/resnet.onnx"
+    output = "resnet-small.onnx"     # the default is resnet.dac.onnx
+    rank = 2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dacconv.conversion.pipeline import default_target
+from dacconv.errors import UsageError
+from dacconv.jobs.batch import SUFFIXES, Result, Task, report_path
+from dacconv.settings import Settings, check_known, entries, load_toml, overlaid, setting_names
+from dacconv.support.files import Digest
+
+FILE = "dacconv.toml"
+SUMS = "SHA256SUMS"
+TOP_KEYS = ("output-dir", "reports", "defaults", "jobs")
+JOB_KEYS = ("model", "output")
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The tasks of a release and the folder that they write into."""
+
+    tasks: tuple[Task, ...]
+    folder: Path
+
+    @property
+    def sums(self) -> Path:
+        """The file of the checksums."""
+        return self.folder / SUMS
+
+
+def read_release(path: Path, *, dry_run: bool = False) -> Release:
+    """Read a release; its paths stay as they are written, relative to the file's folder.
+
+    Raises:
+        UsageError: not TOML, an unknown key (names the nearest), a value of a wrong type, no
+            job, an output outside the folder.
+    """
+    data = load_toml(path)
+    where = str(path)
+    check_known(data, TOP_KEYS, where)
+    jobs = _table(data, "jobs", where)
+    if not jobs:
+        raise UsageError("lists no job", where=where, hint="write [jobs.NAME] with a model")
+    folder = Path(_text(data.get("output-dir", "dist"), f"{where}, output-dir"))
+    defaults = _table(data, "defaults", where)
+    check_known(defaults, setting_names(), f"{where}, defaults")
+    shared = entries(defaults, f"{where}, defaults")
+    kinds = _reports(data.get("reports", []), f"{where}, reports")
+    tasks = []
+    for name in jobs:
+        values = _table(jobs, name, f"{where}, jobs")
+        tasks.append(_task(name, values, shared, folder, kinds, f"{where}, jobs.{name}", dry_run))
+    return Release(tuple(tasks), folder)
+
+
+def check_sums(release: Release, *, force: bool) -> None:
+    """Clear the way for the checksums: they are there only when every job was done.
+
+    Raises:
+        UsageError: they are there already and ``force`` is not given.
+    """
+    if release.sums.exists() and not force:
+        raise UsageError("exists already", where=str(release.sums), hint="--force overwrites it")
+    release.sums.unlink(missing_ok=True)
+
+
+def checksums(results: Sequence[Result], folder: Path) -> str:
+    """What was written as lines for ``sha256sum -c``, in order of the names.
+
+    Reports are left out: they hold times, which are never the same twice.
+    """
+    written = [path for r in results if r.outcome for path in r.outcome.written]
+    named = sorted((path.relative_to(folder).as_posix(), path) for path in written)
+    return "".join(f"{Digest(path).of(path)}  {name}\n" for name, path in named)
+
+
+def _task(
+    name: str,
+    values: Mapping[str, Any],
+    shared: Mapping[str, Any],
+    folder: Path,
+    kinds: Sequence[str],
+    where: str,
+    dry_run: bool,
+) -> Task:
+    check_known(values, (*JOB_KEYS, *setting_names()), where)
+    if "model" not in values:
+        raise UsageError("names no model", where=where, hint='model = "net.onnx"')
+    model = Path(_text(values["model"], f"{where}, model"))
+    told = _text(values.get("output", default_target(model).name), f"{where}, output")
+    if Path(told).is_absolute() or ".." in Path(told).parts:
+        raise UsageError(f"'{told}' is outside of {folder}", where=f"{where}, output")
+    mine = entries({k: v for k, v in values.items() if k not in JOB_KEYS}, where)
+    output = folder / told
+    output = output.with_suffix(".plan.json") if dry_run else output
+    reports = {kind: report_path(output.parent, output, kind) for kind in kinds}
+    return Task(name, model, Settings(**overlaid(shared, mine)), output, reports)
+
+
+def _table(data: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    table = data.get(key, {})
+    if not isinstance(table, Mapping):
+        raise UsageError("is not a table", where=f"{where}, {key}")
+    return table
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"{value!r} is not text", where=where)
+    return value
+
+
+def _reports(value: object, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not set(map(str, value)) <= set(SUFFIXES):
+        raise UsageError(f"{value!r} is not a list of {', '.join(SUFFIXES)}", where=where)
+    return tuple(value)

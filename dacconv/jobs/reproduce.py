@@ -1,0 +1,214 @@
+"""Whether a converted file is what its original and the plan in it give."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dacconv import __version__
+from dacconv.conversion import pipeline
+from dacconv.conversion.pipeline import Conversion
+from dacconv.errors import FormatError, UsageError
+from dacconv.formats import read_record
+from dacconv.formats.base import Model, Record
+from dacconv.graph.types import FloatArray, Plan
+from dacconv.jobs import convert as jobs
+from dacconv.jobs import decisions
+from dacconv.planning.plans import plan_from_dict
+from dacconv.settings import Settings, check_known, entries, overlaid, setting_names
+from dacconv.support.files import Digest
+from dacconv.support.progress import Progress, silent
+
+TOLERANCES = {2: 1e-2, 4: 1e-4, 8: 1e-4}
+"""How far weights may differ that are the same but for rounding, by bytes per number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduction:
+    """What came of converting again; ``problem`` says why it is not the same, if it is not.
+
+    ``exact`` is true where every byte is the same. Otherwise ``difference`` is the largest of
+    the layers' ``|w - w'| / |w|``. ``version`` is that of the dacconv that made the file.
+    """
+
+    exact: bool
+    version: str
+    layers: int = 0
+    difference: float = 0.0
+    problem: str = ""
+
+    def told(self) -> str:
+        """The outcome in a sentence."""
+        if self.exact:
+            return "reproduced, byte for byte"
+        if self.version != __version__:
+            made = f"made by dacconv {self.version}, this is {__version__}"
+        else:
+            made = "perhaps another machine or another numpy made it"
+        if self.problem:
+            other = f" ({made})" if self.version != __version__ else ""
+            return f"not reproduced: {self.problem}{other}"
+        return (
+            f"reproduced but for rounding: the weights of all {self.layers} layers are the same, "
+            f"the largest relative difference is {self.difference:.2g}; the bytes differ ({made})"
+        )
+
+
+def reproduce(
+    original: Path, converted: Path, given: Mapping[str, Any], progress: Progress = silent
+) -> Reproduction:
+    """Convert ``original`` again as ``converted`` says it was, and compare.
+
+    ``given`` are settings about opening the model that win over the recorded ones, such as
+    where the architecture now lies.
+
+    Raises:
+        FormatError: ``converted`` does not say how it was made.
+        UsageError: what it says does not fit the original or this version of dacconv.
+    """
+    record = read_record(converted, trust_pickle=bool(given.get("trust_pickle")))
+    if record is None:
+        raise FormatError(
+            "does not say how it was made",
+            where=str(converted),
+            hint="`dacconv convert` and `fuse` write that into their outputs",
+        )
+    settings = _settings(record, given, str(converted))
+    model = jobs.open_with(original, settings)
+    version, digest = str(record.provenance["version"]), Digest(original).of(*model.files)
+    if digest != record.provenance["sha256"]:
+        recorded = record.provenance["sha256"]
+        problem = f"the original is another file: SHA-256 {digest}, but {recorded} is recorded"
+        return Reproduction(False, version, problem=problem)
+    done = _converted(model, record, settings, str(converted), progress)
+    if _same_bytes(done, converted):
+        return Reproduction(True, version)
+    return _compare(done.model, jobs.open_with(converted, settings), version)
+
+
+def _settings(record: Record, given: Mapping[str, Any], where: str) -> Settings:
+    """The settings that the file was made with."""
+    options = dict(record.provenance["options"])
+    check_known(options, setting_names(), f"{where}, recorded options")
+    options.pop("ranks", None)  # the plan that is recorded has come of them
+    return Settings(**overlaid(entries(options, where), given))
+
+
+def _converted(
+    model: Model, record: Record, settings: Settings, where: str, progress: Progress
+) -> Conversion:
+    """The conversion done again; it says of itself what the recorded one says."""
+    plan = _plan(record, where)
+    if plan.choices:  # for the errors only: the reasons are to stay as they are recorded
+        pipeline.bind_plan(model, plan, where=where, allow_costlier=True, fuse=settings.fuse)
+    calibrated, _ = decisions.calibrated_for(model, settings, progress)
+    done = decisions.carry_out(
+        model,
+        plan,
+        settings,
+        progress,
+        calibrated=calibrated,
+        options=record.provenance["options"],
+    )
+    origin = done.report.provenance
+    if origin is None:
+        return done
+    said = record.provenance
+    origin = replace(origin, version=str(said["version"]), source=str(said["source"]))
+    return replace(done, report=replace(done.report, provenance=origin))
+
+
+def _plan(record: Record, where: str) -> Plan:
+    """The recorded plan with its notes, which a plan that a person edits goes without."""
+    plan = plan_from_dict(record.plan, where)
+    notes = {entry["name"]: str(entry.get("note", "")) for entry in record.plan["layers"]}
+    choices = tuple(replace(choice, note=notes[choice.layer]) for choice in plan.choices)
+    return replace(plan, choices=choices)
+
+
+def _same_bytes(done: Conversion, converted: Path) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        written = done.save(Path(folder) / converted.name)
+        pairs = [(path, converted.with_name(path.name)) for path in written]
+        return all(
+            theirs.is_file() and Digest(mine).of(mine) == Digest(theirs).of(theirs)
+            for mine, theirs in pairs
+        )
+
+
+def _compare(mine: Model, theirs: Model, version: str) -> Reproduction:
+    """Compare two models by the weights of their layers."""
+    nodes = [_weighted(model) for model in (mine, theirs)]
+    if nodes[0] != nodes[1]:
+        odd = sorted(set(nodes[0]) ^ set(nodes[1]))
+        told = f"its layers are others, such as {odd[0][0]}" if odd else "the layers' order differs"
+        return Reproduction(False, version, problem=told)
+    worst, apart = 0.0, []
+    for name, op in nodes[0]:
+        pairs = zip(_weights(mine, name, op), _weights(theirs, name, op), strict=True)
+        difference = max(_difference(a, b) for a, b in pairs)
+        worst = max(worst, difference)
+        if difference > _tolerance(mine, name, op):
+            apart.append(f"{name} by {difference:.2g}")
+    told = ""
+    if apart:
+        told = f"the weights of {len(apart)} of {len(nodes[0])} layers differ: {_listed(apart)}"
+    return Reproduction(False, version, len(nodes[0]), worst, told)
+
+
+def _weighted(model: Model) -> list[tuple[str, str]]:
+    ops = ("conv", "conv_transpose", "linear", "affine")
+    return [(node.name, node.op) for node in model.graph().nodes if node.op in ops]
+
+
+def _weights(model: Model, name: str, op: str) -> Iterator[FloatArray | None]:
+    if op == "affine":
+        affine = model.affine(name)
+        yield from (affine.scale, affine.shift)
+    else:
+        conv = model.conv(name)
+        yield from (conv.weight, conv.bias)
+
+
+def _difference(a: FloatArray | None, b: FloatArray | None) -> float:
+    """``|a - b| / |a|``; infinite where one is missing or the shapes differ."""
+    if a is None or b is None:
+        return 0.0 if a is b else float("inf")
+    if a.shape != b.shape:
+        return float("inf")
+    size = float(np.linalg.norm(np.asarray(a, np.float64)))
+    apart = float(np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b, np.float64)))
+    return 0.0 if apart == 0 else apart / size if size else float("inf")
+
+
+def _tolerance(model: Model, name: str, op: str) -> float:
+    itemsize = 8 if op == "affine" else model.conv(name).weight.dtype.itemsize
+    return TOLERANCES.get(itemsize, 1e-4)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def opening(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among a command's options that say how to open a model."""
+    names = ("input_shape", "arch", "arch_arg", "key", "trust_pickle")
+    return {
+        name: tuple(value) if isinstance(value, (list, tuple)) else value
+        for name, value in given.items()
+        if name in names and value
+    }
+
+
+def require_alone(given: Mapping[str, Any]) -> None:
+    """Raise UsageError for options that compare outputs, which nothing does here."""
+    names = ("json", "html", "max_error", "min_agreement", "samples", "seed")
+    others = [f"--{name.replace('_', '-')}" for name in names if given.get(name) is not None]
+    if others:
+        raise UsageError(f"--reproduce runs no model; it excludes {', '.join(others)}")

@@ -1,1 +1,0 @@
-"""Arrays in, arrays out: the mathematics, with no model in sight."""

@@ -1,0 +1,62 @@
+"""The smallest rank that keeps a share of the kernel's energy.
+
+Guo et al., "Network Decoupling: From Regular to Depthwise Separable Convolutions",
+arXiv 1808.05517, section 4: the share of the squared singular values that a rank retains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dacconv.decompositions import Method
+from dacconv.decompositions.svd import F64
+from dacconv.errors import UsageError
+from dacconv.graph.types import Choice, Layer
+from dacconv.planning.base import RankOptions, Spectra
+
+OVER = ("mean", "max")
+
+
+def energy(
+    layers: Sequence[Layer], method: Method, options: RankOptions, spectra: Spectra
+) -> list[Choice]:
+    """For each layer the smallest rank whose share reaches ``options.energy``.
+
+    The share is the mean over the input channels, or with ``energy_over="max"`` every
+    channel must reach it, so that the most demanding one decides.
+    """
+    share = options.energy
+    if share is None or not 0 < share <= 1:
+        raise UsageError(
+            f"energy {share} is not a share above 0 and up to 1",
+            where="--energy",
+            hint="0.95 keeps 95 % of the squared singular values",
+        )
+    if options.energy_over not in OVER:
+        raise UsageError(
+            f"'{options.energy_over}' is not one of {', '.join(OVER)}", where="--energy-over"
+        )
+    return [
+        Choice(
+            layer.name,
+            method.name,
+            smallest_rank(spectra(layer.name).values, share, options.energy_over),
+        )
+        for layer in layers
+    ]
+
+
+def smallest_rank(values: F64, share: float, over: str = "mean") -> int:
+    """The smallest rank whose kept share of ``values`` ``(channels, f)`` reaches ``share``.
+
+    Channels of zeros keep everything at any rank. Rounding is forgiven to one part in 1e12,
+    so that a share of 1 asks for no more than the rank that the kernel really has.
+    """
+    squared = np.cumsum(values**2, axis=1)
+    total = squared[:, -1:]
+    kept = np.divide(squared, total, out=np.ones_like(squared), where=total > 0)
+    curve = kept.mean(axis=0) if over == "mean" else kept.min(axis=0)
+    reached = np.flatnonzero(curve >= share - 1e-12)
+    return int(reached[0]) + 1 if reached.size else int(values.shape[1])

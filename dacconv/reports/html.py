@@ -1,0 +1,351 @@
+"""The report as one HTML file that needs no network: for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dacconv.conversion.report import CONVENTION, Report
+from dacconv.conversion.report import Row as LayerRow
+from dacconv.graph.cost import Cost
+from dacconv.graph.findings import Verification
+from dacconv.graph.plan_json import plan_to_json
+from dacconv.graph.types import Provenance
+from dacconv.reports import pages
+from dacconv.reports import roofline_words as roofline_text
+from dacconv.reports import words as formatting
+from dacconv.reports.pages import (
+    Block,
+    Bullets,
+    Cell,
+    Code,
+    Column,
+    Fact,
+    Group,
+    Groups,
+    Kind,
+    Page,
+    Picture,
+    Pictures,
+    Row,
+    Section,
+    Strip,
+    Table,
+    Terms,
+    Tile,
+    Tone,
+)
+from dacconv.reports.plots import report_figures, svg
+
+WHAT: Mapping[Kind, str] = {
+    "split": "split",
+    "merged": "others merged into it, without loss",
+    "gone": "merged into another, without loss",
+    "left": "could be split, left as it is",
+    "fixed": "cannot be split",
+}
+
+
+def render(report: Report) -> str:
+    """The report as an HTML file."""
+    return pages.render(page(report))
+
+
+def render_verification(check: Verification, title: str, missed: Sequence[str]) -> str:
+    """A verification on its own, as ``check`` makes it."""
+    made = Page(
+        title=title,
+        subtitle="side by side on the same seeded inputs",
+        facts=agreement(check),
+        sections=(Section("Verification", (verified(check), outputs(check))),),
+        alarms=alarms(missed),
+    )
+    return pages.render(made)
+
+
+def page(report: Report) -> Page:
+    """The report as a page: what it saves and costs, layer by layer, and why."""
+    origin = report.provenance
+    sections = [
+        Section("Layers", (_strip(report), _table(report))),
+        Section("Costs and losses", (_pictures(report),)),
+        *_timed(report),
+        *_left(report),
+        *_fits(report),
+        Section("Facts", (Bullets(tuple(formatting.facts(report, by_layer=False))),)),
+    ]
+    if told := roofline_text.lines(report):
+        sections.append(Section("Roofline", (Bullets(tuple(map(_arrows, told))),)))
+    if report.verification:
+        sections.append(Section("Verification", (verified(report.verification),)))
+    if report.plan and report.plan.choices:
+        blocks = (Code("The plan, as --plan reads it", plan_to_json(report.plan)),)
+        sections.append(Section("Plan", blocks))
+    if origin:
+        sections.append(Section("Provenance", (provenance(origin),)))
+    return Page(
+        title=origin.source if origin else f"{report.format} model",
+        subtitle=_subtitle(report),
+        facts=(*_savings(report), *_kept(report)),
+        sections=tuple(sections),
+        alarms=alarms(report.missed),
+        footer=CONVENTION,
+    )
+
+
+def agreement(check: Verification) -> tuple[Fact, ...]:
+    """Headline facts of a verification: how much is kept, and how fast it is."""
+    same = check.agreement
+    error = formatting.error(check.relative_error)
+    told = f"{check.samples} seeded inputs"
+    facts = [Fact(error, "relative error of the outputs", told)]
+    if same is not None:
+        facts = [Fact(formatting.share(same), "keep their top class", f"{told}, error {error}")]
+    time = check.latency
+    tone: Tone = "good" if time.low > 1 else "bad" if time.high < 1 else ""
+    ratio = time.speedup if time.speedup >= 1 else 1 / time.speedup
+    facts.append(
+        Fact(
+            f"{ratio:.2f} x",
+            "as fast" if time.speedup >= 1 else "slower",
+            f"{time.original_ms:.3g} ms → {time.converted_ms:.3g} ms, batch {time.batch}",
+            tone,
+        )
+    )
+    return tuple(facts)
+
+
+def alarms(missed: Sequence[str]) -> tuple[str, ...]:
+    """What stands above everything else."""
+    return tuple(f"Gate missed: {line}" for line in missed)
+
+
+def outputs(check: Verification) -> Table:
+    """How far every output differs."""
+    names = ("output", "shape", "type", "relative error", "largest difference", "same top class")
+    return Table(
+        tuple(Column(name, index > 2) for index, name in enumerate(names)),
+        tuple(
+            Row(
+                (
+                    Cell(output.name),
+                    Cell(formatting.axes(output.shape)),
+                    Cell(output.dtype),
+                    Cell(formatting.error(output.relative_error), output.relative_error),
+                    Cell(formatting.error(output.max_abs_error), output.max_abs_error),
+                    Cell(formatting.share(output.agreement), output.agreement),
+                ),
+                note="" if output.matches else "shape or type differs",
+            )
+            for output in check.outputs
+        ),
+    )
+
+
+def verified(check: Verification) -> Bullets:
+    """A verification in sentences."""
+    return Bullets(tuple(map(_arrows, formatting.verification(check))))
+
+
+def provenance(origin: Provenance) -> Terms:
+    """What a result was made of."""
+    options = ", ".join(f"{key} = {value}" for key, value in origin.options.items())
+    return Terms(
+        (
+            ("made by", f"dacconv {origin.version}"),
+            ("original", origin.source),
+            ("its SHA-256", origin.sha256),
+            ("options", options or "none"),
+        )
+    )
+
+
+def _subtitle(report: Report) -> str:
+    return f"{report.format}, {len(report.rows)} layers"
+
+
+def _savings(report: Report) -> tuple[Fact, ...]:
+    before, after = report.before, report.after
+    pairs = (("MACs", before.macs, after.macs), ("parameters", before.params, after.params))
+    if report.plan is None:
+        eligible = sum(row.eligible for row in report.rows)
+        return (
+            *(Fact(formatting.number(value), name) for name, value, _ in pairs),
+            Fact(f"{eligible} of {len(report.rows)}", "layers can be split"),
+        )
+    return tuple(
+        Fact(
+            formatting.saved(was, now),
+            f"of the {name} saved",
+            _arrows(formatting.change(was, now)),
+            "unknown" if was is None else "good" if was > (now or 0) else "",
+        )
+        for name, was, now in pairs
+    )
+
+
+def _kept(report: Report) -> tuple[Fact, ...]:
+    if report.verification:
+        return agreement(report.verification)
+    if report.plan is None:
+        return ()
+    why = report.unverified or "this is a plan, nothing was converted"
+    return (Fact("not verified", "what is kept is not known", why, "unknown"),)
+
+
+def _strip(report: Report) -> Strip:
+    kinds = _kinds(report)
+    tiles = tuple(
+        Tile(_told(n, row, kind), kind, _share_left(row), f"layer-{n}")
+        for n, (row, kind) in enumerate(zip(report.rows, kinds, strict=True), 1)
+    )
+    note = "Filled: the share of a layer's MACs that is left." if report.plan else ""
+    words = _words(report)
+    return Strip(tiles, {kind: words[kind] for kind in words if kind in kinds}, note)
+
+
+def _words(report: Report) -> Mapping[Kind, str]:
+    return WHAT if report.plan else {**WHAT, "left": "can be split"}
+
+
+def _kinds(report: Report) -> list[Kind]:
+    # beside splits, a folded BatchNorm says little: nearly every layer has one
+    merged = set() if report.converted else {entry.name for entry in report.fused}
+    kinds: list[Kind] = []
+    for row in report.rows:
+        if row.rank is not None:
+            kinds.append("split")
+        elif (row.reason or "").startswith("merged into"):
+            kinds.append("gone")
+        elif row.name in merged:
+            kinds.append("merged")
+        else:
+            kinds.append("left" if row.eligible else "fixed")
+    return kinds
+
+
+def _told(number: int, row: LayerRow, kind: Kind) -> str:
+    """One layer in words, for a tooltip and for who does not see the colours."""
+    what = WHAT[kind] if row.rank is None else f"rank {row.rank} of {row.full_rank}"
+    costs = formatting.change(row.before.macs, row.after.macs)
+    error = f", kernel error {formatting.error(row.kernel_error)}" if row.kernel_error else ""
+    reason = f": {row.reason}" if row.reason else ""
+    return f"{number}. {row.name}: {what}{error}, {_arrows(costs)} MACs{reason}"
+
+
+def _share_left(row: LayerRow) -> float:
+    was, now = row.before, row.after
+    pair = (was.params, now.params) if was.macs is None else (was.macs, now.macs)
+    return min(1.0, (pair[1] or 0) / pair[0]) if pair[0] else 1.0
+
+
+def _table(report: Report) -> Table:
+    words = _words(report)
+    rows = tuple(
+        Row(
+            tuple(
+                Cell(_arrows(text), key)
+                for text, key in zip(formatting.row_cells(row), _keys(n, row), strict=True)
+            ),
+            kind,
+            row.reason or words[kind],
+            f"layer-{n}",
+            str(n),
+        )
+        for n, (row, kind) in enumerate(zip(report.rows, _kinds(report), strict=True), 1)
+    )
+    return Table(
+        tuple(
+            Column(name, index >= formatting.TEXT_COLUMNS)
+            for index, name in enumerate(formatting.COLUMNS)
+        ),
+        rows,
+        tuple(tuple(map(_arrows, cells)) for cells in formatting.summary_rows(report)),
+    )
+
+
+def _keys(number: int, row: LayerRow) -> tuple[float | None, ...]:
+    """What each cell under ``formatting.COLUMNS`` is sorted by; None where it is unknown."""
+    g = row.geometry
+    sizes: tuple[float | None, ...] = (None,) * 6
+    if g is not None:
+        sizes = (
+            _product(g.kernel),
+            g.in_channels,
+            g.out_channels,
+            _product(g.stride),
+            _product(g.dilation),
+            None if g.output_size is None else _product(g.output_size),
+        )
+    costs = (_sorted_by(row.before), _sorted_by(row.after))
+    return (number, *sizes, row.rank, row.kernel_error, row.energy_kept, *costs[0])
+
+
+def _product(values: tuple[int, ...]) -> float:
+    made = 1
+    for value in values:
+        made *= value
+    return made
+
+
+def _sorted_by(cost: Cost) -> tuple[float | None, ...]:
+    return cost.macs, cost.params, cost.traffic
+
+
+def _pictures(report: Report) -> Pictures:
+    counted = "MACs" if report.before.macs is not None else "Parameters"
+    captions = {
+        "costs": f"{counted} of every layer, before and after.",
+        "losses": "What splitting lost, relative to the kernel or the output.",
+    }
+    figures = report_figures(report)
+    return Pictures(tuple(Picture(svg(drawn), captions[name]) for name, drawn in figures.items()))
+
+
+def _fits(report: Report) -> list[Section]:
+    """How far every split layer's output is reproduced, where that was tried."""
+    fitted = [(row.name, row.fit) for row in report.rows if row.fit is not None]
+    names = ("layer", "plain split", "as taken", "on what it was fitted to", "what was taken")
+    rows = tuple(
+        Row(
+            (
+                Cell(name, number),
+                *(Cell(formatting.error(e), e) for e in (fit.plain, fit.held, fit.predicted)),
+                Cell(fit.what),
+            )
+        )
+        for number, (name, fit) in enumerate(fitted)
+    )
+    columns = tuple(Column(name, 0 < index < 4) for index, name in enumerate(names))
+    title = "Squared relative error of each layer's output"
+    return [Section(title, (Table(columns, rows),))] if rows else []
+
+
+def _timed(report: Report) -> list[Section]:
+    """What the layers were measured to take, where they were."""
+    rows = formatting.time_rows(report)
+    if report.timings is None or not rows:
+        return []
+    where = Bullets((f"Layer by layer on {report.timings.where}.",))
+    arrows = [tuple(map(_arrows, row)) for row in rows]
+    return [Section("Measured times", (where, pages.from_text(arrows)))]
+
+
+def _left(report: Report) -> list[Section]:
+    """What was left alone or could not be merged, by reason."""
+    made: list[Section] = []
+    for title, refusals in (("Left alone", report.refusals), ("Not merged", report.unmerged)):
+        groups: tuple[Block, ...] = (
+            Groups(
+                tuple(
+                    Group(reason, tuple(names))
+                    for reason, names in formatting.left_alone(refusals).items()
+                )
+            ),
+        )
+        if refusals:
+            made.append(Section(title, groups))
+    return made
+
+
+def _arrows(text: str) -> str:
+    return text.replace(" > ", " → ")

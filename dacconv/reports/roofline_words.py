@@ -1,0 +1,91 @@
+"""The roofline view as words: what waits for memory, and which layers are to blame."""
+
+from __future__ import annotations
+
+from dacconv.conversion.report import Report, Row
+from dacconv.graph.roofline import Roofline
+from dacconv.reports import words as formatting
+
+GUIDELINES = {
+    "widths": ("G1 equal widths", "the bytes of 1x1 convs"),
+    "groups": ("G2 few groups", "the bytes of grouped convs"),
+    "fragmentation": ("G3 few operators", "as many operators as layers"),
+    "elementwise": ("G4 little element-wise work", "the bytes of the convs alone"),
+}
+"""Each guideline of ShuffleNet v2: in short, and what it is a multiple of."""
+_BREAKS, _WORST = 1.05, 3
+"""Above this ratio a layer breaks a guideline; how many are named."""
+
+
+def lines(report: Report) -> list[str]:
+    """Eight lines at most; none where no size is known."""
+    after = _is_after(report)
+    roof = report.roof_after if after else report.roof_before
+    if roof.intensity is None:
+        return []
+    told = _gains(report)
+    before = report.roof_before.intensity
+    told.append(
+        f"MACs per byte that the convs move: {_change(before, roof.intensity, 1)}; "
+        f"fewest: {_fewest(report, after)}"
+    )
+    told.append("ShuffleNet v2's guidelines (arXiv 1807.11164), as multiples of the least:")
+    for name, (title, of) in GUIDELINES.items():
+        was, now = report.roof_before.guidelines[name], roof.guidelines[name]
+        if now is not None:
+            told.append(f"  {title}: {_change(was, now, 2)} x {of}{_breaking(report, name, after)}")
+    return told
+
+
+def rows(report: Report) -> list[tuple[str, ...]]:
+    """A header and the layers: MACs per byte and the four ratios, after what was done."""
+    after = _is_after(report)
+    found: list[tuple[str, ...]] = [("layer", "MACs per byte", "G1", "G2", "G3", "G4")]
+    for row in report.rows:
+        was, roof = row.roof_before, _side(row, after)
+        if roof.operators and roof.intensity is not None:
+            pairs = [(was.guidelines[name], roof.guidelines[name]) for name in GUIDELINES]
+            cells = ("-" if now is None else _change(old, now, 2) for old, now in pairs)
+            found.append((row.name, _change(was.intensity, roof.intensity, 1), *cells))
+    return found
+
+
+def _is_after(report: Report) -> bool:
+    return report.plan is not None or bool(report.fused)
+
+
+def _gains(report: Report) -> list[str]:
+    """MACs and time saved side by side, over the whole network."""
+    if report.plan is None or report.verification is None:
+        return []
+    time = report.verification.latency
+    macs = formatting.saved(report.before.macs, report.after.macs)
+    saved = formatting.saved(time.original_ms, time.converted_ms)
+    return [f"saved over the whole network: {macs} of the MACs, {saved} of the time"]
+
+
+def _change(was: float | None, now: float, digits: int) -> str:
+    after = f"{now:.{digits}f}"
+    before = after if was is None else f"{was:.{digits}f}"
+    return after if before == after else f"{before} > {after}"
+
+
+def _fewest(report: Report, after: bool) -> str:
+    """The layers that have the fewest MACs per byte, among those that have any."""
+    found = [(v, row.name) for row in report.rows if (v := _side(row, after).intensity)]
+    return ", ".join(f"{name} {value:.1f}" for value, name in sorted(found)[:_WORST])
+
+
+def _breaking(report: Report, guideline: str, after: bool) -> str:
+    """``; 19 layers, worst a 1.80, b 1.70``."""
+    ratios = [(_side(row, after).guidelines[guideline] or 0.0, row.name) for row in report.rows]
+    found = [entry for entry in ratios if entry[0] > _BREAKS]
+    if not found:
+        return ""
+    worst = sorted(found, key=lambda entry: -entry[0])[:_WORST]
+    names = ", ".join(f"{name} {value:.2f}" for value, name in worst)
+    return f"; {len(found)} of {len(report.rows)} layers, worst {names}"
+
+
+def _side(row: Row, after: bool) -> Roofline:
+    return row.roof_after if after else row.roof_before

@@ -1,0 +1,153 @@
+"""A sweep in words and tables: which layers hurt, and what to pick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dacconv.reports import words as formatting
+from dacconv.sweeps.fronts import front, knee
+from dacconv.sweeps.points import FIRST, LAST, SINGLE
+from dacconv.sweeps.results import SHARES, TITLES, PointResult, Quality, Sweep
+
+MOST = 12
+"""Rows of the table of best points."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A heading, the names of the columns, and rows; the first column is text.
+
+    ``levels`` say of every cell how good it is, from 0 to 1; None where that is not known.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    levels: tuple[tuple[float | None, ...], ...] = ()
+
+
+def facts(sweep: Sweep) -> list[str]:
+    """What was measured, in sentences."""
+    before, header = sweep.original, sweep.header
+    lines = [
+        f"{len(sweep.points)} points of {header.get('source')}: "
+        f"{formatting.number(before.macs)} MACs, {formatting.number(before.params)} parameters",
+        f"{header.get('inputs')}",
+    ]
+    if before.task:
+        told = ", ".join(f"{name} {_told(name, value)}" for name, value in before.task.items())
+        lines.append(f"the original: {told}")
+    return lines
+
+
+def tables(sweep: Sweep) -> list[Table]:
+    """The tables of a sweep: layers by ranks, first and last k by ranks, and the best points."""
+    quality = sweep.quality
+    name = quality.title
+    made = [
+        _by_rank(
+            f"{name}, one layer split at a time", sweep.of_mode(SINGLE), sweep, quality,
+            "layer", lambda row: row.layer,
+        ),
+        *(
+            _by_rank(
+                f"{name}, the {mode.partition('-')[0]} k layers split", sweep.of_mode(mode), sweep,
+                quality, "k", lambda row: row.k,
+            )
+            for mode in (FIRST, LAST)
+        ),
+        _best(sweep, quality),
+    ]  # fmt: skip
+    return [table for table in made if table.rows]
+
+
+def advice(sweep: Sweep, output: str) -> list[str]:
+    """What the numbers say: which layers hurt most and least, the knee, how to take a point."""
+    quality, lines = sweep.quality, list[str]()
+    mean = _layer_means(sweep, quality)
+    if len(mean) > 2:
+        ordered = sorted(mean, key=lambda name: mean[name] if quality.more else -mean[name])
+        some = min(3, len(ordered) // 2)
+        lines.append(f"hurt most, over all ranks: {', '.join(ordered[:some])}")
+        lines.append(f"hurt least: {', '.join(reversed(ordered[-some:]))}")
+    bend = knee(sweep.rows, sweep.macs_share, quality)
+    if bend is not None:
+        lines.append(
+            f"knee: {bend.label} leaves {formatting.share(sweep.macs_share(bend))} of the MACs, "
+            f"{quality.title} {_told(quality.name, quality.value(bend))}"
+        )
+    source = sweep.header.get("source")
+    lines.append(f"take a point: dacconv convert {source} --from-sweep {output} --pick 'macs<=0.8'")
+    return lines
+
+
+def _by_rank(
+    title: str,
+    rows: Sequence[PointResult],
+    sweep: Sweep,
+    quality: Quality,
+    first: str,
+    key: Callable[[PointResult], object],
+) -> Table:
+    """Rows by layer or by k, columns by rank."""
+    ranks = sorted({row.rank for row in rows if row.rank is not None})
+    keys = dict.fromkeys(key(row) for row in rows)
+    found = {(key(row), row.rank): row for row in rows}
+    values = [row for row in rows if quality.worth(row) is not None]
+    worths = [quality.worth(row) or 0.0 for row in values]
+    low, high = min(worths, default=0.0), max(worths, default=0.0)
+    cells, levels = [], []
+    for name in keys:
+        line = [found.get((name, rank)) for rank in ranks]
+        cells.append(
+            (str(name), *("" if r is None else _told(quality.name, quality.value(r)) for r in line))
+        )
+        known = [None if r is None else quality.worth(r) for r in line]
+        levels.append(
+            (None, *(None if w is None or high == low else (w - low) / (high - low) for w in known))
+        )
+    return Table(title, (first, *(f"rank {rank}" for rank in ranks)), tuple(cells), tuple(levels))
+
+
+def _best(sweep: Sweep, quality: Quality) -> Table:
+    """The points that no cheaper one beats, the knee marked."""
+    best = [row for row in front(sweep.rows, sweep.macs_share, quality) if row in sweep.points]
+    if len(best) > MOST:  # evenly, with the ends
+        best = [best[round(i * (len(best) - 1) / (MOST - 1))] for i in range(MOST)]
+    bend = knee(sweep.rows, sweep.macs_share, quality)
+    if bend is not None and bend not in best:
+        best = sorted([*best, bend], key=lambda row: row.macs or 0)
+    timed = any(row.latency for row in best)
+    columns = ("point", "MACs left", "parameters left", "output error", "same top class")
+    names = tuple(sweep.original.task)
+    rows = tuple(
+        (
+            f"{row.label}{' (knee)' if row is bend else ''}",
+            formatting.share(sweep.macs_share(row)),
+            formatting.share(sweep.params_share(row)),
+            formatting.error(row.output_error),
+            formatting.share(row.agreement),
+            *(_told(name, row.task.get(name)) for name in names),
+            *((f"{row.latency.speedup:.2f} x" if row.latency else formatting.UNKNOWN,) * timed),
+        )
+        for row in best
+    )
+    more = (*(TITLES.get(name, name) for name in names), *(("faster",) * timed))
+    return Table("best for their cost", (*columns, *more), rows)
+
+
+def _layer_means(sweep: Sweep, quality: Quality) -> dict[str, float]:
+    """The mean quality of each layer over its ranks, split alone."""
+    values: dict[str, list[float]] = {}
+    for row in sweep.of_mode(SINGLE):
+        value = quality.value(row)
+        if row.layer is not None and value is not None:
+            values.setdefault(row.layer, []).append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def _told(name: str, value: float | None) -> str:
+    if value is None:
+        return formatting.UNKNOWN
+    return formatting.share(value) if name in SHARES else f"{value:.3g}"

@@ -1,0 +1,334 @@
+"""Numbers and tables as words: shared by the terminal and the Markdown report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from dacconv.conversion.report import Report, Row
+from dacconv.graph.cost import Cost
+from dacconv.graph.findings import Calibration, RankTime, Timings, Verification
+from dacconv.graph.types import Refusal
+
+UNKNOWN = "?"
+COLUMNS = (
+    "layer",
+    "kernel",
+    "in",
+    "out",
+    "stride",
+    "dil.",
+    "output",
+    "rank",
+    "error",
+    "energy",
+    "MACs",
+    "parameters",
+    "bytes moved",
+)
+TEXT_COLUMNS = 1
+"""How many columns, from the left, hold text; the others are numbers."""
+
+
+def number(value: float | None) -> str:
+    """Three digits and a unit prefix: ``1.85 G``; ``?`` for None."""
+    if value is None:
+        return UNKNOWN
+    for limit, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= limit * 0.9995:
+            return f"{_digits(value / limit)}{unit}"
+    return f"{value:g}"
+
+
+def share(value: float | None) -> str:
+    """A share as a percentage with one decimal: ``42.7 %``."""
+    return UNKNOWN if value is None else f"{100 * value:.1f} %"
+
+
+def error(value: float | None) -> str:
+    """A relative error with three significant digits."""
+    return UNKNOWN if value is None else f"{value:.3g}"
+
+
+def change(before: float | None, after: float | None) -> str:
+    """``before > after`` with units, or the one number where nothing changed."""
+    was, now = number(before), number(after)
+    return was if was == now else f"{was} > {now}"
+
+
+def saved(before: float | None, after: float | None) -> str:
+    """The share saved, ``?`` where a side is unknown."""
+    if before is None or after is None or not before:
+        return UNKNOWN
+    return share(1 - after / before).replace("-0.0 %", "0.0 %")
+
+
+def axes(values: Iterable[int]) -> str:
+    """``3x3``; one number where all axes are the same and it is no kernel."""
+    return "x".join(map(str, values))
+
+
+def row_cells(row: Row) -> tuple[str, ...]:
+    """The cells of one row under ``COLUMNS``."""
+    return (
+        row.name if row.sites == 1 else f"{row.name} (x{row.sites})",
+        *_geometry_cells(row),
+        "-" if row.rank is None else f"{row.rank} {row.form or ''}".rstrip(),
+        "-" if row.kernel_error is None else error(row.kernel_error),
+        "-" if row.energy_kept is None else share(row.energy_kept),
+        *_costs(row.before, row.after),
+    )
+
+
+def _geometry_cells(row: Row) -> tuple[str, ...]:
+    g = row.geometry
+    if g is None:
+        return (row.op, *[UNKNOWN] * 5)
+    return (
+        axes(g.kernel) or row.op,
+        str(g.in_channels),
+        str(g.out_channels),
+        _same(g.stride),
+        _same(g.dilation),
+        UNKNOWN if g.output_size is None else axes(g.output_size) or "-",
+    )
+
+
+def total_cells(report: Report) -> tuple[str, ...]:
+    """The cells of the totals under ``COLUMNS``."""
+    return ("total", *[""] * 9, *_costs(report.before, report.after))
+
+
+def saved_cells(report: Report) -> tuple[str, ...]:
+    """The cells of the savings under ``COLUMNS``."""
+    before, after = report.before, report.after
+    return (
+        "saved",
+        *[""] * 9,
+        saved(before.macs, after.macs),
+        saved(before.params, after.params),
+        saved(before.traffic, after.traffic),
+    )
+
+
+def summary_rows(report: Report) -> list[tuple[str, ...]]:
+    """The totals and, where there is a plan, what it saves."""
+    rows = [total_cells(report)]
+    return rows if report.plan is None else [*rows, saved_cells(report)]
+
+
+def plain_table(report: Report) -> list[str]:
+    """The table as lines of aligned text, however long."""
+    return aligned([COLUMNS, *map(row_cells, report.rows), *summary_rows(report)], TEXT_COLUMNS)
+
+
+def aligned(rows: Sequence[Sequence[str]], text_columns: int) -> list[str]:
+    """Rows as lines, the first columns flush left and the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index < text_columns else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+TIME_COLUMNS = ("layer", "rank", "ms", "time saved", "MACs saved")
+RANK_COLUMNS = ("layer", "ms")
+
+
+def time_table(report: Report) -> list[str]:
+    """Measured time and MACs, side by side, as aligned lines; none where nothing was timed."""
+    rows = time_rows(report)
+    if report.timings is None or not rows:
+        return []
+    lines = aligned(rows, 1)
+    return [f"timed layer by layer on {report.timings.where}", *(f"  {line}" for line in lines)]
+
+
+def time_rows(report: Report) -> list[tuple[str, ...]]:
+    """Measured time and MACs, a row per layer under a header; none where nothing was timed."""
+    if report.timings is None or not report.timings.layers:
+        return []
+    return _rank_rows(report.timings) if report.plan is None else _time_rows(report, report.timings)
+
+
+def _time_rows(report: Report, timings: Timings) -> list[tuple[str, ...]]:
+    rows = {row.name: row for row in report.rows}
+    lines: list[tuple[str, ...]] = [TIME_COLUMNS]
+    for timed in timings.layers:
+        row = rows[timed.layer]
+        lines.append((
+            timed.layer,
+            "-" if row.rank is None else f"{row.rank} {row.form}",
+            change_ms(timed.before_ms, timed.after_ms),
+            saved(timed.before_ms, timed.after_ms),
+            saved(row.before.macs, row.after.macs),
+        ))  # fmt: skip
+    before, after = timings.before_ms, timings.after_ms
+    macs = saved(report.before.macs, report.after.macs)
+    lines.append(("total", "", change_ms(before, after), saved(before, after), macs))
+    return lines
+
+
+def _rank_rows(timings: Timings) -> list[tuple[str, ...]]:
+    """What each rank would save: ``-41 % sum`` is 41 % less time than the conv, as a sum."""
+    ranks = sorted({found.rank for layer in timings.layers for found in layer.ranks})
+    lines = [(*RANK_COLUMNS, *(f"rank {rank}" for rank in ranks))]
+    for layer in timings.layers:
+        known = {found.rank: found for found in layer.ranks}
+        lines.append((
+            layer.layer,
+            f"{layer.before_ms:.3g}",
+            *(_rank_cell(known.get(rank)) for rank in ranks),
+        ))  # fmt: skip
+    return lines
+
+
+def _rank_cell(found: RankTime | None) -> str:
+    return "" if found is None else f"{100 * (found.time - 1):+.0f} % {found.form}"
+
+
+def change_ms(before: float, after: float) -> str:
+    """``3.21 > 1.85`` milliseconds; one number where nothing changed."""
+    was, now = f"{before:.3g}", f"{after:.3g}"
+    return was if was == now else f"{was} > {now}"
+
+
+def facts(report: Report, *, by_layer: bool = True) -> list[str]:
+    """What a reader must know besides the table, a sentence each.
+
+    Without ``by_layer``, what is to be said of single layers is told elsewhere.
+    """
+    eligible = sum(row.eligible for row in report.rows)
+    lines = [
+        f"{eligible} of {len(report.rows)} layers can be split"
+        if report.plan is None
+        else f"{len(report.converted)} of {len(report.rows)} layers split"
+    ]
+    if report.order != "execution":
+        lines[0] += f"; layers in order of {report.order}"
+    if report.before.macs is None:
+        lines.append("MACs and bytes moved are unknown without the sizes: give --input-shape")
+    if by_layer:
+        lines += [
+            f"left alone: {_listed(names)}: {reason}"
+            for reason, names in left_alone(report.refusals).items()
+        ]
+    if report.calibration:
+        lines += _calibrated(report, report.calibration, by_layer=by_layer)
+    if report.fused:
+        lines.append(f"merged without loss: {_merged(report)}")
+    if report.unmerged and by_layer:
+        lines += _unmerged(report)
+    counted = [
+        f"{entry.count} {entry.kind}"
+        + (f" ({number(entry.params)} parameters)" if entry.params else "")
+        for entry in report.uncounted
+    ]
+    if counted:
+        lines.append(f"not counted: {', '.join(counted)}")
+    return lines + list(report.notes)
+
+
+def _calibrated(report: Report, done: Calibration, *, by_layer: bool) -> list[str]:
+    """What the layers' outputs were reproduced on, and what came of it."""
+    verdict = "taken" if done.taken else "not taken: the plain split stays"
+    second = ""
+    if done.second_plain_error is not None:
+        second = f", second family {error(done.second_plain_error)} > {error(done.second_error)}"
+    lines = [
+        f"calibrated on {done.inputs}",
+        *done.notes,
+        "squared relative output error, plain > reconstructed: held out "
+        f"{error(done.plain_error)} > {error(done.error)}{second}; {verdict}",
+    ]
+    fits = [(row.name, row.fit) for row in report.rows if row.fit is not None]
+    if done.taken and fits and by_layer:
+        lines.append(
+            "output error of each layer, plain > reconstructed (on what it was fitted to):"
+        )
+        lines += [
+            f"  {name}: {error(fit.plain)} > {error(fit.held)} ({error(fit.predicted)}), {fit.what}"
+            for name, fit in fits
+        ]
+    return lines
+
+
+def _merged(report: Report) -> str:
+    """How often each kind of merge was done, the most frequent first."""
+    kinds = Counter(entry.what for entry in report.fused)
+    return "; ".join(
+        what if count == 1 else f"{count} x ({what})" for what, count in kinds.most_common()
+    )
+
+
+def _unmerged(report: Report, most: int = 3) -> list[str]:
+    """What could not be merged: all of it where merging was the job, else in short."""
+    reasons = left_alone(report.unmerged)
+    lines = [f"not merged: {_listed(names)}: {reason}" for reason, names in reasons.items()]
+    if report.plan and report.plan.choices and len(lines) > most:
+        rest = sum(len(names) for names in list(reasons.values())[most:])
+        lines = [*lines[:most], f"not merged: {rest} more, for reasons that --json lists"]
+    return lines
+
+
+def left_alone(refusals: Iterable[Refusal]) -> dict[str, list[str]]:
+    """What was refused, by reason, in the order of the model."""
+    reasons: dict[str, list[str]] = {}
+    for refusal in refusals:
+        reasons.setdefault(refusal.reason, []).append(refusal.node)
+    return reasons
+
+
+def verification(check: Verification) -> list[str]:
+    """The verification in sentences."""
+    lines = [
+        f"{check.samples} seeded inputs ({'; '.join(check.inputs)}) through {check.runtime}: "
+        f"relative error {error(check.relative_error)}"
+        + ("" if check.agreement is None else f", same top class {share(check.agreement)}")
+    ]
+    if len(check.outputs) > 1 or not all(output.matches for output in check.outputs):
+        lines += [
+            f"output {output.name} {axes(output.shape)} {output.dtype}: "
+            + (
+                f"relative error {error(output.relative_error)}"
+                if output.matches
+                else "shape or type differs"
+            )
+            for output in check.outputs
+        ]
+    time = check.latency
+    lines.append(
+        f"latency {time.original_ms:.3g} ms > {time.converted_ms:.3g} ms: "
+        f"{_speed(time.speedup)} (quartiles {time.low:.2f} to {time.high:.2f}, "
+        f"{time.rounds} alternating rounds, batch {time.batch})"
+    )
+    return lines
+
+
+def _speed(ratio: float) -> str:
+    return f"{ratio:.2f} x as fast" if ratio >= 1 else f"{1 / ratio:.2f} x slower"
+
+
+def _costs(before: Cost, after: Cost) -> tuple[str, ...]:
+    return (
+        change(before.macs, after.macs),
+        change(before.params, after.params),
+        change(before.traffic, after.traffic),
+    )
+
+
+def _same(values: tuple[int, ...]) -> str:
+    return "-" if not values else str(values[0]) if len(set(values)) == 1 else axes(values)
+
+
+def _listed(names: list[str], limit: int = 4) -> str:
+    if len(names) <= limit:
+        return ", ".join(names)
+    return f"{', '.join(names[:limit])} and {len(names) - limit} more"
+
+
+def _digits(value: float) -> str:
+    return f"{value:#.3g}".rstrip(".")

@@ -1,0 +1,1 @@
+"""Files, progress, the machine and the user's own code."""

@@ -1,0 +1,262 @@
+"""Models side by side: rounds that alternate between processes, each with one model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from dacconv.errors import UsageError
+from dacconv.formats.base import LoadOptions
+from dacconv.support.progress import Progress, silent
+from dacconv.timing.benchmark.client import Turn, Worker
+from dacconv.timing.benchmark.layers import layer_times
+from dacconv.timing.benchmark.machine import machine, warnings
+from dacconv.timing.benchmark.result import Benchmark, Case, LayerTimes, Memory, Timing
+from dacconv.timing.benchmark.subjects import Opened, open_all, told_input, with_batch
+from dacconv.timing.intervals import median_interval
+from dacconv.timing.runtime import Profile, Setting
+
+ROUNDS, FEWEST_ROUNDS = 20, 6
+"""Six rounds are the fewest that give an interval of 95 %."""
+SECONDS = 20.0
+TURN_SECONDS = 0.05
+"""How long a model runs in a round, at least."""
+SHORT_SECONDS = 0.02
+FRESH_TURNS = 5
+"""Where a process and its threads come to lie makes a network faster or slower by a tenth for as
+long as it lives. So every round has fresh processes where there is the time for it, and always
+where all runs are shorter than ``SHORT_SECONDS``; they take so many turns at most."""
+SETTLE_SECONDS = 0.003
+"""A pause between turns: threads of torch's OpenMP wait actively for about that long."""
+PROFILE_ROUNDS, PROFILE_RUNS, PROFILE_SECONDS = 5, 20, 3.0
+
+
+def bench(
+    original: str | Path,
+    *others: str | Path,
+    batches: Sequence[int] = (),
+    threads: Sequence[int] = (),
+    rounds: int = ROUNDS,
+    seconds: float = SECONDS,
+    layers: bool = False,
+    device: str = "cpu",
+    dtype: str | None = None,
+    channels_last: bool = False,
+    seed: int = 0,
+    options: LoadOptions | None = None,
+    progress: Progress = silent,
+    **more: Any,
+) -> Benchmark:
+    """Measure time, memory and size of models side by side; ``more`` are ``LoadOptions``.
+
+    Every combination of ``batches`` and ``threads`` is one case; without them the models run
+    as their inputs are, with the threads that the runtime chooses. A case takes about
+    ``seconds``, at most ``rounds`` rounds and at least six. ``layers`` adds the times by
+    layer for the first case. ``device``, ``dtype`` and ``channels_last`` are for torch.
+
+    >>> result = bench("resnet.onnx", "resnet.dac.onnx", batches=(1, 8), threads=(1, 2))
+    >>> result.cases[0].timings[1].ratio
+
+    Raises:
+        UsageError: options that make no sense, or that a model does not allow.
+        UnsupportedError: a model cannot be run; its process ended or gave no answer.
+    """
+    _check(batches, threads, rounds, seconds)
+    facts = machine()
+    given = replace(options or LoadOptions(), **more)
+    opened = open_all([Path(original), *map(Path, others)], given)
+    plans = [
+        ([with_batch(one, batch) for one in opened] if batch else list(opened), count)
+        for batch, count in product(batches or (None,), threads or (None,))
+    ]
+    settings = [
+        Setting(threads=count, device=device, dtype=dtype, channels_last=channels_last)
+        for _, count in plans
+    ]
+    cases = tuple(
+        _case(models, setting, rounds, seconds, seed, progress)
+        for (models, _), setting in zip(plans, settings, strict=True)
+    )
+    table = None
+    if layers:
+        table = _layers(plans[0][0], settings[0], cases[0], seed, progress)
+    return Benchmark(
+        machine=facts,
+        models=tuple(one.subject for one in opened),
+        device=device,
+        dtype=dtype,
+        channels_last=channels_last,
+        seed=seed,
+        cases=cases,
+        layers=table,
+        notes=tuple(warnings(facts, cases)),
+    )
+
+
+def _check(batches: Sequence[int], threads: Sequence[int], rounds: int, seconds: float) -> None:
+    for name, values in (("--batch", batches), ("--threads", threads)):
+        for value in values:
+            if value < 1:
+                raise UsageError(f"{value} is not a number above 0", where=name)
+        if len(set(values)) != len(values):
+            raise UsageError("names a number twice", where=name)
+    if rounds < FEWEST_ROUNDS:
+        raise UsageError(
+            f"{rounds} rounds give no interval of 95 %: {FEWEST_ROUNDS} are the fewest",
+            where="--rounds",
+        )
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise UsageError(f"{seconds:g} is not a time above 0", where="--seconds")
+
+
+def _case(
+    models: Sequence[Opened],
+    setting: Setting,
+    rounds: int,
+    seconds: float,
+    seed: int,
+    progress: Progress,
+) -> Case:
+    """All models under one setting, each in a process of its own, in alternating rounds."""
+    task = _task(models, setting)
+    turns: list[list[Turn]] = [[] for _ in models]
+    fresh = 0
+    started = time.monotonic()
+    with ExitStack() as stack:
+        crew = _Crew(stack.enter_context(_loaded(models, setting, seed)))
+        starting = time.monotonic() - started
+        for done in range(rounds):
+            spent = time.monotonic() - started
+            if done >= FEWEST_ROUNDS and spent * (done + 1) / done > seconds:
+                break
+            progress(task, done, rounds)
+            if done == 1:
+                short = all(found[0].median < SHORT_SECONDS for found in turns)
+                fresh = fresh_turns(starting, spent - starting, math.inf if short else seconds)
+            if fresh:
+                stack.close()
+                crew = _Crew(stack.enter_context(_loaded(models, setting, seed)))
+            for index, turn in enumerate(crew.round(done, fresh or 1)):
+                turns[index].append(turn)
+        progress(task, rounds, rounds)
+        held = [worker.memory() for worker in crew.workers]
+    timings = tuple(
+        _timing(one.subject.name, turns[i], turns[0] if i else None, held[i])
+        for i, one in enumerate(models)
+    )
+    inputs = tuple(told_input(spec) for spec in models[0].inputs)
+    return Case(_batch(models[0]), setting.threads, inputs, len(turns[0]), timings, fresh > 0)
+
+
+def fresh_turns(starting: float, turn: float, seconds: float) -> int:
+    """How many turns fresh processes take in every round; 0: there is no time to start them.
+
+    As many as take the time that starting them does. ``starting`` and ``turn`` are what it took to
+    start all of them and to let each have one turn, ``seconds`` what there is in all.
+    """
+    turns = min(max(int(starting / turn), 1), FRESH_TURNS)
+    return turns if FEWEST_ROUNDS * (starting + turns * turn) <= seconds else 0
+
+
+class _Crew:
+    """A worker for each model, warm."""
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self.workers = workers
+        self._runs = [_runs_in_a_turn(worker) for worker in workers]
+
+    def round(self, number: int, passes: int) -> list[Turn]:
+        """What each model took in a round, in which all take turns so many times."""
+        found: list[list[Turn]] = [[] for _ in self.workers]
+        for step in range(passes):
+            for index in _order(len(self.workers), number + step):
+                time.sleep(SETTLE_SECONDS)
+                found[index].append(self.workers[index].run(TURN_SECONDS, self._runs[index]))
+        return [_together(turns) for turns in found]
+
+
+@contextmanager
+def _loaded(
+    models: Sequence[Opened], setting: Setting, seed: int, *, profile: bool = False
+) -> Iterator[list[Worker]]:
+    """A process for each model, which has loaded it."""
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(one.path)) for one in models]
+        for worker, one in zip(workers, models, strict=True):
+            worker.load(one.options, setting, one.inputs, seed, profile=profile)
+        yield workers
+
+
+def _together(turns: Sequence[Turn]) -> Turn:
+    """The turns of a model in a round as one, by their median."""
+    return Turn(
+        median(turn.median for turn in turns),
+        sum(turn.runs for turn in turns),
+        sum(turn.interrupted for turn in turns),
+    )
+
+
+def _order(count: int, turn: int) -> list[int]:
+    """Who runs when: another one first in every round, and every second round backwards."""
+    shifted = [(index + turn // 2) % count for index in range(count)]
+    return shifted[::-1] if turn % 2 else shifted
+
+
+def _runs_in_a_turn(worker: Worker) -> int:
+    """Warm up; how many runs one turn has at least."""
+    return 3 if worker.run(TURN_SECONDS, 2).median < TURN_SECONDS else 1
+
+
+def _timing(name: str, mine: list[Turn], first: list[Turn] | None, memory: Memory) -> Timing:
+    times = [1e3 * turn.median for turn in mine]
+    low, _, high = quantiles(times, n=4, method="inclusive")
+    ratio = None
+    if first is not None:
+        ratio = median_interval([a.median / b.median for a, b in zip(first, mine, strict=True)])
+    runs = sum(turn.runs for turn in mine)
+    return Timing(
+        model=name,
+        ms=median_interval(times),
+        first_quartile=low,
+        third_quartile=high,
+        runs=runs,
+        interrupted=sum(turn.interrupted for turn in mine) / runs,
+        per_round=tuple(times),
+        memory=memory,
+        ratio=ratio,
+    )
+
+
+def _layers(
+    models: Sequence[Opened], setting: Setting, case: Case, seed: int, progress: Progress
+) -> LayerTimes:
+    """The models under their profilers, in alternating rounds, each in a fresh process."""
+    profiles: list[list[Profile]] = [[] for _ in models]
+    with _loaded(models, setting, seed, profile=True) as workers:
+        for done in range(PROFILE_ROUNDS):
+            progress("timing layers", done, PROFILE_ROUNDS)
+            for index in _order(len(models), done):
+                affordable = 1e3 * PROFILE_SECONDS / case.timings[index].ms.median
+                runs = max(3, min(PROFILE_RUNS, int(affordable)))
+                profiles[index].append(workers[index].profile(runs))
+    progress("timing layers", PROFILE_ROUNDS, PROFILE_ROUNDS)
+    graphs = [one.model.graph() for one in models]
+    best = [min(of, key=lambda profile: profile.ms) for of in profiles]
+    return layer_times(best, graphs, case.batch, setting.threads)
+
+
+def _batch(model: Opened) -> int:
+    shape = model.inputs[0].shape if model.inputs else None
+    return shape[0] or 1 if shape else 1
+
+
+def _task(models: Sequence[Opened], setting: Setting) -> str:
+    threads = "" if setting.threads is None else f", {setting.threads} threads"
+    return f"timing, batch {_batch(models[0])}{threads}"

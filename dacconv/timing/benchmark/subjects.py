@@ -1,0 +1,130 @@
+"""What is measured: the models' files, and inputs that all of them take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+
+from dacconv.errors import UnsupportedError, UsageError
+from dacconv.formats import TIMED
+from dacconv.formats.base import LoadOptions, Model
+from dacconv.formats.inputs import why_not
+from dacconv.formats.sniff import kind
+from dacconv.graph.types import Shape, ValueSpec
+from dacconv.timing.benchmark.result import Subject
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """A model as dacconv sees it; ``inputs`` are what it is run on, every size known."""
+
+    subject: Subject
+    path: Path
+    options: LoadOptions
+    model: Model
+    inputs: tuple[ValueSpec, ...]
+
+
+def open_all(paths: Sequence[Path], options: LoadOptions) -> tuple[Opened, ...]:
+    """Every model, with the inputs that it takes.
+
+    Raises:
+        DacconvError: one cannot be opened or run, or they take different inputs.
+    """
+    names = _names(paths)
+    opened = tuple(_open(path, name, options) for path, name in zip(paths, names, strict=True))
+    first = opened[0]
+    for other in opened[1:]:
+        _check_same(first, other)
+    return opened
+
+
+def with_batch(opened: Opened, batch: int) -> Opened:
+    """The same model on ``batch`` samples at once.
+
+    Raises:
+        UsageError: the model fixes its batch.
+    """
+    first = opened.inputs[0]
+    sizes = first.shape or ()
+    if not sizes:
+        raise UsageError(f"input '{first.name}' has no batch axis", where=str(opened.path))
+    if sizes[0] == batch:
+        return opened
+    alike = [
+        spec for spec in opened.inputs if len(spec.shape or ()) > 1 and _first(spec) == sizes[0]
+    ]
+    given = {name or first.name for name in opened.options.input_shapes}
+    refusal: UsageError | None = None
+    for specs in (alike, [first]):  # inputs of batch 1 may be there once for all samples
+        shapes = {spec.name: _known(spec) for spec in opened.inputs if spec.name in given}
+        shapes |= {spec.name: (batch, *_known(spec)[1:]) for spec in specs}
+        options = replace(opened.options, input_shapes=shapes)
+        try:
+            return _open(opened.path, opened.subject.name, options)
+        except UsageError as error:
+            refusal = refusal or error
+    what = refusal.what if refusal else "it does not fit"
+    raise UsageError(
+        f"--batch {batch} does not fit: {what}",
+        where=str(opened.path),
+        hint="export it with a free batch axis, or leave --batch out",
+    )
+
+
+def _open(path: Path, name: str, options: LoadOptions) -> Opened:
+    adapter = import_module(TIMED[kind(path)])
+    model: Model = adapter.opened(path, options)
+    if reason := why_not(model):
+        raise UnsupportedError(reason, where=str(path))
+    inputs = tuple(
+        replace(spec, shape=tuple(size or 1 for size in spec.shape or ()))
+        for spec in model.inputs()
+    )
+    size = sum(file.stat().st_size for file in model.files)
+    subject = Subject(name, str(path), model.format, model.runtime, size)
+    return Opened(subject, path, options, model, inputs)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """File names, and whole paths where those are the same."""
+    short = [path.name for path in paths]
+    return [str(p) if short.count(p.name) > 1 else p.name for p in paths]
+
+
+def _check_same(first: Opened, other: Opened) -> None:
+    """Names may differ, as they do between formats; what is fed may not."""
+    mine, theirs = first.inputs, other.inputs
+    same = len(mine) == len(theirs) and all(
+        a.shape == b.shape and (a.dtype == b.dtype or _floats(a, b))
+        for a, b in zip(mine, theirs, strict=True)
+    )
+    if not same:
+        raise UnsupportedError(
+            f"the models take different inputs: {_told(first)}; {_told(other)}",
+            hint="--input-shape sets the sizes that a model leaves free",
+        )
+
+
+def _floats(a: ValueSpec, b: ValueSpec) -> bool:
+    return a.dtype.startswith("float") and b.dtype.startswith("float")
+
+
+def _told(opened: Opened) -> str:
+    return f"{opened.subject.name} takes {', '.join(map(told_input, opened.inputs)) or 'nothing'}"
+
+
+def told_input(spec: ValueSpec) -> str:
+    """``image 1x3x224x224 float32``."""
+    return f"{spec.name} {'x'.join(map(str, spec.shape or ())) or 'scalar'} {spec.dtype}"
+
+
+def _first(spec: ValueSpec) -> int | None:
+    return spec.shape[0] if spec.shape else None
+
+
+def _known(spec: ValueSpec) -> tuple[int, ...]:
+    shape: Shape = spec.shape or ()
+    return tuple(size or 1 for size in shape)

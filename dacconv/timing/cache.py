@@ -1,0 +1,101 @@
+"""Measured times, kept in a file: they cost seconds and hold for a machine and its versions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dacconv.errors import UsageError
+from dacconv.support.files import write_text
+from dacconv.support.machine import cpu
+from dacconv.timing.speeds import ONNXRUNTIME, Target
+
+VERSION = 1
+Times = dict[str, float]
+
+
+def default_path() -> Path:
+    """``timings.json`` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "dacconv" / "timings.json"
+
+
+@dataclass(slots=True, eq=False)
+class Cache:
+    """Seconds by machine, runtime, version, threads and device, and then by layer.
+
+    ``path`` None keeps nothing. The file is read when it is first needed; what others have
+    written meanwhile is kept when it is written.
+    """
+
+    path: Path | None = None
+    _data: dict[str, dict[str, Times]] | None = field(default=None)
+
+    def get(self, target: Target, case: str) -> Mapping[str, float]:
+        """The times of a layer, empty where it was never measured there."""
+        if self._data is None:
+            self._data = self._read()
+        return self._data.get(where(target), {}).get(case, {})
+
+    def put(self, target: Target, case: str, times: Mapping[str, float]) -> Mapping[str, float]:
+        """Add times of a layer and write the file; all times of that layer."""
+        mine = self._data or {}
+        self._data = self._read()
+        for place, cases in mine.items():
+            for name, known in cases.items():
+                self._data.setdefault(place, {}).setdefault(name, {}).update(known)
+        found = self._data.setdefault(where(target), {}).setdefault(case, {})
+        found.update(times)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps({"version": VERSION, "timings": self._data}, indent=1, sort_keys=True)
+            write_text(self.path, text + "\n")
+        return found
+
+    def _read(self) -> dict[str, dict[str, Times]]:
+        if self.path is None or not self.path.exists():
+            return {}
+        try:
+            data: Any = json.loads(self.path.read_text(encoding="utf-8"))
+            if data["version"] != VERSION:
+                return {}
+            return {
+                place: {case: {k: float(v) for k, v in times.items()} for case, times in c.items()}
+                for place, c in data["timings"].items()
+            }
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UsageError(
+                f"not a file of timings: {error}",
+                where=str(self.path),
+                hint="remove it, or name another with --timings",
+            ) from error
+
+
+def where(target: Target) -> str:
+    """The machine, the runtime and its version, threads and device, in words."""
+    return (
+        f"{cpu()}; {target.runtime} {_version(target)}; "
+        f"{target.threads} thread{'s' if target.threads > 1 else ''}; {_device(target.device)}"
+    )
+
+
+def _version(target: Target) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("onnxruntime" if target.runtime == ONNXRUNTIME else "torch")
+    except PackageNotFoundError:
+        return "?"
+
+
+def _device(name: str) -> str:
+    """A GPU by its name, so that timings of one do not stand for another."""
+    if not name.startswith("cuda"):
+        return name
+    from dacconv.timing.torch_layer import device_name
+
+    return device_name(name)

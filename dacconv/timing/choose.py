@@ -1,0 +1,82 @@
+"""The form of every layer of a plan, and what is better left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from dacconv.decompositions.forms import AUTO, FORMS, MULTIPLIER
+from dacconv.errors import UsageError
+from dacconv.graph.types import Choice, Layer, Plan, Skipped
+from dacconv.timing.speeds import Speeds
+
+SLOWER = 0.97
+"""A split that takes more than this share of the conv's measured time is not worth having."""
+
+LIKELY_SLOWER = 1.1
+"""From here on the table says that a split is slower than the conv."""
+
+Possible = Callable[[Layer], Sequence[str]]
+
+
+def choose_forms(
+    plan: Plan,
+    layers: Sequence[Layer],
+    form: str,
+    possible: Possible,
+    speeds: Speeds,
+    *,
+    format: str,
+) -> Plan:
+    """The plan with ``form``, or with the fastest one for each layer where that is ``auto``.
+
+    ``possible`` says which forms the format can write. Where ``speeds`` are measured, a layer
+    that no form makes faster is left alone.
+
+    Raises:
+        UsageError: no such form, or the format cannot write it.
+    """
+    if form not in (AUTO, *FORMS):
+        known = ", ".join((*FORMS, AUTO))
+        raise UsageError(f"'{form}' is not one of {known}", where="--form")
+    by_name = {layer.name: layer for layer in layers}
+    choices: list[Choice] = []
+    slower: dict[str, Skipped] = {}
+    for choice in plan.choices:
+        layer = by_name[choice.layer]
+        forms = list(possible(layer))
+        asked = form if choice.form == AUTO else choice.form
+        if asked != AUTO and asked not in forms:
+            raise UsageError(
+                f"form '{asked}' cannot be written for layer {layer.name}: the file is a {format}",
+                where="--form",
+                hint=f"it can be {' or '.join(forms)}",
+            )
+        wanted = forms if asked == AUTO else [asked]
+        wanted = wanted if choice.rank > 1 else [MULTIPLIER]  # at rank 1 all are the same
+        times = speeds(layer, choice.rank, wanted)
+        best = min(times, key=lambda name: times[name]) if times else _unmeasured(wanted)
+        if speeds.measured and times and times[best] > SLOWER:
+            slower[layer.name] = Skipped(layer.name, _why(best, choice.rank, times[best]))
+        else:
+            note = choice.note if speeds.measured else _told(choice, times.get(best))
+            choices.append(replace(choice, form=best, note=note))
+    skipped = {skip.layer: skip for skip in plan.skipped} | slower
+    left = tuple(skipped[x.name] for x in layers if x.name in skipped)
+    return replace(plan, choices=tuple(choices), skipped=left)
+
+
+def _unmeasured(forms: Sequence[str]) -> str:
+    return forms[0] if len(forms) == 1 else MULTIPLIER
+
+
+def _told(choice: Choice, ratio: float | None) -> str:
+    """The note of a choice, with a warning where the table knows nothing that is faster."""
+    if ratio is None or ratio < LIKELY_SLOWER:
+        return choice.note
+    slow = f"likely {ratio:.1f} x the conv's time; --tune measures it and leaves it alone"
+    return f"{choice.note}; {slow}" if choice.note else slow
+
+
+def _why(form: str, rank: int, ratio: float) -> str:
+    return f"measured: rank {rank} takes {ratio:.2f} x the conv's time at best (form {form})"

@@ -1,0 +1,57 @@
+"""Measured times as the report shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dacconv.decompositions import METHODS
+from dacconv.decompositions.forms import AUTO, MULTIPLIER
+from dacconv.formats.base import Model
+from dacconv.graph.findings import LayerTime, RankTime, Timings
+from dacconv.graph.types import Layer, Plan
+from dacconv.planning import ranks_worth
+from dacconv.planning.plans import cost_share
+from dacconv.timing.cache import where
+from dacconv.timing.timer import Timer
+
+_MS = 1e3
+
+
+def plan_times(plan: Plan, layers: Sequence[Layer], timer: Timer) -> Timings:
+    """The layers of a plan, and those that were timed and left alone, before and after."""
+    choices = {choice.layer: choice for choice in plan.choices}
+    found = []
+    for layer in layers:
+        choice = choices.get(layer.name)
+        ratio = 1.0
+        if choice is not None:
+            ratios = timer(layer, choice.rank, [choice.form])
+            ratio = ratios.get(choice.form, 1.0)
+        seconds = timer.seconds.get(layer.name)
+        if seconds is not None:
+            sites = len(layer.sites)
+            ms = sites * seconds * _MS
+            found.append(LayerTime(layer.name, ms, ms * ratio))
+    return Timings(where(timer.target), tuple(found))
+
+
+def rank_times(model: Model, layers: Sequence[Layer], timer: Timer, form: str = AUTO) -> Timings:
+    """Every layer that can be split at every rank that saves MACs, in its fastest form."""
+    method = METHODS["dac"]
+    found = []
+    for done, layer in enumerate(layers):
+        if layer.skip is not None:
+            continue
+        timer.progress("timing layers", done, len(layers))
+        before = timer.original(layer)
+        if before is None:
+            continue
+        ranks = []
+        for rank in ranks_worth(layer, method):
+            forms = [form] if form != AUTO else model.forms(layer.geometry, own_layers=False)
+            ratios = timer(layer, rank, forms if rank > 1 else [MULTIPLIER])
+            best = min(ratios, key=lambda name: ratios[name])
+            share = cost_share(layer.geometry, method, rank)
+            ranks.append(RankTime(rank, best, ratios[best], share))
+        found.append(LayerTime(layer.name, before * _MS, before * _MS, tuple(ranks)))
+    return Timings(where(timer.target), tuple(found))

@@ -1,0 +1,57 @@
+"""What the choice of a form asks: how long a layer takes, over the conv that it replaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dacconv.errors import UsageError
+from dacconv.graph.types import Layer
+
+ONNXRUNTIME, TORCH, TORCH_NN = "onnxruntime", "torch", "torch.nn"
+"""Runtimes. Under ``torch.nn`` a form is made of plain layers, under ``torch`` of calls."""
+
+
+class Speeds(Protocol):
+    """Where times come from, and whether they were ``measured`` on this very layer."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether a layer that is no faster here is better left alone."""
+        ...
+
+    def __call__(self, layer: Layer, rank: int, forms: Sequence[str]) -> Mapping[str, float]:
+        """The time of each form over that of the conv; empty where nothing is known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the converted model is going to run."""
+
+    runtime: str
+    threads: int
+    device: str = "cpu"
+
+
+def target_for(
+    format: str, runtime: str | None, threads: int | None, device: str | None, cores: int
+) -> Target:
+    """The target of a model of that format; ``runtime`` is ``onnxruntime`` or ``torch``.
+
+    Raises:
+        UsageError: no such runtime, or a device that it is not for.
+    """
+    own = ONNXRUNTIME if format == "onnx" else TORCH
+    wanted = runtime or own
+    if wanted not in (ONNXRUNTIME, TORCH):
+        raise UsageError(f"'{wanted}' is not onnxruntime or torch", where="--target")
+    where = device or "cpu"
+    if wanted == ONNXRUNTIME and where != "cpu":
+        raise UsageError(
+            f"layers are timed on the cpu in ONNX Runtime, not on {where}", where="--device"
+        )
+    if wanted == TORCH and format not in ("onnx", "pt2"):
+        wanted = TORCH_NN
+    return Target(wanted, threads or cores, where)

@@ -1,9 +1,0 @@
-"""How fast a layer is, split or not: measured where it will run, or looked up."""
-
-from __future__ import annotations
-
-from dacconv.tuning.speeds import Speeds, Target, target_for
-from dacconv.tuning.table import TableSpeeds
-from dacconv.tuning.timer import Timer
-
-__all__ = ["Speeds", "TableSpeeds", "Target", "Timer", "target_for"]

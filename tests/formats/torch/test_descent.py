@@ -1,0 +1,95 @@
+"""Running through a model with gradients, in every format, and factors tuned together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import dacconv
+from dacconv.errors import UnsupportedError
+from dacconv.formats.torch.descent import Factored, measure, tune
+from tests.conftest import ROOT
+from tests.formats.test_walk import Branched, opened
+
+ASSETS = ROOT / "tests" / "assets"
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def a_model(kind, folder):
+    torch.manual_seed(0)
+    if kind == "onnx":
+        return dacconv.load(ASSETS / "fashion.onnx")
+    return opened(Branched().eval(), kind, folder)
+
+
+def batches(model, count=2):
+    spec = model.inputs()[0]
+    rng = np.random.default_rng(0)
+    size = [8, *spec.shape[1:]]
+    return [{spec.name: rng.standard_normal(size).astype(np.float32)} for _ in range(count)]
+
+
+def factored(model, rank):
+    """The convs that are called once, as the paper splits them; some have odd geometries."""
+    made = []
+    for layer in dacconv.survey(model, fuse=False):
+        if layer.skip is None and len(layer.sites) == 1 and layer.op == "conv":
+            conv = model.conv(layer.sites[0])
+            kernel = conv.weight.astype(np.float64).reshape(conv.out_channels, conv.in_channels, -1)
+            by_channel = kernel.transpose(1, 0, 2)
+            right = np.linalg.svd(by_channel, full_matrices=False)[2][:, :rank]
+            pointwise = np.matmul(by_channel, right.transpose(0, 2, 1)).transpose(1, 0, 2)
+            bias = np.zeros(conv.out_channels) if conv.bias is None else conv.bias
+            made.append(Factored(layer.sites[0], conv, right, pointwise, bias))
+    return made
+
+
+@pytest.mark.parametrize("kind", ["module", "pt2", "onnx"])
+def test_a_run_with_gradients_is_a_run(kind, tmp_path):
+    model = a_model(kind, tmp_path)
+    layers, feeds = factored(model, 100), batches(model)
+    with model.differentiable([layer.node for layer in layers], device="cpu") as run:
+        done = measure(run, layers, feeds, CPU)
+    assert layers
+    for expected, actual, given in zip(done.expected, done.actual, feeds, strict=True):
+        for name, value in model.runner()(given).items():
+            np.testing.assert_allclose(expected[name], value, rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(actual[name], value, rtol=1e-3, atol=1e-4)
+    assert max(done.errors.values()) < 1e-9
+
+
+@pytest.mark.parametrize("kind", ["module", "pt2", "onnx"])
+def test_descent_lowers_the_errors_and_leaves_the_model_alone(kind, tmp_path):
+    model = a_model(kind, tmp_path)
+    layers, feeds = factored(model, 1), batches(model)
+    before = model.runner()(feeds[0])
+    with model.differentiable([layer.node for layer in layers], device="cpu") as run:
+        start = measure(run, layers, feeds, CPU)
+        made = tune(run, layers, start.powers, [feeds] * 25, 25, CPU, lambda done: None)
+        end = measure(run, made, feeds, CPU)
+    assert sum(end.errors.values()) < 0.95 * sum(start.errors.values())
+    for name, value in model.runner()(feeds[0]).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_errors_that_are_not_finite_end_it(tmp_path):
+    model = a_model("module", tmp_path)
+    layers, feeds = factored(model, 1), batches(model)
+    feeds[0]["image"][:] = np.inf
+    with model.differentiable([layer.node for layer in layers], device="cpu") as run:
+        powers = {layer.node: 1.0 for layer in layers}
+        assert tune(run, layers, powers, [feeds], 1, CPU, lambda done: None) is None
+
+
+def test_an_operator_without_gradients_is_told(tmp_path):
+    from onnx import TensorProto, helper, save
+
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 2, 4, 4]) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("Erf", ["x"], ["y"])], "g", value[:1], value[1:])
+    opset = [helper.make_opsetid("", 17)]
+    save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "erf.onnx")
+    model = dacconv.load(tmp_path / "erf.onnx")
+    with pytest.raises(UnsupportedError, match="Erf"), model.differentiable([], device="cpu"):
+        pass
