@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from dacconv.decompositions.forms import Reordering, lower
 from dacconv.formats.base import LoadOptions
 from dacconv.formats.onnx.model import OnnxModel, load
 from dacconv.graph.types import Conv, Node, Rewrite
@@ -121,7 +122,7 @@ def splittable(opened_model: OnnxModel) -> list[Node]:
 def split_all(opened_model: OnnxModel, form: str = "multiplier") -> OnnxModel:
     """Every conv with one group split at full rank; convs that share a weight share the split."""
     parts: dict[str, tuple[Conv, Conv]] = {}
-    edits = []
+    edits, reorder = [], Reordering()
     for each in splittable(opened_model):
         conv = opened_model.conv(each.name)
         first, second = parts.setdefault(each.weight or each.name, split(conv))
@@ -130,7 +131,7 @@ def split_all(opened_model: OnnxModel, form: str = "multiplier") -> OnnxModel:
                  conv.auto_pad),
             Conv(second.weight, conv.bias, second.stride, second.padding, second.dilation),
         )  # fmt: skip
-        edits.append(Rewrite(each.name, each.inputs[0], (chain,), form=form))
+        edits.append(Rewrite(each.name, each.inputs[0], lower((chain,), form, reorder)))
     assert edits
     return opened_model.rewrite(edits)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from plain_nets import DnCNN, ResNet20, SmallNet, VGG16Probe, randomized, small_net
 
+from dacconv.decompositions.forms import Reordering, lower
 from dacconv.graph.types import Conv, Graph, Rewrite
 
 __all__ = [
@@ -42,7 +43,7 @@ def split_all(model: Any, form: str = "multiplier") -> Any:
     """The model with every eligible conv split exactly; shared weights stay shared."""
     graph = model.graph()
     made: dict[str | None, tuple[tuple[Conv, ...], ...]] = {}
-    edits = []
+    edits, reorder = [], Reordering()
     for name in eligible(graph):
         node = graph.node(name)
         conv = model.conv(name)
@@ -51,8 +52,9 @@ def split_all(model: Any, form: str = "multiplier") -> Any:
         ((first, last),) = made[node.weight]
         first = replace(first, stride=conv.stride, padding=conv.padding, dilation=conv.dilation)
         last = replace(last, bias=conv.bias)
-        branches = ((first, last),)
-        edits.append(Rewrite(name, node.inputs[0], branches, form=form))
+        constructs = model.constructs(2, own_layers=True)
+        branches = lower(((first, last),), form, reorder, constructs)
+        edits.append(Rewrite(name, node.inputs[0], branches, own_layers=True))
     return model.rewrite(edits)
 
 

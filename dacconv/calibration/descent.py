@@ -15,6 +15,7 @@ import numpy as np
 from dacconv.calibration.inputs.families import Inputs
 from dacconv.calibration.inputs.slots import samples
 from dacconv.calibration.study import Rebuilt, Target, relative_error
+from dacconv.decompositions import METHODS
 from dacconv.errors import UnsupportedError
 from dacconv.formats.base import Differentiable, Feeds, Model
 from dacconv.formats.inputs import joined
@@ -137,8 +138,7 @@ def _tuned(
     return {
         target.name: replace(
             found[target.name],
-            filters=layer.filters,
-            pointwise=layer.pointwise,
+            factors=layer.factors,
             bias=layer.bias,
             predicted=known[target.node],
             held=judged.errors[target.node],
@@ -156,7 +156,8 @@ def _factored(target: Target, found: Rebuilt) -> Factored:
     from dacconv.formats.torch.descent import Factored
 
     bias = target.bias if found.bias is None else found.bias
-    return Factored(target.node, target.conv, found.filters, found.pointwise, bias)
+    text = METHODS[found.method].formula.text
+    return Factored(target.node, target.conv, text, found.factors, bias)
 
 
 def _drawn(

@@ -13,12 +13,13 @@ from dacconv.calibration.inputs.families import IMAGES, Inputs, beside, replaced
 from dacconv.calibration.inputs.pixels import InputOptions
 from dacconv.calibration.inputs.reading import read_path
 from dacconv.calibration.inputs.slots import Slot
-from dacconv.calibration.study import Price, Rebuilt, Target, basis_for
+from dacconv.calibration.study import Price, Rebuilt, Target
+from dacconv.decompositions import Factors
 from dacconv.errors import UnsupportedError
 from dacconv.formats.base import Model, Walkable
 from dacconv.formats.inputs import why_not
 from dacconv.fusions.merged import MergedModel
-from dacconv.graph.types import FloatArray, Layer, Node
+from dacconv.graph.types import Choice, FloatArray, Layer, Node
 from dacconv.planning.spectra import Spectra
 from dacconv.support.progress import Progress
 
@@ -61,27 +62,31 @@ class Calibrated:
     progress: Progress
 
     def prices(
-        self, layers: Sequence[Layer], ranks: Mapping[str, Sequence[int]]
+        self, layers: Sequence[Layer], choices: Mapping[str, Sequence[Choice]]
     ) -> dict[str, Price]:
-        """What each rank does to each layer; layers that cannot be measured are missing."""
+        """The damage of each split of each layer; layers that cannot be measured are missing."""
         targets = self.targets(layers)
-        return study.price(_walkable(self.flat), targets, ranks, self.inputs, self.progress)
+        spectra = Spectra(self.view, layers, self.kernel_scale, self.progress)
+        plain = {t.name: {c: spectra.factors(c) for c in choices[t.name]} for t in targets}
+        return study.price(_walkable(self.flat), targets, plain, self.inputs, self.progress)
 
     def rebuilt(
-        self, layers: Sequence[Layer], ranks: Mapping[str, int]
+        self, layers: Sequence[Layer], plain: Mapping[str, tuple[str, Factors]]
     ) -> tuple[dict[str, Rebuilt], str]:
-        """The factors of each layer, and what was done; layers that cannot be measured are
-        missing."""
+        """The factors of each layer, and in words how they were obtained.
+
+        ``plain`` holds the method and the plain factors of each layer. Layers that cannot be
+        measured are missing.
+        """
         targets = self.targets(layers)
         model, inputs = self.flat, self.inputs
-        will_be = in_full(model, inputs)
-        found = study.rebuild(
-            _walkable(model), targets, ranks, inputs, self.progress, tuned=will_be
+        rebuilt = study.rebuild(
+            _walkable(model), targets, plain, inputs, self.progress, tuned=in_full(model, inputs)
         )
         return tuned(
             self.flat,
             targets,
-            found,
+            rebuilt,
             self.inputs,
             device=self.device,
             seed=self.seed,
@@ -109,13 +114,13 @@ class Calibrated:
         by_name = {node.name: node for node in nodes if node.op == "conv"}
         order = {node.name: index for index, node in enumerate(nodes)}
         found: list[Target] = []
-        spectra = Spectra(self.view, layers, self.kernel_scale, self.progress)
         for layer in layers:
             site = layer.sites[0]
             node = by_output.get(outputs[site]) or by_name.get(site)
             if len(layer.sites) == 1 and node is not None and self._same(node, site):
-                conv, basis = self.flat.conv(node.name), basis_for(spectra(layer.name).right)
-                found.append(Target(layer.name, node.name, conv, basis))
+                target = Target(layer.name, node.name, self.flat.conv(node.name))
+                if target.narrow:
+                    found.append(target)
         return sorted(found, key=lambda target: order[target.node])
 
     def _same(self, node: Node, site: str) -> bool:

@@ -14,57 +14,41 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dacconv.calibration.fit import Fit, best_strength, fit, kernel_matrix, nested_fits, regressors
 from dacconv.calibration.inputs.families import Inputs
-from dacconv.calibration.least_squares import (
-    Accumulator,
-    Fit,
-    Moments,
-    best_strength,
-    filtered,
-    fit,
-    fit_leading,
-    leading,
-    output_error,
-    shrunk,
-)
+from dacconv.calibration.moments import F64, Accumulator, Moments, output_error
+from dacconv.decompositions import METHODS, Factors, Formula
 from dacconv.formats.base import Feeds, Visit, Walkable
 from dacconv.graph.patches import as_images, patches
-from dacconv.graph.types import Array, Conv, FloatArray
+from dacconv.graph.types import Array, Choice, Conv, FloatArray
 from dacconv.support.progress import Progress
 
-F64 = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-
-REGRESSORS = 5000
-"""A layer's patches are described by at most so many numbers: a matrix of its square is kept."""
+MOST_NUMBERS = 5000
+"""The most numbers of a patch: a matrix of its square is kept, and a wider layer is not fitted."""
 
 ROWS = 32_768
-"""Positions used per layer and half of the inputs, or 12 per regressor where that is more."""
+"""Positions used per layer and half of the inputs, or 12 per number of a patch if that is more."""
 
 SWEEPS, WIDE_SWEEPS, TUNED_SWEEPS = 12, 4, 2
-"""Alternations: few for wide layers, where each takes seconds; fewer where tuning comes after."""
+"""Alternations: few for wide layers, where each takes seconds; fewer where a descent follows."""
 WIDE = 1500
 PROBES = 16
+FULL_RANK = 1e-9
+"""A plain split of a smaller error than that has nothing to gain from its other factors."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """A layer to be split: its conv at ``node`` of the walked model.
-
-    ``basis`` ``(in, q, prod(k))`` holds orthonormal filters per input channel, the best first.
-    """
+    """A layer to be split: its conv at ``node`` of the model that is run."""
 
     name: str
     node: str
     conv: Conv
-    basis: F64
 
     @property
     def kernel(self) -> F64:
-        """The kernel in the coordinates of the basis, ``(out, in * q)``."""
-        channels, _, taps = self.basis.shape
-        weight = self.conv.weight.astype(np.float64).reshape(-1, channels, taps)
-        made = np.matmul(weight.transpose(1, 0, 2), self.basis.transpose(0, 2, 1))
-        return np.ascontiguousarray(made.transpose(1, 0, 2)).reshape(len(weight), -1)
+        """The kernel as ``(out, in * taps)`` in float64."""
+        return self.conv.weight.reshape(self.conv.out_channels, -1).astype(np.float64)
 
     @property
     def bias(self) -> F64:
@@ -73,45 +57,35 @@ class Target:
             return np.zeros(self.conv.out_channels)
         return np.asarray(self.conv.bias, np.float64)
 
-    def start(self, rank: int) -> F64:
-        """The filters of the plain split, in the coordinates of the basis."""
-        channels, numbers, _ = self.basis.shape
-        unit = np.eye(numbers)[:rank]
-        return np.ascontiguousarray(np.broadcast_to(unit, (channels, *unit.shape)))
-
-    def plain(self, rank: int) -> Fit:
-        """The split of the paper: the kernel projected on its best filters."""
-        channels, numbers, _ = self.basis.shape
-        pointwise = self.kernel.reshape(-1, channels, numbers)[:, :, :rank]
-        return Fit(self.start(rank), np.ascontiguousarray(pointwise), self.bias)
-
-    def taps(self, filters: F64) -> F64:
-        """Filters in the coordinates of the basis as taps, ``(in, r, prod(k))``."""
-        return np.asarray(np.matmul(filters, self.basis))
+    @property
+    def narrow(self) -> bool:
+        """Whether its patches are few enough numbers for second moments."""
+        return int(self.conv.weight[0].size) <= MOST_NUMBERS
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What each rank does: held-out output error by rank, and how much the output minds."""
+    """What each split of a layer does: its held-out output error, and the layer's sensitivity."""
 
-    errors: Mapping[int, float]
+    errors: Mapping[Choice, float]
     sensitivity: float
 
-    def damage(self, rank: int) -> float:
+    def damage(self, choice: Choice) -> float:
         """The predicted squared relative error of the model's output."""
-        return self.sensitivity * self.errors[rank]
+        return self.sensitivity * self.errors[choice]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rebuilt:
     """The factors of one layer and their errors, relative to the output's variance.
 
-    ``plain`` and ``held`` are the held-out errors of the plain split and of what was taken;
-    ``predicted`` the error on the inputs that it was fitted to. ``what`` says what was taken.
+    ``plain`` and ``held`` are the held-out errors of the plain split and of the factors;
+    ``predicted`` is the error on the inputs that they were fitted to. ``bias`` is None where the
+    plain split was kept. ``what`` says in words how they were obtained.
     """
 
-    filters: F64
-    pointwise: F64
+    method: str
+    factors: Factors
     bias: F64 | None
     predicted: float
     plain: float
@@ -119,98 +93,94 @@ class Rebuilt:
     what: str
 
 
-def basis_for(right: F64) -> F64:
-    """As many of the right singular vectors ``(in, f, prod(k))`` as there is memory for."""
-    channels, most, _ = right.shape
-    return np.ascontiguousarray(right[:, : max(1, min(most, REGRESSORS // channels))])
-
-
 def price(
     model: Walkable,
     targets: Sequence[Target],
-    ranks: Mapping[str, Sequence[int]],
+    plain: Mapping[str, Mapping[Choice, Factors]],
     inputs: Inputs,
     progress: Progress,
 ) -> dict[str, Price]:
-    """Held-out output errors of every rank in ``ranks``, each layer on the original's inputs."""
+    """Held-out output errors of every split in ``plain``, each layer on the original's inputs.
+
+    ``plain`` holds the plain factors of each split by layer, those of one method in ascending order
+    of their ranks.
+    """
     by_node = {target.node: target for target in targets}
-    errors: dict[str, dict[int, float]] = {}
-    probes: dict[str, tuple[Fit, float]] = {}
+    errors: dict[str, dict[Choice, float]] = {}
+    probes: dict[str, tuple[Conv, float]] = {}
     fitted = len(inputs.fitted)
 
     def visit(node: str, xs: Sequence[Array]) -> list[Array]:
         target = by_node[node]
         progress("measuring layers", len(errors), len(targets))
-        sums = [_Sums(target) for _ in range(2)]
+        sums = [_sums(target) for _ in range(2)]
         share = _share(target, xs)
-        made = []
-        for index, x in enumerate(xs):
-            half = sums[index >= fitted]
-            made.append(_original(target, x, half, share, seed=index))
-        errors[target.name], probe = _priced(target, ranks[target.name], *sums)
-        probes[target.name] = probe
-        return made
+        outputs = [
+            _original(target, x, sums[index >= fitted], share, seed=index)
+            for index, x in enumerate(xs)
+        ]
+        errors[target.name], probes[target.name] = _priced(target, plain[target.name], *sums)
+        return outputs
 
     batches = (*inputs.fitted, *inputs.held)
     outputs = model.walk([target.node for target in targets], visit, batches)
     progress("measuring layers", len(targets), len(targets))
     some = _some(batches)
-    found = {}
+    prices = {}
     for done, target in enumerate(targets):
-        progress("measuring what the output minds", done, len(targets))
-        fit_, error = probes[target.name]
-        changed = model.walk([target.node], _replacing(target, fit_), some)
+        progress("measuring the sensitivity of the output", done, len(targets))
+        conv, error = probes[target.name]
+        changed = model.walk([target.node], _replacing(conv), some)
         harm = relative_error(outputs[: len(some)], changed)
-        found[target.name] = Price(errors[target.name], harm / max(error, 1e-12))
-    progress("measuring what the output minds", len(targets), len(targets))
-    return found
+        prices[target.name] = Price(errors[target.name], harm / max(error, 1e-12))
+    progress("measuring the sensitivity of the output", len(targets), len(targets))
+    return prices
 
 
 def rebuild(
     model: Walkable,
     targets: Sequence[Target],
-    ranks: Mapping[str, int],
+    plain: Mapping[str, tuple[str, Factors]],
     inputs: Inputs,
     progress: Progress,
     *,
     tuned: bool = False,
 ) -> dict[str, Rebuilt]:
-    """Factors for the chosen ranks, each layer fitted behind the converted ones before it.
+    """Factors for the chosen splits, each layer fitted behind the converted ones before it.
 
-    ``tuned``: they will be improved together afterwards, in as many steps as are worth it.
+    ``plain`` holds the method and the plain factors of each layer. ``tuned``: a descent over all
+    factors follows, in as many steps as help.
     """
     by_node = {target.node: target for target in targets}
-    made: dict[str, Rebuilt] = {}
+    rebuilt: dict[str, Rebuilt] = {}
     families = (inputs.fitted, inputs.held, inputs.second)
     batches = tuple(feeds for family in families for feeds in family)
     family_of = [i for i, family in enumerate(families) for _ in family]
 
     def visit(node: str, xs: Sequence[Array]) -> list[Array]:
         target = by_node[node]
-        progress("reconstructing layers", len(made), len(targets))
-        sums = [_Sums(target) for _ in families]
+        progress("reconstructing layers", len(rebuilt), len(targets))
+        sums = [_sums(target) for _ in families]
         count = len(batches)
         share = _share(target, xs[:count])
         ys = [
             _both(target, xs[i], xs[count + i], sums[family_of[i]], share, seed=i)
             for i in range(count)
         ]
-        found = _rebuilt(target, ranks[target.name], sums, tuned=tuned)
-        made[target.name] = found
-        conv = as_conv(target, found)
+        layer = _rebuilt(target, *plain[target.name], sums, tuned=tuned)
+        rebuilt[target.name] = layer
+        conv = as_conv(target, layer.method, layer.factors, layer.bias)
         return ys + [_through(conv, x) for x in xs[count:]]
 
     model.walk([target.node for target in targets], visit, batches + batches)
     progress("reconstructing layers", len(targets), len(targets))
-    return made
+    return rebuilt
 
 
-def as_conv(target: Target, factors: Rebuilt | Fit) -> Conv:
+def as_conv(target: Target, method: str, factors: Factors, bias: F64 | None) -> Conv:
     """The one conv that the factors amount to."""
-    taps = factors.filters if isinstance(factors, Rebuilt) else target.taps(factors.filters)
-    kernel = np.matmul(factors.pointwise.transpose(1, 0, 2), taps).transpose(1, 0, 2)
-    bias = target.bias if factors.bias is None else factors.bias
-    return replace(target.conv, weight=kernel.reshape(target.conv.weight.shape), bias=bias)
+    conv = METHODS[method].recompose(target.conv, factors)
+    return replace(conv, bias=target.bias if bias is None else bias)
 
 
 def relative_error(
@@ -246,29 +216,15 @@ def _some(batches: Sequence[Feeds]) -> list[Feeds]:
     return taken
 
 
-class _Sums:
-    """The moments of a layer's patches, in the coordinates of its basis."""
-
-    def __init__(self, target: Target) -> None:
-        channels, numbers, taps = target.basis.shape
-        self.target = target
-        self.narrow = numbers < taps
-        self.sums = Accumulator(channels * numbers, target.conv.out_channels)
-
-    def add(self, rows: FloatArray, wanted: FloatArray) -> None:
-        """Take in patches; where all of a patch is described, their sums are turned instead."""
-        self.sums.add(_described(self.target, rows) if self.narrow else rows, wanted)
-
-    def moments(self) -> Moments:
-        found = self.sums.moments()
-        return found if self.narrow else filtered(found, self.target.basis)
+def _sums(target: Target) -> Accumulator:
+    return Accumulator(target.conv.weight[0].size, target.conv.out_channels)
 
 
 def _share(target: Target, xs: Sequence[Array]) -> float:
     """The share of positions to take in, of all batches alike."""
     positions = sum(len(x) * math.prod(x.shape[2:]) for x in xs) / math.prod(target.conv.stride)
-    wanted = 2 * max(ROWS, 12 * math.prod(target.basis.shape[:2]))
-    return min(1.0, wanted / max(positions, 1))
+    rows = 2 * max(ROWS, 12 * int(target.conv.weight[0].size))
+    return min(1.0, rows / max(positions, 1))
 
 
 def _taken(
@@ -280,15 +236,7 @@ def _taken(
     return np.sort(rng.choice(count, max(1, math.ceil(count * share)), replace=False))
 
 
-def _described(target: Target, rows: FloatArray) -> FloatArray:
-    """Patches in the coordinates of the basis, float32."""
-    channels, numbers, taps = target.basis.shape
-    by_channel = rows.reshape(len(rows), channels, taps).transpose(1, 0, 2)
-    turned = np.matmul(by_channel, target.basis.transpose(0, 2, 1).astype(np.float32))
-    return np.ascontiguousarray(turned.transpose(1, 0, 2)).reshape(len(rows), channels * numbers)
-
-
-def _original(target: Target, x: Array, sums: _Sums, share: float, seed: int) -> FloatArray:
+def _original(target: Target, x: Array, sums: Accumulator, share: float, seed: int) -> FloatArray:
     """The conv's output for one batch, its statistics added to ``sums``."""
     parts = []
     weight, bias = _matrix(target.conv)
@@ -301,7 +249,7 @@ def _original(target: Target, x: Array, sums: _Sums, share: float, seed: int) ->
 
 
 def _both(
-    target: Target, x: Array, converted: Array, sums: _Sums, share: float, seed: int
+    target: Target, x: Array, converted: Array, sums: Accumulator, share: float, seed: int
 ) -> FloatArray:
     """As ``_original``, with the patches that the converted prefix makes."""
     parts = []
@@ -330,70 +278,73 @@ def _matrix(conv: Conv) -> tuple[FloatArray, FloatArray]:
     return np.ascontiguousarray(weight.T), np.asarray(bias, np.float32)
 
 
-def _replacing(target: Target, factors: Fit) -> Visit:
-    conv = as_conv(target, factors)
+def _replacing(conv: Conv) -> Visit:
     return lambda node, xs: [_through(conv, x) for x in xs]
 
 
 def _priced(
-    target: Target, ranks: Sequence[int], fitted: _Sums, held: _Sums
-) -> tuple[dict[int, float], tuple[Fit, float]]:
-    """Held-out errors by rank, and the fit of the middle rank with its error."""
-    known, judge = fitted.moments(), held.moments()
-    kernel, channels = target.kernel, len(target.basis)
-    middle = ranks[len(ranks) // 2] if ranks else 1
-    mixed = shrunk(known, kernel, best_strength(known, judge, kernel, channels, middle))
-
-    def best(rank: int) -> tuple[Fit, float]:
-        plain = target.plain(rank)
-        flat = plain.pointwise.reshape(len(kernel), -1)
-        made, bias = fit_leading(mixed, channels, rank)
-        here = leading(judge, channels, rank)
-        error, before = output_error(here, made, bias), output_error(here, flat, plain.bias)
-        fitted = Fit(plain.filters, made.reshape(plain.pointwise.shape), bias)
-        return (fitted, error) if error < before else (plain, before)
-
-    found = {rank: best(rank) for rank in {*ranks, middle}}
-    return {rank: error for rank, (_, error) in found.items()}, found[middle]
+    target: Target, plain: Mapping[Choice, Factors], fitted: Accumulator, held: Accumulator
+) -> tuple[dict[Choice, float], tuple[Conv, float]]:
+    """Held-out errors by split, and the conv of a middle one with its error."""
+    moments, judge = fitted.moments(), held.moments()
+    errors: dict[Choice, float] = {}
+    middle: tuple[Conv, float] | None = None
+    for method in dict.fromkeys(choice.method for choice in plain):
+        choices = [choice for choice in plain if choice.method == method]
+        starts = [Fit(plain[choice], target.bias) for choice in choices]
+        formula = METHODS[method].formula
+        fits = nested_fits(formula, moments, judge, target.kernel, starts)
+        errors |= {choice: error for choice, (_, error) in zip(choices, fits, strict=True)}
+        if middle is None:
+            best, error = fits[len(fits) // 2]
+            middle = as_conv(target, method, best.factors, best.bias), error
+    return errors, middle or (target.conv, 1.0)
 
 
-def _rebuilt(target: Target, rank: int, sums: Sequence[_Sums], *, tuned: bool) -> Rebuilt:
-    """The best of the plain split and the fits by the held-out half, none worse on the second
-    family.
-
-    The held-out half is never fitted to, or it could judge none of the layers that follow.
-    """
-    fitted, held, second = sums
-    known, judge = fitted.moments(), held.moments()
-    other = second.moments() if second.sums.count else None
-    kernel, plain = target.kernel, target.plain(rank)
-    strength = best_strength(known, judge, kernel, len(target.basis), rank)
-    full = rank >= target.basis.shape[1]
-    before = best_error = _error(judge, plain)
-    best, what = plain, "plain: nothing did better"
-    most = TUNED_SWEEPS if tuned else WIDE_SWEEPS if len(known.cov) > WIDE else SWEEPS
-    for sweeps in (0,) if full else (0, most):
-        made = fit(known, kernel, plain.filters, strength=strength, sweeps=sweeps)
-        error = _error(judge, made)
-        if error < best_error and (other is None or _error(other, made) <= _error(other, plain)):
-            best_error, best = error, made
-            what = f"{'filters and ' if sweeps else ''}pointwise fitted"
-    return _as_rebuilt(target, best, known, before, best_error, what)
-
-
-def _as_rebuilt(
-    target: Target, made: Fit, known: Moments, plain: float, held: float, what: str
+def _rebuilt(
+    target: Target,
+    method: str,
+    plain: Factors,
+    sums: Sequence[Accumulator],
+    *,
+    tuned: bool,
 ) -> Rebuilt:
+    """The best of the plain split and the fits by the held-out half.
+
+    A fit must not be worse than the plain split on the second family either. The held-out half is
+    never fitted to, or it could judge none of the layers that follow.
+    """
+    formula, kernel = METHODS[method].formula, target.kernel
+    fitted, held, second = sums
+    moments, judge = fitted.moments(), held.moments()
+    other = second.moments() if second.count else None
+    start = Fit(plain, target.bias)
+    before = _error(judge, formula, start)
+    strength = best_strength(
+        regressors(formula, moments, kernel, plain), regressors(formula, judge, kernel, plain)
+    )
+    full = before < FULL_RANK
+    most = TUNED_SWEEPS if tuned else WIDE_SWEEPS if len(moments.cov) > WIDE else SWEEPS
+    best, best_error, what = start, before, "plain: no fit did better"
+    for sweeps in (0,) if full else (0, most):
+        candidate = fit(formula, moments, kernel, plain, strength=strength, sweeps=sweeps)
+        error = _error(judge, formula, candidate)
+        no_worse = other is None or (
+            _error(other, formula, candidate) <= _error(other, formula, start)
+        )
+        if error < best_error and no_worse:
+            best, best_error = candidate, error
+            what = "all factors fitted" if sweeps else "one factor fitted"
     return Rebuilt(
-        filters=target.taps(made.filters),
-        pointwise=made.pointwise,
-        bias=None if what.startswith("plain") else made.bias,
-        predicted=_error(known, made),
-        plain=plain,
-        held=held,
+        method=method,
+        factors=best.factors,
+        bias=None if best is start else best.bias,
+        predicted=_error(moments, formula, best),
+        plain=before,
+        held=best_error,
         what=what,
     )
 
 
-def _error(moments: Moments, made: Fit) -> float:
-    return output_error(moments, made.kernel, made.bias)
+def _error(moments: Moments, formula: Formula, candidate: Fit) -> float:
+    return output_error(moments, kernel_matrix(formula, candidate.factors), candidate.bias)

@@ -2,57 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 
 from dacconv.calibration.prepare import Calibrated
 from dacconv.calibration.study import Rebuilt
 from dacconv.conversion.splitting import Split
-from dacconv.decompositions import METHODS, Factors
+from dacconv.decompositions import Method
 from dacconv.formats.base import Model
 from dacconv.graph.findings import Calibration, LayerFit
-from dacconv.graph.types import Layer, Plan
-from dacconv.planning import ranks_worth
+from dacconv.graph.types import Choice, Layer
+from dacconv.planning import Damage, splits_worth
 from dacconv.planning.spectra import Spectra
 
 
 def measured_damage(
-    calibrated: Calibrated, layers: Sequence[Layer], spectra: Spectra
-) -> Callable[[Layer, int], float]:
-    """The damage of a rank as measured; by kernel errors where a layer cannot be measured."""
-    method = METHODS["dac"]
-    ranks = {layer.name: ranks_worth(layer, method) for layer in layers}
-    prices = calibrated.prices([layer for layer in layers if ranks[layer.name]], ranks)
+    calibrated: Calibrated, layers: Sequence[Layer], methods: Sequence[Method], spectra: Spectra
+) -> Damage:
+    """The damage of a split as measured; by kernel errors where a layer cannot be measured."""
+    choices = {
+        layer.name: [c for method in methods for c in splits_worth(layer, method)]
+        for layer in layers
+    }
+    prices = calibrated.prices([layer for layer in layers if choices[layer.name]], choices)
     typical = median([price.sensitivity for price in prices.values()] or [1.0])
 
-    def damage(layer: Layer, rank: int) -> float:
+    def damage(layer: Layer, choice: Choice) -> float:
         price = prices.get(layer.name)
-        if price is None or rank not in price.errors:
-            return typical * spectra(layer.name).relative_error(rank) ** 2
-        return price.damage(rank)
+        if price is None or choice not in price.errors:
+            return typical * spectra(layer.name, choice.method).relative_error(choice.rank) ** 2
+        return price.damage(choice)
 
     return damage
 
 
 def rebuilt_splits(
-    calibrated: Calibrated, layers: Sequence[Layer], plan: Plan, plain: Mapping[str, Split]
+    calibrated: Calibrated, layers: Sequence[Layer], plain: Mapping[str, Split]
 ) -> tuple[dict[str, Split], str]:
-    """The splits with the factors that reproduce the layers' outputs, where there are any.
+    """The splits with factors that reproduce the layers' outputs, where there are any.
 
-    And in words what was done.
+    And in words how they were obtained.
     """
-    ranks = {choice.layer: choice.rank for choice in plan.choices}
-    found, told = calibrated.rebuilt(layers, ranks)
-    sites = {layer.name: layer.sites[0] for layer in layers}
-    made = {
-        name: _with_factors(calibrated, sites[name], split, found[name]) if name in found else split
+    starts = {name: (split.method.name, split.factors) for name, split in plain.items()}
+    rebuilt, how = calibrated.rebuilt(layers, starts)
+    return {
+        name: _with_factors(split, rebuilt[name]) if name in rebuilt else split
         for name, split in plain.items()
-    }
-    return made, told
+    }, how
 
 
-def judge(calibrated: Calibrated, plain: Model, rebuilt: Model, told: str) -> Calibration:
+def judge(calibrated: Calibrated, plain: Model, rebuilt: Model, how: str) -> Calibration:
     """Both conversions on the held-out inputs: the reconstructed one must do less harm."""
     before, second_before = calibrated.harm(plain)
     after, second_after = calibrated.harm(rebuilt)
@@ -64,7 +64,7 @@ def judge(calibrated: Calibrated, plain: Model, rebuilt: Model, told: str) -> Ca
         kind=inputs.kind,
         inputs=inputs.told,
         samples=inputs.count,
-        notes=(*inputs.notes, told),
+        notes=(*inputs.notes, how),
         plain_error=before,
         error=after,
         second_plain_error=second_before,
@@ -73,18 +73,14 @@ def judge(calibrated: Calibrated, plain: Model, rebuilt: Model, told: str) -> Ca
     )
 
 
-def _with_factors(calibrated: Calibrated, site: str, plain: Split, found: Rebuilt) -> Split:
-    conv = calibrated.view.conv(site)
-    fit = LayerFit(found.predicted, found.plain, found.held, found.what)
-    if found.bias is None:  # the plain split stays, to the bit
+def _with_factors(plain: Split, layer: Rebuilt) -> Split:
+    fit = LayerFit(layer.predicted, layer.plain, layer.held, layer.what)
+    if layer.bias is None:  # the plain split stays, to the bit
         return replace(plain, error=replace(plain.error, fit=fit))
-    channels, rank, _ = found.filters.shape
-    ones = (1,) * len(conv.kernel)
-    arrays = (
-        found.filters.reshape(channels * rank, 1, *conv.kernel),
-        found.pointwise.reshape(-1, channels * rank, *ones),
+    ((site, conv),) = plain.sites
+    return replace(
+        plain,
+        sites=((site, replace(conv, bias=layer.bias)),),
+        factors=layer.factors,
+        error=replace(plain.error, fit=fit, bias_added=conv.bias is None),
     )
-    factors = Factors(arrays, plain.error.kernel_error)
-    branches = METHODS["dac"].assemble(replace(conv, bias=found.bias), factors)
-    error = replace(plain.error, fit=fit, bias_added=conv.bias is None)
-    return Split(((site, branches),), error)

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from dacconv import __version__
 from dacconv.conversion.report import Report
 from dacconv.conversion.report_build import build_report, merging_of
-from dacconv.conversion.splitting import Split, split_layer
-from dacconv.decompositions.forms import AUTO, MULTIPLIER
+from dacconv.conversion.splitting import rewrites, split_layer
+from dacconv.decompositions import survey as survey_graph
+from dacconv.decompositions.forms import AUTO, MULTIPLIER, possible
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats import open_model
 from dacconv.formats.base import LoadOptions, Model
 from dacconv.fusions.merged import MergedModel, merged
-from dacconv.graph.layers import survey as survey_graph
-from dacconv.graph.types import Graph, Layer, Plan, Provenance, Rewrite
-from dacconv.planning import RankOptions, Selection, Times, select
-from dacconv.planning.plans import bind, make_plan
+from dacconv.graph.types import Layer, Plan, Provenance
+from dacconv.planning import Evidence, RankOptions, Selection, Times, select
+from dacconv.planning.plans import bind, eligible_by, make_plan, methods_of
 from dacconv.planning.spectra import OWN, Spectra
 from dacconv.support.files import Digest, require_folder
 from dacconv.support.progress import Progress, silent
@@ -81,6 +80,7 @@ def survey(model: Model, *, fuse: bool = True) -> tuple[Layer, ...]:
 def plan(
     model: Model,
     *,
+    method: str = "dac",
     rank: int | None = None,
     ranks: Mapping[str, int] | None = None,
     energy: float | None = None,
@@ -122,32 +122,29 @@ def plan(
     require_eligible(rows, model.path)
     spectra = Spectra(view, rows, kernel_scale, progress)
     selection = Selection(first_k, last_k, tuple(layers), tuple(skip))
+    methods = methods_of(method)
     damage = None
     budgeted = any(share is not None for share in (macs, params, latency))
     if calibrated is not None and budgeted:
         from dacconv.conversion.calibrated import measured_damage
 
-        damage = measured_damage(calibrated, select(rows, selection), spectra)
+        chosen = select(eligible_by(rows, methods), selection)
+        damage = measured_damage(calibrated, chosen, methods, spectra)
     times = None
     if latency is not None:
         times = _times(model, rows, speeds, form, fuse=fuse)
-    made = make_plan(
-        rows,
-        RankOptions(
-            rank=rank,
-            ranks=dict(ranks or {}),
-            energy=energy,
-            energy_over=energy_over,
-            macs=macs,
-            params=params,
-            latency=latency,
-            times=times,
-            damage=damage,
-        ),
-        selection,
-        spectra,
+    options = RankOptions(
+        method=method,
+        rank=rank,
+        ranks=dict(ranks or {}),
+        energy=energy,
+        energy_over=energy_over,
+        macs=macs,
+        params=params,
+        latency=latency,
         allow_costlier=allow_costlier,
     )
+    made = make_plan(options, selection, Evidence(rows, spectra, damage, times))
     return made if open_forms else with_forms(model, made, rows, form, speeds)
 
 
@@ -223,14 +220,14 @@ def with_forms(
     wanted = form or (AUTO if graph or speeds.measured else MULTIPLIER)
     asked = wanted != AUTO or any(c.form not in (AUTO, MULTIPLIER) for c in made.choices)
 
-    def possible(layer: Layer) -> tuple[str, ...]:
-        return model.forms(layer.geometry, own_layers=asked)
+    def possible_forms(layer: Layer) -> tuple[str, ...]:
+        return possible(model.constructs(len(layer.geometry.kernel), own_layers=asked))
 
     return choose_forms(
         made,
         rows,
         wanted,
-        possible,
+        possible_forms,
         speeds,
         format=model.format,
     )
@@ -277,19 +274,20 @@ def convert(
     graph = view.graph()
     rows = survey_graph(graph)
     layers, spectra = {layer.name: layer for layer in rows}, Spectra(view, rows, kernel_scale)
+    constructs = model.constructs(2, own_layers=True)
     splits = {}
     for done, choice in enumerate(plan.choices):
         progress("splitting", done, len(plan.choices))
         splits[choice.layer] = split_layer(spectra, layers[choice.layer], choice)
     progress("splitting", len(plan.choices), len(plan.choices))
-    changed = view.rewrite(rewrites(graph, plan, splits))
+    changed = view.rewrite(rewrites(graph, list(splits.values()), constructs))
     calibration = None
     if calibrated is not None and plan.choices:
         from dacconv.conversion.calibrated import judge, rebuilt_splits
 
         chosen = [layers[choice.layer] for choice in plan.choices]
-        better, told = rebuilt_splits(calibrated, chosen, plan, splits)
-        other = view.rewrite(rewrites(graph, plan, better))
+        better, told = rebuilt_splits(calibrated, chosen, splits)
+        other = view.rewrite(rewrites(graph, list(better.values()), constructs))
         calibration = judge(calibrated, changed, other, told)
         if calibration.taken:
             changed, splits = other, better
@@ -344,26 +342,6 @@ def calibrate(
         device=device,
         progress=progress,
     )
-
-
-def rewrites(
-    graph: Graph,
-    plan: Plan,
-    splits: Mapping[str, Split],
-    names: Mapping[str, str] = MappingProxyType({}),
-) -> list[Rewrite]:
-    """The edits that a plan comes to; ``names`` maps sites to the nodes they are in ``graph``."""
-    return [
-        Rewrite(
-            target=names.get(site, site),
-            source=graph.node(names.get(site, site)).inputs[0],
-            branches=branches,
-            reason=f"{choice.method} rank {choice.rank}",
-            form=choice.form,
-        )
-        for choice in plan.choices
-        for site, branches in splits[choice.layer].sites
-    ]
 
 
 def inspect(model: Model) -> Report:

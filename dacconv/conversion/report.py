@@ -9,9 +9,9 @@ from typing import Any
 from dacconv.graph import roofline
 from dacconv.graph.cost import Cost, total
 from dacconv.graph.findings import Calibration, LayerFit, Timings, Verification
-from dacconv.graph.plan_json import plan_to_dict
+from dacconv.graph.plan_json import plan_to_dict, rank_to_json
 from dacconv.graph.roofline import Roofline
-from dacconv.graph.types import Geometry, Graph, Plan, Provenance, Refusal
+from dacconv.graph.types import Geometry, Graph, Plan, Provenance, Rank, Refusal
 
 SCHEMA_VERSION = 1
 CONVENTION = "1 MAC = one multiply-add; FLOPs = 2 x MACs; bias additions are not counted"
@@ -28,8 +28,8 @@ class Row:
     eligible: bool
     reason: str | None
     method: str | None
-    rank: int | None
-    full_rank: int | None
+    rank: Rank | None
+    full_rank: Rank | None
     kernel_error: float | None
     energy_kept: float | None
     before: Cost
@@ -151,7 +151,7 @@ class Report:
             "unverified": self.unverified,
             "missed": list(self.missed),
             "calibration": asdict(self.calibration) if self.calibration else None,
-            "timings": asdict(self.timings) if self.timings else None,
+            "timings": _timings_dict(self.timings) if self.timings else None,
             "provenance": asdict(self.provenance) if self.provenance else None,
         }
 
@@ -172,9 +172,9 @@ def _row_dict(row: Row) -> dict[str, Any]:
             "eligible": row.eligible,
             "reason": row.reason,
             "method": row.method,
-            "rank": row.rank,
+            "rank": None if row.rank is None else rank_to_json(row.rank),
             "form": row.form,
-            "full_rank": row.full_rank,
+            "full_rank": None if row.full_rank is None else rank_to_json(row.full_rank),
             **_geometry_dict(row.geometry),
             "sites": row.sites,
             "kernel_error": row.kernel_error,
@@ -198,6 +198,14 @@ def _roof_dict(roof: Roofline) -> dict[str, Any]:
         "operators": roof.operators,
         "guidelines": roof.guidelines,
     }
+
+
+def _timings_dict(timings: Timings) -> dict[str, Any]:
+    data = asdict(timings)
+    for layer in data["layers"]:
+        for split in layer["ranks"]:
+            split["rank"] = rank_to_json(tuple(split["rank"]))
+    return data
 
 
 def _refusal_dicts(refusals: Sequence[Refusal]) -> list[dict[str, str]]:

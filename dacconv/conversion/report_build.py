@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dacconv.conversion.report import Fused, Merging, Report, Row, Uncounted
-from dacconv.decompositions import METHODS
-from dacconv.decompositions.emission import cost as split_cost
-from dacconv.decompositions.emission import elementwise_bytes, split, whole
+from dacconv.decompositions import METHODS, survey
+from dacconv.decompositions.costs import cost as split_cost
+from dacconv.decompositions.costs import elementwise_bytes, split, whole
 from dacconv.formats.base import Model
 from dacconv.fusions.merged import MergedModel
 from dacconv.graph.cost import NOTHING, Cost, shared_cost
 from dacconv.graph.findings import LayerError
-from dacconv.graph.layers import survey, uncounted
+from dacconv.graph.layers import uncounted
 from dacconv.graph.types import Choice, Graph, Layer, Plan, Refusal
 from dacconv.planning.plans import NOT_SELECTED
 
@@ -116,7 +116,7 @@ def _row(
         before=_cost(before) + Cost(0, merged_params, 0),
         after=cost,
         fit=loss.fit if loss else None,
-        form=choice.form if choice else None,
+        form=choice.form if choice and method.forms else None,
         roof_before=whole(before, _cost(before), around[0]),
         roof_after=roof,
     )

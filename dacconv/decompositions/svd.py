@@ -16,12 +16,12 @@ from functools import cache
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from dacconv.graph.types import FloatArray
+from dacconv.decompositions.formula import F64, Factors
+from dacconv.decompositions.spectrum import SingularValues, signed
+from dacconv.graph.types import FloatArray, Rank
 
-F64 = NDArray[np.float64]
 T = TypeVar("T")
 
 SAFE_RATIO = 1e-9
@@ -36,31 +36,31 @@ BLOCK = 72
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ChannelSVD:
+class ChannelSVD(SingularValues):
     """The factors of one kernel ``(out, in, *k)``; ``f = min(out, prod(k))`` is full rank.
 
-    ``values`` has shape ``(in, f)``, descending and not negative. ``right`` has shape
-    ``(in, f, prod(k))`` with orthonormal rows: the spatial filters of each input channel.
-    The left vectors times the values follow from them, see :func:`left_factors`.
+    ``values`` has shape ``(in, f)``, ``right`` ``(in, f, prod(k))`` with orthonormal rows: the
+    spatial filters of each input channel. The left vectors times the values follow from them,
+    see :func:`left_factors`. The input channels of all groups follow each other.
     """
 
-    values: F64
     right: F64
 
-    @property
-    def full_rank(self) -> int:
-        """The rank at which the kernel is reproduced."""
-        return int(self.values.shape[1])
+    def factors(self, kernel: FloatArray, rank: Rank) -> Factors:
+        """Pointwise columns ``(g, out, in, r)`` and unit filters ``(g, in, r, y, x)``.
 
-    def energy(self) -> F64:
-        """Squared singular values summed over the input channels, shape ``(f,)``."""
-        return np.asarray((self.values**2).sum(axis=0))
-
-    def relative_error(self, rank: int) -> float:
-        """``|T - T_r| / |T|`` in the Frobenius norm; 0 for a kernel of zeros."""
-        energy = self.energy()
-        total = float(energy.sum())
-        return math.sqrt(float(energy[rank:].sum()) / total) if total else 0.0
+        ``kernel`` ``(g, out, in, y, x)`` is the one that was decomposed.
+        """
+        groups, out, channels, *taps = kernel.shape
+        filters = self.right[:, : rank[0]]
+        count = filters.shape[1]
+        parts = [
+            left_factors(group.reshape(out, channels, -1), own).transpose(1, 0, 2)
+            for group, own in zip(kernel, np.split(filters, groups), strict=True)
+        ]
+        columns = np.stack(parts) if groups > 1 else parts[0][None]
+        columns = np.ascontiguousarray(columns)
+        return columns, np.ascontiguousarray(filters).reshape(groups, channels, count, *taps)
 
 
 def channel_matrices(weight: FloatArray) -> F64:
@@ -115,7 +115,7 @@ def _gram_svd(weight: FloatArray) -> tuple[F64, F64]:
     matrices = channel_matrices(weight)
     squared, vectors = np.linalg.eigh(np.matmul(matrices.transpose(0, 2, 1), matrices))
     values = np.sqrt(np.clip(squared[:, ::-1], 0.0, None))
-    right = _signed(vectors[:, :, ::-1].transpose(0, 2, 1))
+    right = signed(vectors[:, :, ::-1].transpose(0, 2, 1))
     unsafe = np.flatnonzero(squared[:, 0] <= SAFE_RATIO * squared[:, -1])
     if unsafe.size:
         values[unsafe], right[unsafe] = _true_svd(weight[:, unsafe])
@@ -124,14 +124,7 @@ def _gram_svd(weight: FloatArray) -> tuple[F64, F64]:
 
 def _true_svd(weight: FloatArray) -> tuple[F64, F64]:
     _, values, right = np.linalg.svd(channel_matrices(weight), full_matrices=False)
-    return np.asarray(values), _signed(right)
-
-
-def _signed(right: F64) -> F64:
-    """Fix the free sign of every vector: its largest entry is positive."""
-    largest = np.abs(right).argmax(axis=-1)[..., None]
-    signs = np.where(np.take_along_axis(right, largest, axis=-1) < 0, -1.0, 1.0)
-    return np.asarray(right * signs)
+    return np.asarray(values), signed(right)
 
 
 @cache

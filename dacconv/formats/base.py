@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
-from dacconv.graph.types import Affine, Array, Conv, Geometry, Graph, Plan, Rewrite, ValueSpec
+from dacconv.graph.types import Affine, Array, Construct, Conv, Graph, Plan, Rewrite, ValueSpec
 
 Feeds = Mapping[str, Array]
 Runner = Callable[[Feeds], dict[str, Array]]
@@ -95,10 +95,10 @@ class Model(Protocol):
         """The per-channel affine at a node whose op is ``affine``, in float64."""
         ...
 
-    def forms(self, geometry: Geometry, *, own_layers: bool) -> tuple[str, ...]:
-        """The names of the forms in which the split of such a layer can be written.
+    def constructs(self, axes: int, *, own_layers: bool) -> frozenset[Construct]:
+        """What can be written besides chains of convs, for convs of ``axes`` spatial axes.
 
-        With ``own_layers`` also those that need ``dacconv.nn`` where the model is loaded.
+        With ``own_layers`` also what needs ``dacconv.nn`` where the model is loaded.
         """
         ...
 

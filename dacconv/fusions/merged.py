@@ -105,7 +105,7 @@ class MergedModel:
     def conv(self, node: str) -> Conv:
         """A merged conv, in float64, or one of the model's own."""
         edit = self.edits.get(node)
-        return self.base.conv(node) if edit is None else edit.branches[0][0]
+        return self.base.conv(node) if edit is None else edit.merged
 
     def own_scale(self, node: str) -> OwnScale | None:
         """The kernel of a merged conv before its output channels were scaled.
@@ -135,7 +135,7 @@ class MergedModel:
             replace(
                 edit,
                 branches=given[name].branches,
-                form=given[name].form,
+                own_layers=given[name].own_layers,
                 reason=f"{edit.reason}; {given[name].reason}",
             )
             if name in given
@@ -149,12 +149,12 @@ class MergedModel:
         """The absorbed conv whose kernel the merged one keeps; else the first, or the target."""
         nodes = [self._originals[name] for name in edit.drop]
         convs = [node for node in nodes if node.op in CONV_LIKE and node.geometry is not None]
-        kernel = edit.branches[0][0].kernel
+        kernel = edit.merged.kernel
         same = [node for node in convs if node.geometry and node.geometry.kernel == kernel]
         return next(iter([*same, *convs, self._originals[edit.target]])).name
 
     def _merged(self, name: str, edit: Rewrite, target: Node) -> Node:
-        conv = edit.branches[0][0]
+        conv = edit.merged
         main = self._originals[name]
         return replace(
             main,

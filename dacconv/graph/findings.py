@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dacconv.graph.types import Rank
+
 
 @dataclass(frozen=True, slots=True)
 class LayerFit:
@@ -61,7 +63,7 @@ class Calibration:
 class RankTime:
     """A layer at a rank in its fastest form: its time and its MACs over those of the conv."""
 
-    rank: int
+    rank: Rank
     form: str
     time: float
     macs: float

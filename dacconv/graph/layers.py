@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 
@@ -50,25 +49,11 @@ def _layer(nodes: list[Node]) -> Layer:
 
 
 def _reasons(nodes: list[Node]) -> Iterator[str]:
-    """Why a layer cannot be split, the plainest reason first."""
+    """Why a layer cannot be split by any method, the plainest reason first."""
     node = nodes[0]
-    geometry = node.geometry
-    if geometry is None:
+    if node.geometry is None:
         yield node.skip or "its shape is not known"
         return
-    if node.op == "linear":
-        yield "a linear layer, not a conv"
-    if node.op == "conv_transpose":
-        yield "a transposed conv, not a conv"
-    axes = len(geometry.kernel)
-    if axes != 2:
-        yield f"a {axes}-D conv; only 2-D convs are split"
-    if geometry.groups > 1 and geometry.groups == geometry.in_channels:
-        yield "a depthwise conv: already what a split would make of it"
-    if geometry.groups > 1:
-        yield f"a grouped conv ({geometry.groups} groups)"
-    if math.prod(geometry.kernel) == 1:
-        yield "a 1x1 kernel: there is nothing to split"
     if len({n.op for n in nodes}) > 1:
         yield "its weight is shared with an operator of another kind"
     for other in nodes:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dacconv.graph.types import Plan
+from dacconv.graph.types import Plan, Rank
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
+"""Version 1 had one whole number as the rank of every layer; it is read as well."""
 AUTO = "auto"
 
 
@@ -16,7 +17,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
     return {
         "plan_version": PLAN_VERSION,
         "layers": [
-            {"name": c.layer, "method": c.method, "rank": c.rank}
+            {"name": c.layer, "method": c.method, "rank": rank_to_json(c.rank)}
             | ({"form": c.form} if c.form != AUTO else {})
             | ({"note": c.note} if c.note else {})
             for c in plan.choices
@@ -28,3 +29,13 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
 def plan_to_json(plan: Plan) -> str:
     """The plan as indented JSON text, ending in a newline."""
     return json.dumps(plan_to_dict(plan), indent=2, ensure_ascii=False) + "\n"
+
+
+def rank_to_json(rank: Rank) -> int | list[int]:
+    """One number for a method of one rank, else a list."""
+    return rank[0] if len(rank) == 1 else list(rank)
+
+
+def rank_text(rank: Rank) -> str:
+    """A rank as people read it: ``2``, or ``4, 3`` for a method of two ranks."""
+    return ", ".join(map(str, rank))

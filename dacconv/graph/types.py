@@ -6,7 +6,7 @@ Shapes follow PyTorch and ONNX: activations are ``(batch, channels, *spatial)``,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,6 +36,8 @@ Op = Literal[
 """What a node does, as far as it matters here; ``Node`` says what each promises."""
 
 AutoPad = Literal["SAME_UPPER", "SAME_LOWER"]
+Rank = tuple[int, ...]
+"""The ranks of a split, one for each rank letter of the method's formula."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,11 +56,6 @@ class Conv:
 
     With ``transposed`` it is a transposed convolution: ``padding`` is what is cropped from
     the full output, and ``output_padding`` what is added to its end, per spatial axis.
-
-    With ``copies`` it reads its source that many times over, and ``groups`` and the input
-    channels count all of them: the whole source again and again, or, ``interleaved``, every
-    channel that many times in a row. ``apart`` says that each copy is convolved on its own and
-    the results are joined, which is the same function. See ``dacconv.decompositions.forms``.
     """
 
     weight: FloatArray
@@ -71,9 +68,6 @@ class Conv:
     pad_mode: str = "zeros"
     transposed: bool = False
     output_padding: tuple[int, ...] = ()
-    copies: int = 1
-    interleaved: bool = False
-    apart: bool = False
 
     @property
     def out_channels(self) -> int:
@@ -89,6 +83,48 @@ class Conv:
     def kernel(self) -> tuple[int, ...]:
         """The spatial size of the kernel."""
         return tuple(int(k) for k in self.weight.shape[2:])
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """The channels of a value repeated: ``(batch, c, *size)`` to ``(batch, copies * c, *size)``.
+
+    The whole value again and again, or with ``interleaved`` every channel ``copies`` times in a
+    row. ``axes`` is the number of spatial axes.
+    """
+
+    copies: int
+    axes: int
+    interleaved: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parallel:
+    """Convs that read the same value; their outputs are concatenated along the channels."""
+
+    convs: tuple[Conv, ...]
+
+
+Step = Conv | Repeat | Parallel
+Chain = tuple[Step, ...]
+"""Steps that follow each other, without anything in between."""
+Branches = tuple[Chain, ...]
+"""A sum of chains that read the same value."""
+
+
+def convs_of(branches: Branches) -> Iterator[Conv]:
+    """Every conv of a sum of chains."""
+    for chain in branches:
+        for step in chain:
+            if isinstance(step, Parallel):
+                yield from step.convs
+            elif isinstance(step, Conv):
+                yield step
+
+
+Construct = Literal["sum", "parallel", "repeat", "interleave"]
+"""What a format may be able to write besides a chain of convs: a sum of several chains,
+:class:`Parallel`, and the two kinds of :class:`Repeat`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -236,14 +272,15 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A layer that is to be split, how, to which rank, and in which form it is written.
+    """A layer that is to be split: the method, its rank, and the form in which it is written.
 
-    The form ``auto`` is decided when a plan is made; left undecided it is ``multiplier``.
+    ``rank`` has one number for each rank letter of the method's formula. The form ``auto`` is
+    decided when a plan is made; a method without forms keeps it.
     """
 
     layer: str
     method: str
-    rank: int
+    rank: Rank
     note: str = ""
     form: str = "auto"
 
@@ -266,7 +303,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rewrite:
-    """The only edit: node ``target`` becomes the sum of chains of convs fed by ``source``.
+    """The only edit: node ``target`` becomes the sum of the chains ``branches`` fed by ``source``.
 
     The value that ``target`` made keeps its name; the nodes in ``drop`` (``target`` is among
     them, or implied) go. Arrays that occur in several rewrites, being the same object, are
@@ -277,17 +314,24 @@ class Rewrite:
     the Transpose. A fusion emits one conv of the op of ``target`` or of the conv in ``drop``
     (a linear layer stays linear, see ``Conv.weight``; ``Conv.transposed`` a transposed conv).
 
-    ``form`` is how a depthwise conv and what follows it are written; see
-    ``dacconv.decompositions.forms``.
+    ``own_layers`` allows layers of ``dacconv.nn`` in a torch module, where torch.nn has none.
     """
 
     target: str
     source: str
-    branches: tuple[tuple[Conv, ...], ...]
+    branches: Branches
     drop: tuple[str, ...] = ()
     reason: str = ""
     alias: Mapping[str, str] = field(default_factory=dict)
-    form: str = "multiplier"
+    own_layers: bool = False
+
+    @property
+    def merged(self) -> Conv:
+        """The one conv that a fusion puts in the place of its target; TypeError where none is."""
+        ((step,),) = self.branches
+        if not isinstance(step, Conv):
+            raise TypeError(f"the edit of {self.target} is no fusion")
+        return step
 
 
 @dataclass(frozen=True, slots=True)

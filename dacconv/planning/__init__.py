@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from dacconv.planning.base import Policy, RankOptions, Spectra, Times
-from dacconv.planning.budget import BUDGETS, budget, ranks_worth
+from dacconv.planning.base import Damage, Evidence, Policy, RankOptions, Spectra, Times
+from dacconv.planning.budget import BUDGETS, budget, splits_worth
 from dacconv.planning.energy import energy
-from dacconv.planning.latency import latency
-from dacconv.planning.per_layer import per_layer
+from dacconv.planning.ranks import per_layer, uniform
 from dacconv.planning.select import Selection, select
-from dacconv.planning.uniform import uniform
 
 POLICIES: dict[str, Policy] = {
     "rank": uniform,
     "ranks": per_layer,
     "energy": energy,
-    **dict.fromkeys(BUDGETS, budget),
-    "latency": latency,
+    **dict.fromkeys((*BUDGETS, "latency"), budget),
 }
 
 __all__ = [
     "BUDGETS",
     "POLICIES",
+    "Damage",
+    "Evidence",
     "Policy",
     "RankOptions",
     "Selection",
     "Spectra",
     "Times",
-    "ranks_worth",
     "select",
+    "splits_worth",
 ]

@@ -1,28 +1,32 @@
-"""What a policy is given and what it answers: it never sees a weight."""
+"""What a policy is given and what it returns: it never sees a weight."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from dacconv.decompositions import Method
-from dacconv.decompositions.svd import ChannelSVD
-from dacconv.graph.types import Choice, Layer
+from dacconv.decompositions import Decomposition, Method
+from dacconv.errors import UsageError
+from dacconv.graph.types import Choice, Layer, Rank
 
-Spectra = Callable[[str], ChannelSVD]
-"""The singular values of a layer by its name; computed when asked for."""
+Spectra = Callable[[str, str], Decomposition]
+"""The decomposition of a layer by a method, both by their names; computed on demand."""
+Damage = Callable[[Layer, Choice], float]
+"""The damage that a split of a layer does, in any unit that adds up over the layers."""
+Price = Callable[[Layer, Choice | None], int | None]
+"""The cost of a layer that is split, or left alone (None); None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
     """Measured times in nanoseconds: ``whole`` of the network as it is, and of its layers.
 
-    ``of(layer, rank)`` is that of a layer split to a rank in its fastest form, or as it is
-    (None); None where it cannot be measured.
+    ``of(layer, choice)`` is the time of a layer split as the choice says, in its fastest form, or
+    as it is (None); None where it cannot be measured.
     """
 
     whole: int
-    of: Callable[[Layer, int | None], int | None]
+    of: Price
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +34,14 @@ class RankOptions:
     """How ranks are chosen: exactly one of ``rank``, ``ranks``, ``energy``, ``macs``,
     ``params`` and ``latency`` is given.
 
-    ``ranks`` maps a layer's name or glob to its rank. ``energy`` is the share of squared
-    singular values to keep; ``energy_over`` says over which channels: ``mean`` or ``max``.
-    ``macs``, ``params`` and ``latency`` are budgets: the share of the original's that may be
-    left; ``times`` are the measured times that the last one needs. ``damage`` says what a rank
-    does to a layer, and ``everything`` are all layers of the network; both are for budgets.
+    ``method`` is the name of a decomposition, or ``auto``, with which a budget chooses the method
+    of each layer as well. ``ranks`` maps a layer's name or glob to its rank. ``energy`` is the
+    share of squared singular values to keep; ``energy_over`` says over which channels: ``mean`` or
+    ``max``. ``macs``, ``params`` and ``latency`` are budgets: the share of the original's cost
+    that may be left. ``allow_costlier`` splits a layer even where that makes it cost more.
     """
 
+    method: str = "dac"
     rank: int | None = None
     ranks: dict[str, int] = field(default_factory=dict)
     energy: float | None = None
@@ -44,10 +49,47 @@ class RankOptions:
     macs: float | None = None
     params: float | None = None
     latency: float | None = None
+    allow_costlier: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What policies judge a split by.
+
+    ``layers`` are all layers of the network, selected or not. ``spectra`` are their decompositions.
+    ``damage`` replaces the squared kernel error as the measure of a split, where it is given;
+    ``times`` are the measured times that a budget of time needs.
+    """
+
+    layers: tuple[Layer, ...]
+    spectra: Spectra
+    damage: Damage | None = None
     times: Times | None = None
-    damage: Callable[[Layer, int], float] | None = None
-    everything: tuple[Layer, ...] = ()
 
 
-Policy = Callable[[Sequence[Layer], Method, RankOptions, Spectra], list[Choice]]
-"""Ranks for the selected, eligible layers, in their order; a layer without one is left."""
+Policy = Callable[[Sequence[Layer], Sequence[Method], RankOptions, Evidence], list[Choice]]
+"""Choices for the selected, eligible layers, in their order; a layer without one is left alone.
+
+Of several methods, all but budgets take the first that can split the layer.
+"""
+
+
+def first_method(layer: Layer, methods: Sequence[Method]) -> Method:
+    """The first of the methods that can split a layer, or the first of all where none can."""
+    return next((method for method in methods if method.refuses(layer) is None), methods[0])
+
+
+def same_rank(method: Method, rank: int) -> Rank:
+    """A rank given as one number: the same number for each rank of the method."""
+    return (rank,) * len(method.formula.ranks)
+
+
+def check_rank(rank: object, where: str) -> int:
+    """A whole, positive rank, or a UsageError that says so."""
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise UsageError(
+            f"rank {rank} is not a whole number above 0",
+            where=where,
+            hint="a rank is the number of terms that each split keeps: 1, 2, 3, ...",
+        )
+    return rank

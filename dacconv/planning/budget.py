@@ -1,161 +1,166 @@
 """A budget in, ranks out: the least predicted damage within a share of the original's cost.
 
-A layer's options are its ranks that save something, and to be left alone. The choice is a
-knapsack over the layers with their real costs, solved exactly (or with the gap stated).
+A layer's options are its splits that save something, by every method, and to be left alone. The
+choice is a knapsack over the layers with their real costs, solved exactly (or with the gap stated).
+A budget of time is one of measured times: the network is taken to save the sum of what its layers
+save one by one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from dacconv.decompositions import Method
+from dacconv.decompositions.costs import split_work
+from dacconv.decompositions.forms import AUTO
 from dacconv.errors import UnsupportedError, UsageError
-from dacconv.graph.cost import layer_cost, shared_cost, total
-from dacconv.graph.types import Choice, Layer
-from dacconv.planning.base import RankOptions, Spectra
+from dacconv.graph.cost import Cost, layer_cost, shared_cost, total
+from dacconv.graph.types import Choice, Geometry, Layer
+from dacconv.planning.base import Damage, Evidence, Price, RankOptions, Spectra
 from dacconv.planning.knapsack import Option, pack
 
-Price = Callable[[Layer, Method, int | None], int | None]
-"""What a layer costs at a rank, or left alone (None); None where that is not known."""
 
-
-def macs(layer: Layer, method: Method, rank: int | None) -> int | None:
+def macs(layer: Layer, choice: Choice | None) -> int | None:
     """Multiply-adds over all call sites."""
     if not layer.geometries:
         return None
-    if rank is None:
+    if choice is None:
         return shared_cost(layer.geometries, layer.op).macs
-    return total(layer_cost(p) for g in layer.geometries for p in method.parts(g, rank)).macs
+    return total(_split_cost(geometry, choice) for geometry in layer.geometries).macs
 
 
-def params(layer: Layer, method: Method, rank: int | None) -> int | None:
+def params(layer: Layer, choice: Choice | None) -> int | None:
     """Parameters, each weight once; a split layer is counted with the bias that it may get."""
     if not layer.geometries:
         return layer.params
-    if rank is None:
+    if choice is None:
         return shared_cost(layer.geometries, layer.op).params
-    biased = replace(layer.geometry, bias=True)
-    return total(layer_cost(part) for part in method.parts(biased, rank)).params
+    return _split_cost(replace(layer.geometry, bias=True), choice).params
 
 
 BUDGETS: dict[str, Price] = {"macs": macs, "params": params}
-"""What a budget can be of. A new one is one function here and an option of its name."""
+"""What can be counted without a measurement. A new one is one function and an option."""
 
 
-def ranks_worth(layer: Layer, method: Method, price: Price = macs) -> list[int]:
-    """The ranks that cost less than the layer left alone."""
-    whole = _relative(layer, method, None, price)
-    most = method.full_rank(layer.geometry)
-    return [r for r in range(1, most + 1) if _relative(layer, method, r, price) < whole]
+def splits_worth(layer: Layer, method: Method, price: Price = macs) -> list[Choice]:
+    """The candidate splits of a layer by a method that cost less than the layer left alone."""
+    if layer.skip is not None or method.refuses(layer) is not None:
+        return []
+    whole = _relative(layer, None, price)
+    choices = [Choice(layer.name, method.name, r) for r in method.candidates(layer.geometry)]
+    return [choice for choice in choices if _relative(layer, choice, price) < whole]
 
 
 def budget(
-    layers: Sequence[Layer], method: Method, options: RankOptions, spectra: Spectra
+    layers: Sequence[Layer], methods: Sequence[Method], options: RankOptions, evidence: Evidence
 ) -> list[Choice]:
-    """The ranks of least damage that keep the whole network within its budget.
+    """The splits of least damage that keep the whole network within a budget.
 
-    ``options.everything`` are all layers of the network, so that those which are not split
-    count as well; ``options.damage`` says what a rank does to a layer, by default its squared
-    relative kernel error.
+    All layers of the network count, those that are not selected as well. Damage is
+    ``evidence.damage``, by default the squared relative kernel error.
+
+    Raises:
+        UnsupportedError: the cost of the network is not known.
+        UsageError: the share cannot be reached, or the times were not measured.
     """
-    given = [name for name in BUDGETS if getattr(options, name) is not None]
-    (kind,) = given
-    price = BUDGETS[kind]
-    whole = [price(layer, method, None) for layer in options.everything or layers]
-    if any(cost is None for cost in whole):
-        raise UnsupportedError(
-            f"the {kind} of the network are not known, so there is no budget of them",
-            hint="give the sizes with --input-shape 1,3,224,224, or use --params",
-        )
-    return spend(
-        layers,
-        method,
-        price,
-        kind=kind,
-        share=getattr(options, kind),
-        before=sum(cost for cost in whole if cost is not None),
-        damage=options.damage or kernel_damage(spectra),
-        worth=price,
-    )
+    (kind,) = (name for name in (*BUDGETS, "latency") if getattr(options, name) is not None)
+    price, worth = BUDGETS.get(kind, macs), BUDGETS.get(kind, macs)
+    if kind == "latency":
+        if evidence.times is None:
+            raise UsageError("the times of the layers were not measured", where="--latency")
+        price, before = evidence.times.of, evidence.times.whole
+    else:
+        costs = [price(layer, None) for layer in evidence.layers or layers]
+        if any(cost is None for cost in costs):
+            raise UnsupportedError(
+                f"the {kind} of the network are not known, so there is no budget of them",
+                hint="give the sizes with --input-shape 1,3,224,224, or use --params",
+            )
+        before = sum(cost for cost in costs if cost is not None)
+    menus = [
+        [c for method in methods for c in splits_worth(layer, method, worth)] for layer in layers
+    ]
+    limit = Limit(kind, _share(getattr(options, kind), f"--{kind}"), before)
+    return spend(layers, menus, price, evidence.damage or kernel_damage(evidence.spectra), limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A budget: ``share`` of the cost ``before`` of the whole network, of the kind ``kind``."""
+
+    kind: str
+    share: float
+    before: int
 
 
 def spend(
     layers: Sequence[Layer],
-    method: Method,
+    menus: Sequence[Sequence[Choice]],
     price: Price,
-    *,
-    kind: str,
-    share: float,
-    before: int,
-    damage: Callable[[Layer, int], float],
-    worth: Price,
+    damage: Damage,
+    limit: Limit,
 ) -> list[Choice]:
-    """The ranks of least damage at ``share`` of the ``before`` that the whole network costs.
-
-    The ranks to choose from are those that are cheaper by ``worth``.
+    """The choice of least damage from each layer's menu, or none, within the limit.
 
     Raises:
-        UsageError: not a share, or one that cannot be reached.
+        UsageError: the limit cannot be reached.
     """
-    share = _share(share, f"--{kind}")
-    split = [price(layer, method, None) or 0 for layer in layers]
-    allowed = math.floor(share * before) - (before - sum(split))
-    menu = [_options(layer, method, price, damage, worth) for layer in layers]
-    found = pack([[option for _, option in entries] for entries in menu], allowed)
-    if found is None:
-        least = before - sum(split) + sum(min(o.cost for _, o in entries) for entries in menu)
-        raise UsageError(
-            f"{share:.1%} of the {kind} cannot be reached: rank 1 everywhere leaves "
-            f"{least / before:.1%}",
-            where=f"--{kind}",
-        )
-    note = f"within {found.gap / found.damage:.1%} of the least damage" if found.gap else ""
-    picked = [entries[i][0] for entries, i in zip(menu, found.picks, strict=True)]
-    return [
-        Choice(layer.name, method.name, rank, note)
-        for layer, rank in zip(layers, picked, strict=True)
-        if rank is not None
+    alone = [price(layer, None) or 0 for layer in layers]
+    rest = limit.before - sum(alone)
+    entries = [
+        [(None, Option(cost, 0.0)), *_options(layer, menu, price, damage, cost)]
+        for layer, menu, cost in zip(layers, menus, alone, strict=True)
     ]
+    allowed = math.floor(limit.share * limit.before) - rest
+    packing = pack([[option for _, option in menu] for menu in entries], allowed)
+    if packing is None:
+        least = rest + sum(min(option.cost for _, option in menu) for menu in entries)
+        raise UsageError(
+            f"{limit.share:.1%} of the {limit.kind} cannot be reached: rank 1 everywhere leaves "
+            f"{least / limit.before:.1%}",
+            where=f"--{limit.kind}",
+        )
+    note = f"within {packing.gap / packing.damage:.1%} of the least damage" if packing.gap else ""
+    picks = [menu[index][0] for menu, index in zip(entries, packing.picks, strict=True)]
+    return [replace(choice, note=note) for choice in picks if choice is not None]
+
+
+def kernel_damage(spectra: Spectra) -> Damage:
+    """The squared relative kernel error of a split."""
+
+    def damage(layer: Layer, choice: Choice) -> float:
+        return spectra(layer.name, choice.method).relative_error(choice.rank) ** 2
+
+    return damage
 
 
 def _options(
-    layer: Layer, method: Method, price: Price, damage: Callable[[Layer, int], float], worth: Price
-) -> list[tuple[int | None, Option]]:
-    alone = price(layer, method, None) or 0
-    entries: list[tuple[int | None, Option]] = [(None, Option(alone, 0.0))]
-    for rank in ranks_worth(layer, method, worth):
-        cost = price(layer, method, rank)
+    layer: Layer, menu: Sequence[Choice], price: Price, damage: Damage, alone: int
+) -> list[tuple[Choice | None, Option]]:
+    entries: list[tuple[Choice | None, Option]] = []
+    for choice in menu:
+        cost = price(layer, choice)
         if cost is not None and cost < alone:
-            entries.append((rank, Option(cost, max(damage(layer, rank), 0.0))))
+            entries.append((choice, Option(cost, max(damage(layer, choice), 0.0))))
     return entries
 
 
-def _relative(layer: Layer, method: Method, rank: int | None, price: Price) -> float:
-    """The cost, with sizes of 1 where none are known: comparisons need no more."""
-    cost = price(layer, method, rank)
+def _split_cost(geometry: Geometry, choice: Choice) -> Cost:
+    convs = split_work(geometry, choice.method, choice.rank, AUTO).convs
+    return total(layer_cost(conv) for conv in convs)
+
+
+def _relative(layer: Layer, choice: Choice | None, price: Price) -> float:
+    """The cost, with an output of size 1 where sizes are not known: enough for comparisons."""
+    cost = price(layer, choice)
     if cost is not None:
         return cost
-    sized = replace(
-        layer,
-        geometries=tuple(replace(g, output_size=(1,) * len(g.kernel)) for g in layer.geometries),
+    sized = tuple(
+        replace(g, input_size=g.stride, output_size=(1,) * len(g.kernel)) for g in layer.geometries
     )
-    return price(sized, method, rank) or math.inf
-
-
-def kernel_damage(spectra: Spectra) -> Callable[[Layer, int], float]:
-    """The squared relative kernel error of a layer at a rank."""
-    known: dict[str, Mapping[int, float]] = {}
-
-    def damage(layer: Layer, rank: int) -> float:
-        if layer.name not in known:
-            found = spectra(layer.name)
-            ranks = range(1, found.full_rank + 1)
-            known[layer.name] = {r: found.relative_error(r) ** 2 for r in ranks}
-        return known[layer.name][rank]
-
-    return damage
+    return price(replace(layer, geometries=sized), choice) or math.inf
 
 
 def _share(value: float, where: str) -> float:

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from dacconv.decompositions import Method
-from dacconv.decompositions.svd import F64
+from dacconv.decompositions.formula import F64
 from dacconv.errors import UsageError
 from dacconv.graph.types import Choice, Layer
-from dacconv.planning.base import RankOptions, Spectra
+from dacconv.planning.base import Evidence, RankOptions, first_method
 
 OVER = ("mean", "max")
 
 
 def energy(
-    layers: Sequence[Layer], method: Method, options: RankOptions, spectra: Spectra
+    layers: Sequence[Layer], methods: Sequence[Method], options: RankOptions, evidence: Evidence
 ) -> list[Choice]:
     """For each layer the smallest rank whose share reaches ``options.energy``.
 
@@ -38,14 +38,15 @@ def energy(
         raise UsageError(
             f"'{options.energy_over}' is not one of {', '.join(OVER)}", where="--energy-over"
         )
-    return [
-        Choice(
-            layer.name,
-            method.name,
-            smallest_rank(spectra(layer.name).values, share, options.energy_over),
-        )
-        for layer in layers
-    ]
+    choices = []
+    for layer in layers:
+        method = first_method(layer, methods)
+        values = evidence.spectra(layer.name, method.name).values
+        if values is None:
+            raise UsageError(f"{method.name} has no singular values to keep", where="--energy")
+        rank = smallest_rank(values, share, options.energy_over)
+        choices.append(Choice(layer.name, method.name, (rank,)))
+    return choices
 
 
 def smallest_rank(values: F64, share: float, over: str = "mean") -> int:

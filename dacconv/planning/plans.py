@@ -7,32 +7,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 
-from dacconv.decompositions import METHODS, Method
+from dacconv.decompositions import ALL, METHODS, Method, refusal
+from dacconv.decompositions.costs import cost_share
 from dacconv.decompositions.forms import AUTO, FORMS
 from dacconv.errors import UsageError
-from dacconv.graph.cost import layer_cost, total
-from dacconv.graph.plan_json import PLAN_VERSION
-from dacconv.graph.types import Choice, Geometry, Layer, Plan, Skipped
-from dacconv.planning import BUDGETS, POLICIES, RankOptions, Selection, Spectra, select
-from dacconv.planning.uniform import check_rank
+from dacconv.graph.plan_json import PLAN_VERSION, rank_text
+from dacconv.graph.types import Choice, Layer, Plan, Rank, Skipped
+from dacconv.planning import BUDGETS, POLICIES, Evidence, RankOptions, Selection, select
+from dacconv.planning.base import check_rank, same_rank
 
+ANY_METHOD = "auto"
 NOT_SELECTED = "not selected"
 SPARED = "the budget is met with less damage elsewhere"
 
 
-def make_plan(
-    layers: Sequence[Layer],
-    options: RankOptions,
-    selection: Selection,
-    spectra: Spectra,
-    *,
-    method: str = "dac",
-    allow_costlier: bool = False,
-) -> Plan:
+def make_plan(options: RankOptions, selection: Selection, evidence: Evidence) -> Plan:
     """The plan of the policy that ``options`` asks for, over the selected layers.
 
     Raises:
-        UsageError: no policy or several, a bad rank, a selection that cannot be.
+        UsageError: no policy or several, a bad rank, an impossible selection, an unknown method.
     """
     given = [name for name in POLICIES if getattr(options, name) not in (None, {})]
     if len(given) != 1:
@@ -42,24 +35,58 @@ def make_plan(
             hint="--rank R, --ranks NAME=R,..., --energy 0.95, --macs 0.45, --params 0.5, "
             "--latency 0.6, or --plan FILE",
         )
+    (policy,) = given
+    budgeted = policy in (*BUDGETS, "latency")
+    if options.method == ANY_METHOD and not budgeted:
+        raise UsageError(
+            "only a budget chooses the method of each layer",
+            where=f"--method {ANY_METHOD}",
+            hint="give --macs 0.5, or name a method",
+        )
+    layers = eligible_by(evidence.layers, methods_of(options.method))
     chosen = select(layers, selection)
-    options = replace(options, everything=tuple(layers))
-    wanted = POLICIES[given[0]](chosen, METHODS[method], options, spectra)
-    made = settle(layers, wanted, allow_costlier=allow_costlier)
-    spared = {layer.name for layer in chosen} if given[0] in (*BUDGETS, "latency") else set()
+    choices = POLICIES[policy](chosen, methods_of(options.method), options, evidence)
+    plan = settle(layers, choices, allow_costlier=options.allow_costlier)
+    spared = {layer.name for layer in chosen} if budgeted else set()
     return replace(
-        made,
+        plan,
         skipped=tuple(
             replace(s, reason=SPARED) if s.layer in spared and s.reason == NOT_SELECTED else s
-            for s in made.skipped
+            for s in plan.skipped
         ),
     )
 
 
-def settle(layers: Sequence[Layer], wanted: Sequence[Choice], *, allow_costlier: bool) -> Plan:
+def methods_of(name: str) -> tuple[Method, ...]:
+    """The methods that ``--method`` names.
+
+    Raises:
+        UsageError: there is no such method; names the nearest.
+    """
+    if name == ANY_METHOD:
+        return ALL
+    if name not in METHODS:
+        (nearest,) = get_close_matches(name, METHODS, n=1, cutoff=0.0)
+        raise UsageError(
+            f"unknown method '{name}'",
+            where="--method",
+            hint=f"the nearest is {nearest}; known: {', '.join(METHODS)}",
+        )
+    return (METHODS[name],)
+
+
+def eligible_by(layers: Sequence[Layer], methods: Sequence[Method]) -> tuple[Layer, ...]:
+    """The layers; one that none of the methods can split says why in ``skip``."""
+    return tuple(
+        replace(layer, skip=reason) if (reason := refusal(layer, methods)) else layer
+        for layer in layers
+    )
+
+
+def settle(layers: Sequence[Layer], choices: Sequence[Choice], *, allow_costlier: bool) -> Plan:
     """A plan for all layers: ranks clipped to full rank, costlier splits left alone."""
-    by_name = {choice.layer: choice for choice in wanted}
-    choices: list[Choice] = []
+    by_name = {choice.layer: choice for choice in choices}
+    kept: list[Choice] = []
     skipped: list[Skipped] = []
     for layer in layers:
         choice = by_name.get(layer.name)
@@ -67,35 +94,28 @@ def settle(layers: Sequence[Layer], wanted: Sequence[Choice], *, allow_costlier:
             skipped.append(Skipped(layer.name, layer.skip))
         elif choice is None:
             skipped.append(Skipped(layer.name, NOT_SELECTED))
+        elif reason := METHODS[choice.method].refuses(layer):
+            skipped.append(Skipped(layer.name, reason))
         else:
-            method = METHODS[choice.method]
-            clipped = clip(choice, method.full_rank(layer.geometry))
-            share = cost_share(layer.geometry, method, clipped.rank)
+            clipped = clip(choice, METHODS[choice.method].full_rank(layer.geometry))
+            share = cost_share(layer.geometry, choice.method, clipped.rank)
             if share >= 1 and not allow_costlier:
-                why = f"rank {clipped.rank} would cost {share:.3g} x the conv: left as it is"
+                rank = rank_text(clipped.rank)
+                why = f"rank {rank} would cost {share:.3g} x the conv: left as it is"
                 note = f"{why} ({clipped.note})" if clipped.note else why
                 skipped.append(Skipped(layer.name, note))
             else:
-                choices.append(clipped)
-    return Plan(tuple(choices), tuple(skipped))
+                kept.append(clipped)
+    return Plan(tuple(kept), tuple(skipped))
 
 
-def clip(choice: Choice, full_rank: int) -> Choice:
-    """The choice with its rank no higher than full rank, and a note where it was."""
-    if choice.rank <= full_rank:
+def clip(choice: Choice, full_rank: Rank) -> Choice:
+    """The choice with its rank no higher than full rank, and a note where it was higher."""
+    rank = tuple(map(min, choice.rank, full_rank))
+    if rank == choice.rank:
         return choice
-    return replace(
-        choice, rank=full_rank, note=f"rank {choice.rank} is above full rank {full_rank}"
-    )
-
-
-def cost_share(geometry: Geometry, method: Method, rank: int) -> float:
-    """The MACs of the split over those of the conv; sizes do not matter for the ratio."""
-    size = geometry.output_size or (1,) * len(geometry.kernel)
-    sized = replace(geometry, output_size=size)
-    after = total(layer_cost(part) for part in method.parts(sized, rank)).macs
-    before = layer_cost(sized).macs
-    return after / before if after is not None and before else 1.0
+    note = f"rank {rank_text(choice.rank)} is above full rank {rank_text(full_rank)}"
+    return replace(choice, rank=rank, note=note)
 
 
 def plan_from_json(text: str, where: str) -> Plan:
@@ -122,7 +142,7 @@ def plan_from_dict(data: object, where: str) -> Plan:
             hint="`convert --dry-run --plan-out` makes one",
         )
     version = data.get("plan_version", PLAN_VERSION)
-    if version != PLAN_VERSION:
+    if version not in (1, PLAN_VERSION):
         raise UsageError(
             f"plan version {version} is not known (this dacconv reads {PLAN_VERSION})", where=where
         )
@@ -179,5 +199,15 @@ def _choice(entry: object, where: str) -> Choice:
         raise UsageError(
             f"layer {name}: unknown form '{form}'", where=where, hint=f"known: {known}"
         )
-    rank = check_rank(entry.get("rank"), f"{where}, layer {name}")
+    rank = _rank(METHODS[method], entry.get("rank"), f"{where}, layer {name}")
     return Choice(name, method, rank, form=form)
+
+
+def _rank(method: Method, value: object, where: str) -> Rank:
+    """A rank as a plan has it: a number, or a list with one number for each rank."""
+    if not isinstance(value, list):
+        return same_rank(method, check_rank(value, where))
+    count = len(method.formula.ranks)
+    if len(value) != count:
+        raise UsageError(f"{method.name} has {count} ranks, not {len(value)}", where=where)
+    return tuple(check_rank(rank, where) for rank in value)

@@ -8,7 +8,7 @@ from dacconv.conversion.report import CONVENTION, Report
 from dacconv.conversion.report import Row as LayerRow
 from dacconv.graph.cost import Cost
 from dacconv.graph.findings import Verification
-from dacconv.graph.plan_json import plan_to_json
+from dacconv.graph.plan_json import plan_to_json, rank_text
 from dacconv.graph.types import Provenance
 from dacconv.reports import pages
 from dacconv.reports import roofline_words as roofline_text
@@ -225,7 +225,11 @@ def _kinds(report: Report) -> list[Kind]:
 
 def _told(number: int, row: LayerRow, kind: Kind) -> str:
     """One layer in words, for a tooltip and for who does not see the colours."""
-    what = WHAT[kind] if row.rank is None else f"rank {row.rank} of {row.full_rank}"
+    what = (
+        WHAT[kind]
+        if row.rank is None
+        else f"rank {rank_text(row.rank or ())} of {rank_text(row.full_rank or ())}"
+    )
     costs = formatting.change(row.before.macs, row.after.macs)
     error = f", kernel error {formatting.error(row.kernel_error)}" if row.kernel_error else ""
     reason = f": {row.reason}" if row.reason else ""
@@ -277,7 +281,8 @@ def _keys(number: int, row: LayerRow) -> tuple[float | None, ...]:
             None if g.output_size is None else _product(g.output_size),
         )
     costs = (_sorted_by(row.before), _sorted_by(row.after))
-    return (number, *sizes, row.rank, row.kernel_error, row.energy_kept, *costs[0])
+    rank = None if row.rank is None else row.rank[0]
+    return (number, *sizes, rank, row.kernel_error, row.energy_kept, *costs[0])
 
 
 def _product(values: tuple[int, ...]) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dacconv.conversion.report import Report, Row
 from dacconv.graph.cost import Cost
 from dacconv.graph.findings import Calibration, RankTime, Timings, Verification
+from dacconv.graph.plan_json import rank_text
 from dacconv.graph.types import Refusal
 
 UNKNOWN = "?"
@@ -73,11 +74,20 @@ def row_cells(row: Row) -> tuple[str, ...]:
     return (
         row.name if row.sites == 1 else f"{row.name} (x{row.sites})",
         *_geometry_cells(row),
-        "-" if row.rank is None else f"{row.rank} {row.form or ''}".rstrip(),
+        "-"
+        if row.rank is None
+        else f"{rank_text(row.rank)} {row.form or row.method or ''}".rstrip(),
         "-" if row.kernel_error is None else error(row.kernel_error),
         "-" if row.energy_kept is None else share(row.energy_kept),
         *_costs(row.before, row.after),
     )
+
+
+def split_cell(row: Row) -> str:
+    """The rank and the form, or the method where it has no forms; ``-`` for a layer left alone."""
+    if row.rank is None:
+        return "-"
+    return f"{rank_text(row.rank)} {row.form or row.method or ''}".rstrip()
 
 
 def _geometry_cells(row: Row) -> tuple[str, ...]:
@@ -161,7 +171,7 @@ def _time_rows(report: Report, timings: Timings) -> list[tuple[str, ...]]:
         row = rows[timed.layer]
         lines.append((
             timed.layer,
-            "-" if row.rank is None else f"{row.rank} {row.form}",
+            split_cell(row),
             change_ms(timed.before_ms, timed.after_ms),
             saved(timed.before_ms, timed.after_ms),
             saved(row.before.macs, row.after.macs),
@@ -175,7 +185,7 @@ def _time_rows(report: Report, timings: Timings) -> list[tuple[str, ...]]:
 def _rank_rows(timings: Timings) -> list[tuple[str, ...]]:
     """What each rank would save: ``-41 % sum`` is 41 % less time than the conv, as a sum."""
     ranks = sorted({found.rank for layer in timings.layers for found in layer.ranks})
-    lines = [(*RANK_COLUMNS, *(f"rank {rank}" for rank in ranks))]
+    lines = [(*RANK_COLUMNS, *(f"rank {rank_text(rank)}" for rank in ranks))]
     for layer in timings.layers:
         known = {found.rank: found for found in layer.ranks}
         lines.append((

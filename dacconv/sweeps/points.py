@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from dacconv.decompositions import METHODS
 from dacconv.errors import UsageError
 from dacconv.graph.types import Choice, Layer, Plan
+from dacconv.planning.base import same_rank
 from dacconv.planning.plans import settle
 
-METHOD = "dac"
+DAC = "dac"
 SINGLE, FIRST, LAST, UNIFORM, BUDGET = "single", "first-k", "last-k", "uniform", "budget"
 MODES = (SINGLE, FIRST, LAST, UNIFORM, BUDGET)
 
@@ -37,11 +38,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What is tried: the modes, and the ranks or budgets of each."""
+    """What is tried: the modes, and the ranks or budgets of each; ``method`` splits the layers."""
 
     modes: tuple[str, ...]
     ranks: tuple[int, ...] = ()
     budgets: tuple[float, ...] = ()
+    method: str = DAC
 
 
 def points(
@@ -75,38 +77,46 @@ def points(
             continue
         if not grid.ranks:
             raise UsageError("no ranks given", where="--ranks", hint="as in 1-5 or 1,2,4")
-        found += _by_rank(mode, grid.ranks, layers, selected, allow_costlier=allow_costlier)
+        found += _by_rank(mode, grid, layers, selected, allow_costlier=allow_costlier)
     return tuple(found)
 
 
 def _by_rank(
     mode: str,
-    ranks: Sequence[int],
+    grid: Grid,
     layers: Sequence[Layer],
     selected: Sequence[Layer],
     *,
     allow_costlier: bool,
 ) -> list[Point]:
+    method, ranks, count = METHODS[grid.method], grid.ranks, len(selected)
+    prefix = "" if grid.method == DAC else f"{grid.method}:"
+
     def plan(chosen: Sequence[Layer], rank: int, costlier: bool) -> Plan:
-        wanted = [Choice(layer.name, METHOD, rank) for layer in chosen]
+        wanted = [Choice(layer.name, method.name, same_rank(method, rank)) for layer in chosen]
         return settle(layers, wanted, allow_costlier=costlier)
 
-    count = len(selected)
     if mode == SINGLE:
         return [
-            Point(f"{layer.name}@{rank}", mode, plan([layer], rank, True), layer.name, rank=rank)
+            Point(
+                f"{layer.name}@{prefix}{rank}",
+                mode,
+                plan([layer], rank, True),
+                layer.name,
+                rank=rank,
+            )
             for layer in selected
             for rank in ranks
-            if rank <= METHODS[METHOD].full_rank(layer.geometry)
+            if rank <= max(method.full_rank(layer.geometry))
         ]
     if mode == UNIFORM:
         return [
-            Point(f"uniform@{rank}", mode, plan(selected, rank, allow_costlier), rank=rank)
+            Point(f"uniform@{prefix}{rank}", mode, plan(selected, rank, allow_costlier), rank=rank)
             for rank in ranks
         ]
     name = "first" if mode == FIRST else "last"
     return [
-        Point(f"{name}-{k}@{rank}", mode, plan(part, rank, allow_costlier), k=k, rank=rank)
+        Point(f"{name}-{k}@{prefix}{rank}", mode, plan(part, rank, allow_costlier), k=k, rank=rank)
         for rank in ranks
         for k in range(1, count + 1)
         for part in [selected[:k] if mode == FIRST else selected[count - k :]]

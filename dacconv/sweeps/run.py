@@ -14,6 +14,7 @@ from dacconv.errors import UsageError
 from dacconv.formats.base import LoadOptions, Model
 from dacconv.graph.types import Array, Layer, Plan
 from dacconv.planning import Selection, select
+from dacconv.planning.plans import eligible_by, methods_of
 from dacconv.planning.spectra import OWN
 from dacconv.support.files import Digest
 from dacconv.support.progress import Progress, silent
@@ -165,13 +166,14 @@ def prepare(
     bench = Bench(model, setup, progress)
     if _elsewhere(bench, where):
         start(where)
-    rows = bench.variants.layers
+    rows = eligible_by(bench.variants.layers, methods_of(grid.method))
     pipeline.require_eligible(rows, model.path)
     selected = select(rows, selection)
 
     def budget_plan(share: float) -> Plan:
         return pipeline.plan(
             model,
+            method=grid.method,
             macs=share,
             layers=selection.layers,
             skip=selection.skip,
@@ -198,7 +200,7 @@ def prepare(
             "convention": CONVENTION,
         },
         layers=tuple(layer.name for layer in selected),
-        spectra={layer.name: _shares(bench, layer) for layer in selected},
+        spectra={layer.name: _shares(bench, layer, grid.method) for layer in selected},
         rows=(bench.original(),),
     )
     return Prepared(bench, found, blank, where)
@@ -245,9 +247,12 @@ def _settled(model: Model, plan: Plan, rows: Sequence[Layer]) -> Plan:
     return Plan(bare(made.choices))
 
 
-def _shares(bench: Bench, layer: Layer) -> tuple[float, ...]:
+def _shares(bench: Bench, layer: Layer, method: str) -> tuple[float, ...]:
     """The share of the squared singular values that every rank adds."""
-    energy = bench.variants.spectra(layer.name).energy()
+    values = bench.variants.spectra(layer.name, method).values
+    if values is None:
+        return ()
+    energy = (values**2).sum(axis=0)
     total = float(energy.sum())
     return tuple(float(value) / total if total else 0.0 for value in energy)
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dacconv.conversion import pipeline
-from dacconv.conversion.splitting import Split, split_layer
-from dacconv.decompositions import METHODS, Method
-from dacconv.decompositions.emission import cost as split_cost
+from dacconv.conversion.splitting import Split, rewrites, split_layer
+from dacconv.decompositions import survey
+from dacconv.decompositions.costs import cost as split_cost
 from dacconv.errors import UnsupportedError
 from dacconv.formats.base import Divisible, Model
 from dacconv.fusions.merged import MergedModel
 from dacconv.graph.cost import Cost, total
-from dacconv.graph.layers import survey
 from dacconv.graph.types import Choice, Layer, Plan
 from dacconv.planning.spectra import OWN, Spectra
 from dacconv.sweeps.prefixes import Stops, Word
@@ -90,9 +89,7 @@ class Variants:
         splits = {choice.layer: self._split(choice) for choice in plan.choices}
         if self.calibrated is not None or any(map(_is_rounded, splits.values())):
             return self.convert(plan)
-        methods = {choice.layer: METHODS[choice.method] for choice in plan.choices}
-        whole = {name: _recomposed(split, methods[name]) for name, split in splits.items()}
-        return self._rewritten(plan, whole)
+        return self._rewritten(splits, whole=True)
 
     def convert(self, plan: Plan) -> Model:
         """The converted model: what ``pipeline.convert`` makes, from what is known already."""
@@ -104,12 +101,13 @@ class Variants:
                 kernel_scale=self.kernel_scale,
                 calibrated=self.calibrated,
             ).model
-        return self._rewritten(plan, {c.layer: self._split(c) for c in plan.choices})
+        return self._rewritten({c.layer: self._split(c) for c in plan.choices})
 
-    def _rewritten(self, plan: Plan, splits: Mapping[str, Split]) -> Model:
+    def _rewritten(self, splits: Mapping[str, Split], *, whole: bool = False) -> Model:
         model: Model | MergedModel = self._flat.model if self._flat else self.view
         nodes = self._flat.nodes if self._flat else {}
-        edits = pipeline.rewrites(model.graph(), plan, splits, nodes)
+        constructs = self.model.constructs(2, own_layers=True)
+        edits = rewrites(model.graph(), list(splits.values()), constructs, nodes, whole=whole)
         if isinstance(model, MergedModel) or edits:
             return model.rewrite(edits)
         return model
@@ -141,7 +139,7 @@ class Variants:
         if choice not in self._splits:
             layer = next(layer for layer in self.layers if layer.name == choice.layer)
             made = split_layer(self.spectra, layer, choice)
-            if sum(map(_bytes, (*self._splits.values(), made))) > KEPT_BYTES:
+            if sum(split.size for split in (*self._splits.values(), made)) > KEPT_BYTES:
                 self._splits.clear()
             self._splits[choice] = made
         return self._splits[choice]
@@ -173,17 +171,6 @@ class Variants:
         return _Flat(flat, nodes)
 
 
-def _recomposed(split: Split, method: Method) -> Split:
-    """The split with every site's branches as the one conv that they are."""
-    sites = tuple((site, ((method.recompose(branches),),)) for site, branches in split.sites)
-    return replace(split, sites=sites)
-
-
 def _is_rounded(split: Split) -> bool:
-    """Whether its factors are of low precision, and round otherwise than their product."""
-    convs = (c for _, branches in split.sites for chain in branches for c in chain)
-    return any(conv.weight.dtype.itemsize < 4 for conv in convs)
-
-
-def _bytes(split: Split) -> int:
-    return sum(c.weight.nbytes for _, bs in split.sites for chain in bs for c in chain)
+    """Whether its factors are written in low precision, and round otherwise than their product."""
+    return any(conv.weight.dtype.itemsize < 4 for _, conv in split.sites)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from dacconv.decompositions import METHODS
 from dacconv.decompositions.forms import AUTO, FORMS, MULTIPLIER
 from dacconv.errors import UsageError
+from dacconv.graph.plan_json import rank_text
 from dacconv.graph.types import Choice, Layer, Plan, Skipped
 from dacconv.timing.speeds import Speeds
 
@@ -44,8 +46,9 @@ def choose_forms(
     slower: dict[str, Skipped] = {}
     for choice in plan.choices:
         layer = by_name[choice.layer]
-        forms = list(possible(layer))
-        asked = form if choice.form == AUTO else choice.form
+        method = METHODS[choice.method]
+        forms = [name for name in possible(layer) if name in method.forms] or [AUTO]
+        asked = form if choice.form == AUTO and method.forms else choice.form
         if asked != AUTO and asked not in forms:
             raise UsageError(
                 f"form '{asked}' cannot be written for layer {layer.name}: the file is a {format}",
@@ -53,11 +56,12 @@ def choose_forms(
                 hint=f"it can be {' or '.join(forms)}",
             )
         wanted = forms if asked == AUTO else [asked]
-        wanted = wanted if choice.rank > 1 else [MULTIPLIER]  # at rank 1 all are the same
-        times = speeds(layer, choice.rank, wanted)
+        if method.forms and choice.rank == (1,):  # at rank 1 all are the same
+            wanted = [MULTIPLIER]
+        times = speeds(layer, choice, wanted)
         best = min(times, key=lambda name: times[name]) if times else _unmeasured(wanted)
         if speeds.measured and times and times[best] > SLOWER:
-            slower[layer.name] = Skipped(layer.name, _why(best, choice.rank, times[best]))
+            slower[layer.name] = Skipped(layer.name, _why(best, choice, times[best]))
         else:
             note = choice.note if speeds.measured else _told(choice, times.get(best))
             choices.append(replace(choice, form=best, note=note))
@@ -78,5 +82,7 @@ def _told(choice: Choice, ratio: float | None) -> str:
     return f"{choice.note}; {slow}" if choice.note else slow
 
 
-def _why(form: str, rank: int, ratio: float) -> str:
-    return f"measured: rank {rank} takes {ratio:.2f} x the conv's time at best (form {form})"
+def _why(form: str, choice: Choice, ratio: float) -> str:
+    rank = rank_text(choice.rank)
+    best = "" if form == AUTO else f" at best (form {form})"
+    return f"measured: rank {rank} takes {ratio:.2f} x the conv's time{best}"

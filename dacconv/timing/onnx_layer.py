@@ -15,11 +15,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from dacconv.decompositions.forms import Branches
 from dacconv.formats.base import LoadOptions
 from dacconv.formats.onnx.model import OnnxModel, load
 from dacconv.formats.onnx.run import document_session
-from dacconv.graph.types import Conv, Rewrite
+from dacconv.graph.types import Branches, Conv, Rewrite
 
 _LAYER, _BEFORE, _AFTER = "layer", "before", "after"
 _OPSET, _IR = 17, 8
@@ -28,7 +27,7 @@ _RUNS = 10
 
 @contextmanager
 def opened(
-    conv: Conv, shape: tuple[int, ...], branches: Branches | None, form: str, threads: int
+    conv: Conv, shape: tuple[int, ...], branches: Branches | None, threads: int
 ) -> Iterator[Callable[[], None]]:
     """What runs the layer once: the conv, or the ``branches`` in its place.
 
@@ -37,7 +36,7 @@ def opened(
     """
     model = _model(conv, shape)
     if branches is not None:
-        edit = Rewrite(_LAYER, f"{_BEFORE}_out", branches, drop=(_LAYER,), form=form)
+        edit = Rewrite(_LAYER, f"{_BEFORE}_out", branches, drop=(_LAYER,))
         model = model.rewrite([edit])
     held = [document_session(model.document, threads=threads, spin=True)]
     feeds = {"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}

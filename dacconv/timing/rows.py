@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dacconv.decompositions import METHODS
-from dacconv.decompositions.forms import AUTO, MULTIPLIER
+from dacconv.decompositions.costs import cost_share
+from dacconv.decompositions.forms import AUTO, MULTIPLIER, possible
 from dacconv.formats.base import Model
 from dacconv.graph.findings import LayerTime, RankTime, Timings
 from dacconv.graph.types import Layer, Plan
-from dacconv.planning import ranks_worth
-from dacconv.planning.plans import cost_share
+from dacconv.planning import splits_worth
 from dacconv.timing.cache import where
 from dacconv.timing.timer import Timer
 
@@ -25,7 +25,7 @@ def plan_times(plan: Plan, layers: Sequence[Layer], timer: Timer) -> Timings:
         choice = choices.get(layer.name)
         ratio = 1.0
         if choice is not None:
-            ratios = timer(layer, choice.rank, [choice.form])
+            ratios = timer(layer, choice, [choice.form])
             ratio = ratios.get(choice.form, 1.0)
         seconds = timer.seconds.get(layer.name)
         if seconds is not None:
@@ -47,11 +47,12 @@ def rank_times(model: Model, layers: Sequence[Layer], timer: Timer, form: str = 
         if before is None:
             continue
         ranks = []
-        for rank in ranks_worth(layer, method):
-            forms = [form] if form != AUTO else model.forms(layer.geometry, own_layers=False)
-            ratios = timer(layer, rank, forms if rank > 1 else [MULTIPLIER])
+        constructs = model.constructs(len(layer.geometry.kernel), own_layers=False)
+        for choice in splits_worth(layer, method):
+            forms = [form] if form != AUTO else possible(constructs)
+            ratios = timer(layer, choice, forms if choice.rank > (1,) else [MULTIPLIER])
             best = min(ratios, key=lambda name: ratios[name])
-            share = cost_share(layer.geometry, method, rank)
-            ranks.append(RankTime(rank, best, ratios[best], share))
+            share = cost_share(layer.geometry, method.name, choice.rank)
+            ranks.append(RankTime(choice.rank, best, ratios[best], share))
         found.append(LayerTime(layer.name, before * _MS, before * _MS, tuple(ranks)))
     return Timings(where(timer.target), tuple(found))

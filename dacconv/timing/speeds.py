@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dacconv.errors import UsageError
-from dacconv.graph.types import Layer
+from dacconv.graph.types import Choice, Layer
 
 ONNXRUNTIME, TORCH, TORCH_NN = "onnxruntime", "torch", "torch.nn"
 """Runtimes. Under ``torch.nn`` a form is made of plain layers, under ``torch`` of calls."""
@@ -21,8 +21,8 @@ class Speeds(Protocol):
         """Whether a layer that is no faster here is better left alone."""
         ...
 
-    def __call__(self, layer: Layer, rank: int, forms: Sequence[str]) -> Mapping[str, float]:
-        """The time of each form over that of the conv; empty where nothing is known."""
+    def __call__(self, layer: Layer, choice: Choice, forms: Sequence[str]) -> Mapping[str, float]:
+        """The time of a split in each form over that of the conv; empty where it is not known."""
         ...
 
 

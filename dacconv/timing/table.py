@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, ClassVar
 
-from dacconv.graph.types import Geometry, Layer
+from dacconv.graph.types import Choice, Geometry, Layer
 from dacconv.timing.speeds import Target
 
 _NEIGHBOURS = 6
@@ -31,11 +31,11 @@ class TableSpeeds:
     target: Target
     measured: ClassVar[bool] = False
 
-    def __call__(self, layer: Layer, rank: int, forms: Sequence[str]) -> Mapping[str, float]:
+    def __call__(self, layer: Layer, choice: Choice, forms: Sequence[str]) -> Mapping[str, float]:
         """See :class:`~dacconv.timing.speeds.Speeds`; a GPU is not in the table."""
-        if self.target.device != "cpu":
+        if self.target.device != "cpu" or choice.method != "dac":
             return {}
-        wanted = tuple(_features(layer.geometry, rank).items())
+        wanted = tuple(_features(layer.geometry, choice.rank[0]).items())
         times = _times(self.target.runtime, self.target.threads, wanted)
         return {form: times[form] for form in forms if form in times}
 

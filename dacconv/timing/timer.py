@@ -12,9 +12,10 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from dacconv.decompositions import METHODS
-from dacconv.decompositions.forms import Branches
+from dacconv.decompositions.forms import EVERYTHING, Reordering, lower
 from dacconv.formats.base import Model
-from dacconv.graph.types import Conv, Geometry, Layer
+from dacconv.graph.plan_json import rank_text
+from dacconv.graph.types import Branches, Choice, Construct, Conv, Geometry, Layer
 from dacconv.support.progress import Progress, silent
 from dacconv.timing.cache import Cache
 from dacconv.timing.intervals import Interval, median_interval
@@ -35,6 +36,9 @@ and the luckiest of them says nothing of the rest."""
 
 MOST_RUNS = 1000
 """Of a block."""
+
+NN_CONSTRUCTS: frozenset[Construct] = frozenset({"sum", "parallel", "interleave"})
+"""What a module of torch.nn layers, with those of ``dacconv.nn``, can be made of."""
 
 Opened = AbstractContextManager[Callable[[], None]]
 
@@ -60,54 +64,64 @@ class Timer:
     cache: Cache
     progress: Progress = silent
     seconds: dict[str, float] = field(default_factory=dict)
-    saved: dict[tuple[str, int, str], float] = field(default_factory=dict)
+    saved: dict[Choice, float] = field(default_factory=dict)
     cases: int = 0
     measured: ClassVar[bool] = True
 
-    def __call__(self, layer: Layer, rank: int, forms: Sequence[str]) -> Mapping[str, float]:
-        """The time of each form over the conv's, both run in turn."""
+    def __call__(self, layer: Layer, choice: Choice, forms: Sequence[str]) -> Mapping[str, float]:
+        """The time of a split in each form over the conv's, both run in turn."""
         if layer.geometry.output_size is None or layer.geometry.input_size is None:
             return {}
-        found = self._known(layer, rank, forms)
-        self.seconds[layer.name] = found["original"]
+        times = self._times(layer, choice, forms)
+        self.seconds[layer.name] = times["original"]
         for form in forms:
-            self.saved[layer.name, rank, form] = found["original"] - found[form]
-        return {form: found[form] / found["original"] for form in forms}
+            self.saved[replace(choice, form=form, note="")] = times["original"] - times[form]
+        return {form: times[form] / times["original"] for form in forms}
 
     def original(self, layer: Layer) -> float | None:
         """The seconds of the layer as it is; None where its sizes are not known."""
+        if layer.geometry.output_size is None or layer.geometry.input_size is None:
+            return None
         if layer.name not in self.seconds:
-            self(layer, 1, ["multiplier"])
-        return self.seconds.get(layer.name)
+            self.seconds[layer.name] = self._times(layer, None, ())["original"]
+        return self.seconds[layer.name]
 
-    def _known(self, layer: Layer, rank: int, forms: Sequence[str]) -> Mapping[str, float]:
+    def _times(
+        self, layer: Layer, choice: Choice | None, forms: Sequence[str]
+    ) -> Mapping[str, float]:
+        """The seconds of the conv (``original``) and of the split in each form."""
         conv = self.convs.conv(layer.sites[0])
         case = _case(conv, layer.geometry)
         known = self.cache.get(self.target, case)
-        wanted = [form for form in forms if f"{form} {rank}" not in known]
-        if wanted or "original" not in known:
-            self.progress(f"timing {layer.name} at rank {rank}", 0, 1)
-            ratios = self._measure(conv, layer.geometry, rank, wanted)
-            first = known.get("original", ratios["original"])
-            new = {f"{form} {rank}": ratios[form] / ratios["original"] * first for form in wanted}
+        split = "" if choice is None else f" {choice.method} {rank_text(choice.rank)}"
+        missing = [form for form in forms if f"{form}{split}" not in known]
+        if missing or "original" not in known:
+            self.progress(f"timing {layer.name}{split}", 0, 1)
+            seconds = self._measure(conv, layer.geometry, choice, missing)
+            first = known.get("original", seconds["original"])
+            share = first / seconds["original"]
+            new = {f"{form}{split}": seconds[form] * share for form in missing}
             known = self.cache.put(self.target, case, {"original": first, **new})
             self.cases += 1
         return {
             "original": known["original"],
-            **{form: known[f"{form} {rank}"] for form in forms},
+            **{form: known[f"{form}{split}"] for form in forms},
         }
 
     def _measure(
-        self, conv: Conv, geometry: Geometry, rank: int, forms: Sequence[str]
+        self, conv: Conv, geometry: Geometry, choice: Choice | None, forms: Sequence[str]
     ) -> dict[str, float]:
         """Seconds of the conv (``original``) and of each form."""
         shape = (geometry.batch, conv.in_channels, *(geometry.input_size or ()))
         conv = _like(conv)
-        branches = _branches(conv, rank)
+        branches = None if choice is None else _branches(conv, geometry, choice)
 
         def opened(name: str) -> Opened:
-            return self._opened(conv, shape, None if name == "original" else branches, name)
+            if name == "original" or branches is None:
+                return self._opened(conv, shape, None)
+            return self._opened(conv, shape, lower(branches, name, Reordering(), constructs))
 
+        constructs = NN_CONSTRUCTS if self.target.runtime == TORCH_NN else EVERYTHING
         least = side_by_side(["original", *forms], opened)
         aside = 0.0
         if self.target.runtime == ONNXRUNTIME:
@@ -116,20 +130,15 @@ class Timer:
             aside = around(conv, shape, self.target.threads, least["original"])
         return {name: max(seconds - aside, 0.0) for name, seconds in least.items()}
 
-    def _opened(
-        self, conv: Conv, shape: tuple[int, ...], branches: Branches | None, form: str
-    ) -> Opened:
+    def _opened(self, conv: Conv, shape: tuple[int, ...], branches: Branches | None) -> Opened:
         target = self.target
         if target.runtime == ONNXRUNTIME:
-            from dacconv.timing import onnx_layer as onnx_timing
+            from dacconv.timing import onnx_layer
 
-            return onnx_timing.opened(conv, shape, branches, form, target.threads)
-        from dacconv.timing import torch_layer as torch_timing
+            return onnx_layer.opened(conv, shape, branches, target.threads)
+        from dacconv.timing import torch_layer
 
-        return torch_timing.opened(
-            conv, shape, branches, form, target.threads,
-            plain=target.runtime == TORCH_NN, device=target.device,
-        )  # fmt: skip
+        return torch_layer.opened(conv, shape, branches, target.threads, device=target.device)
 
 
 def side_by_side(names: Sequence[str], opened: Callable[[str], Opened]) -> dict[str, float]:
@@ -211,11 +220,12 @@ def _like(conv: Conv) -> Conv:
     return replace(conv, weight=weight / np.sqrt(weight[0].size), bias=None)
 
 
-def _branches(conv: Conv, rank: int) -> Branches:
-    method = METHODS["dac"]
-    factors = method.factor(conv.weight, method.decompose(conv.weight), rank)
-    arrays = tuple(array.astype(np.float32) for array in factors.arrays)
-    return method.assemble(conv, replace(factors, arrays=arrays))
+def _branches(conv: Conv, geometry: Geometry, choice: Choice) -> Branches:
+    """The chains of a split with random factors; their values do not matter to the time."""
+    method, rng = METHODS[choice.method], np.random.default_rng(0)
+    shapes = method.formula.shapes(geometry, choice.rank)
+    factors = tuple(rng.standard_normal(shape).astype(np.float32) / 8 for shape in shapes)
+    return method.chain(conv, factors)
 
 
 def _case(conv: Conv, geometry: Geometry) -> str:

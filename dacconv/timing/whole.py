@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from dacconv.decompositions.forms import AUTO, MULTIPLIER
+from dacconv.decompositions import METHODS
+from dacconv.decompositions.forms import AUTO, MULTIPLIER, possible
 from dacconv.errors import UsageError
 from dacconv.formats.base import Model
 from dacconv.formats.inputs import make_inputs, why_not
 from dacconv.graph.types import Choice, Layer, Plan, Skipped
 from dacconv.planning import Times
+from dacconv.planning.base import Price
 from dacconv.timing.intervals import Interval
 from dacconv.timing.speeds import ONNXRUNTIME
 from dacconv.timing.timer import Opened, Timer, over_first, side_by_side
@@ -40,25 +42,36 @@ def layer_times(
     if reason := why_not(model):
         raise UsageError(f"the model cannot be timed: {reason}", where="--latency")
 
-    def of(layer: Layer, rank: int | None) -> int | None:
+    def of(layer: Layer, choice: Choice | None) -> int | None:
         once = timer.original(layer)
         if once is None:
             return None
         whole = once * len(layer.sites) * _NANO
-        if rank is None:
+        if choice is None:
             return round(whole)
-        forms = model.forms(layer.geometry, own_layers=False) if form == AUTO else (form,)
-        ratios = timer(layer, rank, forms if rank > 1 else (MULTIPLIER,))
+        ratios = timer(layer, choice, forms_of(model, layer, choice, form))
         return round(min(ratios.values()) * whole) if ratios else None
 
     return Times(whole=_whole(model, layers, timer, of, carried_out), of=of)
+
+
+def forms_of(model: Model, layer: Layer, choice: Choice, form: str) -> Sequence[str]:
+    """The forms to time a split in: the one that was asked for, or all that can be written."""
+    forms = METHODS[choice.method].forms
+    if not forms:
+        return (AUTO,)
+    if choice.rank == (1,):
+        return (MULTIPLIER,)
+    if form != AUTO:
+        return (form,)
+    return possible(model.constructs(len(layer.geometry.kernel), own_layers=False))
 
 
 def _whole(
     model: Model,
     layers: Sequence[Layer],
     timer: Timer,
-    of: Callable[[Layer, int | None], int | None],
+    of: Price,
     carried_out: Callable[[Plan], Model],
 ) -> int:
     """What the network takes on the scale of its layers' times, in nanoseconds.
@@ -71,9 +84,12 @@ def _whole(
     for layer in layers:
         if layer.skip is not None:
             continue
-        before, after = of(layer, None), of(layer, 1)
+        choice = Choice(layer.name, "dac", (1,))
+        if METHODS[choice.method].refuses(layer):
+            continue
+        before, after = of(layer, None), of(layer, choice)
         if before is not None and after is not None and after < before:
-            choices.append(Choice(layer.name, "dac", 1))
+            choices.append(choice)
             saved += before - after
     if choices and _runs_here(model, timer):
         split = carried_out(Plan(tuple(choices)))
@@ -129,8 +145,8 @@ def _faster(ratio: Interval) -> bool:
     return ratio.high < 1 and ratio.median < 1 / NOISE
 
 
-def _splits(plan: Plan) -> set[tuple[str, int, str]]:
-    return {(choice.layer, choice.rank, choice.form) for choice in plan.choices}
+def _splits(plan: Plan) -> set[Choice]:
+    return {replace(choice, note="") for choice in plan.choices}
 
 
 def _noted(plan: Plan, ratio: Interval) -> Plan:
@@ -146,7 +162,7 @@ def _runs_here(model: Model, timer: Timer) -> bool:
 
 def _better_half(plan: Plan, timer: Timer, ratio: Interval) -> Plan:
     def saved(choice: Choice) -> float:
-        return timer.saved.get((choice.layer, choice.rank, choice.form), 0.0)
+        return timer.saved.get(replace(choice, note=""), 0.0)
 
     ranked = sorted(plan.choices, key=saved, reverse=True)
     kept = {choice.layer for choice in ranked[: len(ranked) // 2]}

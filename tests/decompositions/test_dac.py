@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dacconv.decompositions import METHODS
+from dacconv.decompositions.costs import split_work
+from dacconv.decompositions.formula import as_kernel
 from dacconv.graph.cost import layer_cost, total
 from dacconv.graph.types import Conv, Geometry
 
@@ -43,8 +45,10 @@ def convs(draw):
 
 
 def split(conv: Conv, rank: int):
-    factors = DAC.factor(conv.weight, DAC.decompose(conv.weight), rank)
-    return DAC.assemble(conv, factors), factors.relative_error
+    kernel = as_kernel(conv.weight, 1)
+    svd = DAC.decompose(kernel)
+    rank = min(rank, *svd.full_rank)
+    return DAC.chain(conv, svd.factors(kernel, (rank,))), svd.relative_error((rank,))
 
 
 @given(convs(), st.integers(0, 2**31))
@@ -98,16 +102,18 @@ def test_the_cost_is_that_of_the_paper():
     geometry = Geometry(64, 128, (3, 3), (1, 1), (1, 1), 1, True, (56, 56), (56, 56))
     before = layer_cost(geometry)
     for rank in range(1, 10):
-        after = total(layer_cost(part) for part in DAC.parts(geometry, rank))
+        after = total(
+            layer_cost(part) for part in split_work(geometry, "dac", (rank,), "auto").convs
+        )
         assert after.macs == before.macs * rank / 128 + before.macs * rank / 9
         assert after.params == 64 * rank * 9 + 128 * 64 * rank + 128
 
 
 def test_sites_share_the_arrays():
     conv = Conv(np.ones((4, 3, 3, 3)), None, (1, 1), ((1, 1), (1, 1)), (1, 1))
-    factors = DAC.factor(conv.weight, DAC.decompose(conv.weight), 1)
-    ((a, b),) = DAC.assemble(conv, factors)
-    ((c, d),) = DAC.assemble(replace(conv, stride=(2, 2)), factors)
+    kernel = as_kernel(conv.weight, 1)
+    factors = DAC.decompose(kernel).factors(kernel, (1,))
+    ((a, b),), ((c, d),) = DAC.branches([conv, replace(conv, stride=(2, 2))], factors)
     assert a.weight is c.weight
     assert b.weight is d.weight
     assert c.stride == (2, 2)

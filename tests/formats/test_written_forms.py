@@ -14,10 +14,10 @@ from torch import nn
 from torch_nets import relative, small_net
 
 import dacconv
-from dacconv.decompositions.forms import FORMS
+from dacconv.decompositions.forms import FORMS, possible
 from dacconv.errors import UnsupportedError
 from dacconv.formats import LoadOptions, open_model
-from dacconv.graph.types import Geometry, Plan
+from dacconv.graph.types import Plan
 from tests import onnx_nets
 from tests.onnx_nets import conv_model, difference, feeds, opened, run, weights
 
@@ -130,25 +130,20 @@ def test_shared_weights_stay_shared(tmp_path: Path) -> None:
         assert difference(run(original, inputs), run(made, inputs)) < 1e-5
 
 
-def geometry(axes: int) -> Geometry:
-    return Geometry(4, 4, (3,) * axes, (1,) * axes, (1,) * axes, 1, True, None, None)
-
-
 def test_formats_say_which_forms_they_can_write(tmp_path: Path) -> None:
     path = weights_of(small_net(), tmp_path / "net.pt")
     module: Any = open_model(path, ARCH)
-    assert module.forms(geometry(2), own_layers=False) == ("multiplier", "repeat")
-    assert module.forms(geometry(2), own_layers=True) == tuple(FORMS)
-    assert module.forms(geometry(3), own_layers=False) == ("multiplier",)
-    assert "repeat" not in module.forms(geometry(3), own_layers=True)
+    assert possible(module.constructs(2, own_layers=False)) == ("multiplier", "repeat")
+    assert possible(module.constructs(2, own_layers=True)) == tuple(FORMS)
+    assert possible(module.constructs(3, own_layers=False)) == ("multiplier",)
+    assert "repeat" not in possible(module.constructs(3, own_layers=True))
     alone: Any = open_model(path)
-    assert alone.forms(geometry(2), own_layers=True) == ("multiplier",)
+    assert possible(alone.constructs(2, own_layers=True)) == ("multiplier",)
 
 
 def test_no_plain_layer_repeats_the_channels_of_a_3d_conv(tmp_path: Path) -> None:
-    from dacconv.formats.torch.convs import repeat_specs
-    from dacconv.graph.types import Conv
+    from dacconv.formats.torch.convs import interleave_specs
+    from dacconv.graph.types import Repeat
 
-    conv = Conv(np.ones((4, 1, 1, 1, 1)), None, (1,) * 3, ((0, 0),) * 3, (1,) * 3, 4, copies=2)
     with pytest.raises(UnsupportedError, match="3-D"):
-        repeat_specs(conv)
+        interleave_specs(Repeat(2, 3, interleaved=True), 4)

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from dacconv.conversion.report_build import build_report
+from dacconv.decompositions import survey
 from dacconv.formats.base import LoadOptions
 from dacconv.formats.torch.module.model import TracedModel
-from dacconv.graph.layers import survey
 from dacconv.graph.types import Choice, Graph
-from dacconv.planning import RankOptions, Selection
+from dacconv.planning import Evidence, RankOptions, Selection
 from dacconv.planning.plans import make_plan, settle
 from scripts.archs import ResNet20
 from tests.nets import resnet18, resnet50, vgg16
@@ -23,7 +23,7 @@ def graph(net, shape) -> Graph:
 
 def saved(graph: Graph, rank: int) -> float:
     layers = survey(graph)
-    wanted = [Choice(layer.name, "dac", rank) for layer in layers if layer.skip is None]
+    wanted = [Choice(layer.name, "dac", (rank,)) for layer in layers if layer.skip is None]
     made = build_report("module", graph, plan=settle(layers, wanted, allow_costlier=True))
     return round(100 * (made.saving() or 0), 2)
 
@@ -58,12 +58,7 @@ def test_vgg16():
     convs = sum(row.before.macs for row in whole.rows if row.op == "conv")
     for rank, expected in LAST_K.items():
         for k, percent in enumerate(expected, 1):
-            plan = make_plan(
-                survey(traced),
-                RankOptions(rank=rank),
-                Selection(last_k=k),
-                None,
-                allow_costlier=True,
-            )
+            options = RankOptions(rank=rank, allow_costlier=True)
+            plan = make_plan(options, Selection(last_k=k), Evidence(survey(traced), None))
             made = build_report("module", traced, plan=plan)
             assert round(100 * (made.before.macs - made.after.macs) / convs, 2) == percent

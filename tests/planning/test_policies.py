@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from dacconv.decompositions.svd import channel_svd
 from dacconv.errors import UsageError
 from dacconv.graph.types import Geometry, Layer
-from dacconv.planning import RankOptions, Selection, select
+from dacconv.planning import Evidence, RankOptions, Selection, select
 from dacconv.planning.energy import smallest_rank
 from dacconv.planning.plans import NOT_SELECTED, make_plan
 
@@ -23,7 +23,7 @@ LAYERS = [
 ]
 
 
-def spectra(name):
+def spectra(name, method):
     seed = [x.name for x in LAYERS].index(name)
     return channel_svd(np.random.default_rng(seed).standard_normal((64, 16, 3, 3)))
 
@@ -62,14 +62,14 @@ def test_a_selection_that_cannot_be(selection, words):
 
 
 def plan(**options):
-    return make_plan(LAYERS, RankOptions(**options), Selection(last_k=3), spectra)
+    return make_plan(RankOptions(**options), Selection(last_k=3), Evidence(tuple(LAYERS), spectra))
 
 
 def test_uniform():
     assert [(c.layer, c.rank) for c in plan(rank=2).choices] == [
-        ("layer3.conv", 2),
-        ("layer4.conv", 2),
-        ("a[0]", 2),
+        ("layer3.conv", (2,)),
+        ("layer4.conv", (2,)),
+        ("a[0]", (2,)),
     ]
     reasons = {s.layer: s.reason for s in plan(rank=2).skipped}
     assert reasons == {
@@ -85,8 +85,9 @@ def test_a_rank_is_whole_and_positive(rank):
 
 
 def test_above_full_rank_is_full_rank_and_is_said():
-    made = make_plan(LAYERS, RankOptions(rank=10**9), Selection(), spectra, allow_costlier=True)
-    assert {c.rank for c in made.choices} == {9}
+    options = RankOptions(rank=10**9, allow_costlier=True)
+    made = make_plan(options, Selection(), Evidence(tuple(LAYERS), spectra))
+    assert {c.rank for c in made.choices} == {(9,)}
     assert "above full rank 9" in made.choices[0].note
 
 
@@ -100,7 +101,10 @@ def test_a_costlier_rank_leaves_the_layer_alone():
 
 def test_ranks_by_name_and_glob_the_last_wins():
     made = plan(ranks={"layer*": 1, "layer4.conv": 3})
-    assert [(c.layer, c.rank) for c in made.choices] == [("layer3.conv", 1), ("layer4.conv", 3)]
+    assert [(c.layer, c.rank) for c in made.choices] == [
+        ("layer3.conv", (1,)),
+        ("layer4.conv", (3,)),
+    ]
 
 
 def test_a_rank_for_a_layer_that_is_not_there():

@@ -25,7 +25,7 @@ GRAPH = Graph(
     outputs=("y",),
     notes=("a note",),
 )
-PLAN = Plan((Choice("a", "dac", 2),), (Skipped("b", "rank 9 would cost 2 x"),))
+PLAN = Plan((Choice("a", "dac", (2,)),), (Skipped("b", "rank 9 would cost 2 x"),))
 
 
 def report(verified=True):
@@ -114,7 +114,7 @@ def test_the_page_holds_everything():
         "2.00 x",
         "rank 9 would cost 2 x",
         "a 1x1 kernel",
-        "&#34;plan_version&#34;: 1",
+        "&#34;plan_version&#34;: 2",
         "ab" * 32,
         "rank = 2",
         "rank 2 of 9, kernel error 0.6",

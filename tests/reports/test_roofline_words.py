@@ -60,7 +60,7 @@ def test_json_has_every_layer_and_the_whole() -> None:
 
 def test_the_form_decides_how_many_operators_stand_for_a_layer() -> None:
     for form, count in (("multiplier", 2), ("sum", 5), ("repeat", 3), ("concat", 4)):
-        plan = Plan((Choice("a", "dac", 2, form=form),))
+        plan = Plan((Choice("a", "dac", (2,), form=form),))
         row = build_report("onnx", GRAPH, plan=plan).rows[0]
         assert row.roof_after.guidelines["fragmentation"] == count
 

@@ -20,7 +20,7 @@ from dacconv.sweeps.results import PointResult, Quality, Sweep
 
 
 def point(label: str, macs: int, error: float | None = 0.1, **more) -> PointResult:
-    choices = (Choice('conv, "1"', "dac", 2), Choice("c2", "dac", 1))
+    choices = (Choice('conv, "1"', "dac", (2,)), Choice("c2", "dac", (1,)))
     return PointResult(
         label, "single", choices, layer="conv, \"1\"", rank=2, macs=macs, params=macs // 2,
         kernel_error=0.25, output_error=error, **more,

@@ -22,7 +22,7 @@ from dacconv.timing.choose import choose_forms
 from dacconv.timing.table import table
 
 ORT = Target("onnxruntime", 1)
-RANK_2 = Choice("conv", "dac", 2)
+RANK_2, RANK_3 = Choice("conv", "dac", (2,)), Choice("conv", "dac", (3,))
 
 
 def layer(name: str = "conv", channels: int = 64, side: int = 56) -> Layer:
@@ -38,10 +38,8 @@ class Fixed:
     def __init__(self, **times: float) -> None:
         self.times = times
         self.measured = False
-        self.asked: list[tuple[str, int, tuple[str, ...]]] = []
 
-    def __call__(self, layer: Layer, rank: int, forms: Sequence[str]) -> Mapping[str, float]:
-        self.asked.append((layer.name, rank, tuple(forms)))
+    def __call__(self, layer: Layer, choice: Choice, forms: Sequence[str]) -> Mapping[str, float]:
         return {form: self.times[form] for form in forms if form in self.times}
 
 
@@ -69,7 +67,7 @@ def test_auto_takes_the_fastest_that_the_format_can_write() -> None:
 def test_a_form_that_was_asked_for_is_taken() -> None:
     speeds = Fixed(multiplier=1.2, sum=0.4, repeat=0.6, concat=0.5)
     assert chosen(speeds, "concat").choices[0].form == "concat"
-    mine = Choice("conv", "dac", 2, form="repeat")
+    mine = Choice("conv", "dac", (2,), form="repeat")
     assert chosen(speeds, choice=mine).choices[0].form == "repeat"
     with pytest.raises(UsageError, match=r"form 'sum' cannot be written for layer conv"):
         chosen(speeds, "sum", forms=("multiplier",))
@@ -91,7 +89,7 @@ def test_what_no_form_makes_faster_is_left_alone_only_where_it_was_measured() ->
 
 def test_rank_1_has_one_form() -> None:
     speeds = Fixed(multiplier=0.3)
-    assert chosen(speeds, choice=Choice("conv", "dac", 1)).choices[0].form == "multiplier"
+    assert chosen(speeds, choice=Choice("conv", "dac", (1,))).choices[0].form == "multiplier"
 
 
 def test_nothing_known_means_the_multiplier() -> None:
@@ -101,7 +99,7 @@ def test_nothing_known_means_the_multiplier() -> None:
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch", "torch.nn"])
 def test_the_shipped_table_knows_every_runtime(runtime: str) -> None:
-    found = TableSpeeds(Target(runtime, 2))(layer(), 2, ("multiplier", "repeat"))
+    found = TableSpeeds(Target(runtime, 2))(layer(), RANK_2, ("multiplier", "repeat"))
     assert set(found) == {"multiplier", "repeat"}
     assert all(0.01 < ratio < 10 for ratio in found.values())
     assert any(where.startswith(f"{runtime},") for where in table()["made"])
@@ -111,17 +109,17 @@ def test_a_row_of_the_table_is_found_again_and_a_gpu_is_not_in_it() -> None:
     row = next(r for r in table()["rows"] if (r["runtime"], r["threads"]) == ("onnxruntime", 1))
     speeds = TableSpeeds(ORT)
     mine = layer(channels=row["in"], side=row["output_size"][0])
-    found = speeds(mine, row["rank"], tuple(FORMS))
+    found = speeds(mine, Choice("conv", "dac", (row["rank"],)), tuple(FORMS))
     best, wanted = min(found, key=lambda f: found[f]), min(row["times"], key=row["times"].get)
     assert best == wanted
-    assert not TableSpeeds(Target("torch", 1, "cuda"))(mine, 2, tuple(FORMS))
+    assert not TableSpeeds(Target("torch", 1, "cuda"))(mine, RANK_2, tuple(FORMS))
 
 
 def test_unknown_sizes_are_taken_as_typical() -> None:
     bare = layer()
     geometry = Geometry(64, 64, (3, 3), (1, 1), (1, 1), 1, True, None, None)
     unknown = Layer(bare.name, bare.op, bare.sites, (geometry,))
-    assert TableSpeeds(ORT)(unknown, 2, tuple(FORMS)).keys() == set(FORMS)
+    assert TableSpeeds(ORT)(unknown, RANK_2, tuple(FORMS)).keys() == set(FORMS)
 
 
 def test_the_table_is_asked_about_the_threads_and_the_runtime_to_come(assets) -> None:
@@ -133,7 +131,7 @@ def test_the_table_is_asked_about_the_threads_and_the_runtime_to_come(assets) ->
     for target in ("onnxruntime", "torch"):
         speeds = pipeline.lookup(model, target=target, threads=1)
         for choice in pipeline.plan(model, rank=3, speeds=speeds).choices:
-            times = speeds(layers[choice.layer], 3, tuple(FORMS))
+            times = speeds(layers[choice.layer], choice, tuple(FORMS))
             assert choice.form == min(times, key=times.get)
 
 
@@ -173,16 +171,16 @@ def test_timing_runs_every_form_and_remembers(
     path = tmp_path / "cache" / "timings.json"
     forms = tuple(FORMS)
     timer = Timer(One(), Target(runtime, 1), Cache(path))
-    first = timer(small(), 3, forms)
+    first = timer(small(), RANK_3, forms)
     assert set(first) == set(forms)
     assert timer.cases == 1
     again = Timer(One(), Target(runtime, 1), Cache(path))
-    assert again(small(), 3, forms) == first
+    assert again(small(), RANK_3, forms) == first
     assert again.cases == 0
-    again(small(), 2, forms)
+    again(small(), RANK_2, forms)
     assert again.cases == 1
     other = Timer(One(), Target(runtime, 2), Cache(path))
-    other(small(), 3, forms)
+    other(small(), RANK_3, forms)
     assert other.cases == 1
     (version, timings) = json.loads(path.read_text())["version"], json.loads(path.read_text())
     assert version == 1
@@ -192,7 +190,7 @@ def test_timing_runs_every_form_and_remembers(
 def test_a_layer_of_unknown_size_is_not_timed() -> None:
     geometry = Geometry(4, 8, (3, 3), (1, 1), (1, 1), 1, False, None, None)
     timer = Timer(One(), ORT, Cache())
-    assert timer(Layer("conv", "conv", ("conv",), (geometry,)), 2, ("sum",)) == {}
+    assert timer(Layer("conv", "conv", ("conv",), (geometry,)), RANK_2, ("sum",)) == {}
     assert timer.cases == 0
 
 

@@ -3,57 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from dacconv.graph.types import Array, Conv, Geometry
+from dacconv.graph.types import Array, Branches, Construct, Conv
 
-Chain = tuple[Conv, ...]
-Branches = tuple[Chain, ...]
 Permutation = Callable[[Array], Array]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Spelled:
-    """Arrays in another order; the same array in the same order is made once.
+class Reordering:
+    """Arrays in another order; the same array in the same order is computed once.
 
-    So a weight that several call sites share stays shared, whatever form they have.
+    A weight that several call sites share therefore stays shared, whatever its form.
     """
 
-    made: dict[tuple[int, str], tuple[Array, Array]] = field(default_factory=dict)
+    results: dict[tuple[int, str], tuple[Array, Array]] = field(default_factory=dict)
 
-    def __call__(self, array: Array, order: str, way: Permutation) -> Array:
-        """``way(array)``, remembered under the array and the name of the order."""
+    def __call__(self, array: Array, order: str, permute: Permutation) -> Array:
+        """``permute(array)``, remembered under the array and the name of the order."""
         key = (id(array), order)
-        if key not in self.made:  # the array is kept: its id is good for as long as it lives
-            self.made[key] = (array, np.ascontiguousarray(way(array)))
-        return self.made[key][1]
+        if key not in self.results:  # the array is kept: its id is valid as long as it lives
+            result = permute(array)
+            if any(result.strides):  # an array without data stands for a shape alone
+                result = np.ascontiguousarray(result)
+            self.results[key] = (array, result)
+        return self.results[key][1]
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One emission. ``lower(depthwise, pointwise, rank, spelled)`` gives the sum of chains.
+    """One way to write a chain of a depthwise conv of multiplier r and a pointwise conv.
 
-    The depthwise conv comes with its ``rank`` filters per channel side by side (input channel i
-    owns outputs ``i*r .. i*r + r-1``) and the pointwise columns in that order; what comes out is
-    the same function. ``operators(rank)`` is how many operators a runtime sees, ``convs`` the
-    geometries of what ``lower`` makes, and ``around(rank, read, middle, written)`` how many values
-    are moved besides: copied, joined or added, where the layer reads, keeps between its two
-    convs and writes so many.
+    ``lower(depthwise, pointwise, rank, reorder)`` gives the branches. The depthwise conv comes
+    with its ``rank`` filters per channel side by side (input channel i owns outputs ``i*r`` to
+    ``i*r + r-1``) and the pointwise columns in that order; the result is the same function.
+    ``needs`` is the construct that the format must be able to write, if any.
     """
 
     name: str
     title: str
-    lower: Callable[[Conv, Conv, int, Spelled], Branches]
-    operators: Callable[[int], int]
-    convs: Callable[[Geometry, Geometry, int], tuple[Geometry, ...]]
-    around: Callable[[int, int, int, int], int]
-
-
-def plain(depthwise: Geometry) -> Geometry:
-    """The geometry of a depthwise conv with one filter per channel instead of several."""
-    return replace(depthwise, out_channels=depthwise.in_channels)
+    lower: Callable[[Conv, Conv, int, Reordering], Branches]
+    needs: Construct | None = None
 
 
 def by_rank(weight: Array, rank: int) -> Array:

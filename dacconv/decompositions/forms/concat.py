@@ -4,49 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dacconv.decompositions.forms import repeat
-from dacconv.decompositions.forms.base import Branches, Form, Spelled, plain
-from dacconv.graph.types import Array, Conv, Geometry
+from dacconv.decompositions.forms.base import Form, Reordering, by_rank, columns_by_rank
+from dacconv.graph.types import Array, Branches, Conv, Parallel
 
 
-def lower(depthwise: Conv, pointwise: Conv, rank: int, spelled: Spelled) -> Branches:
-    """The form ``repeat``, each copy convolved on its own."""
-    ((first, last),) = repeat.lower(depthwise, pointwise, rank, spelled)
-    return ((replace(first, apart=True), last),)
+def lower(depthwise: Conv, pointwise: Conv, rank: int, reorder: Reordering) -> Branches:
+    """Conv j takes every r-th filter from j on; the columns are ordered rank by rank."""
+    filters = reorder(depthwise.weight, f"rows {rank}", lambda a: by_rank(a, rank))
+    columns = reorder(pointwise.weight, f"columns {rank}", lambda a: columns_by_rank(a, rank))
+    size = depthwise.in_channels
+
+    def piece(j: int) -> Array:
+        rows = slice(j * size, (j + 1) * size)
+        return reorder(filters, f"rows {rows.start} to {rows.stop}", lambda a: a[rows])
+
+    convs = tuple(replace(depthwise, weight=piece(j)) for j in range(rank))
+    return ((Parallel(convs), replace(pointwise, weight=columns)),)
 
 
-def pieces(conv: Conv, spelled: Spelled) -> tuple[Conv, ...]:
-    """The convs whose joined results are what a conv with ``apart`` computes."""
-    count = conv.copies
-    size = conv.out_channels // count
-
-    def piece(array: Array, index: int) -> Array:
-        rows = slice(index * size, (index + 1) * size)
-        return spelled(array, f"rows {rows.start} to {rows.stop}", lambda a: a[rows])
-
-    return tuple(
-        replace(
-            conv,
-            weight=piece(conv.weight, index),
-            bias=None if conv.bias is None else piece(conv.bias, index),
-            groups=conv.groups // count,
-            copies=1,
-            apart=False,
-        )
-        for index in range(count)
-    )
-
-
-def convs(depthwise: Geometry, pointwise: Geometry, rank: int) -> tuple[Geometry, ...]:
-    """r plain depthwise convs before the pointwise one."""
-    return *(plain(depthwise),) * rank, pointwise
-
-
-FORM = Form(
-    "concat",
-    "r x depthwise, concatenated, pointwise",
-    lower,
-    operators=lambda rank: rank + 2,
-    convs=convs,
-    around=lambda rank, read, middle, written: 2 * middle,
-)
+FORM = Form("concat", "r x depthwise, concatenated, pointwise", lower, needs="parallel")

@@ -6,25 +6,13 @@ fall back to a generic grouped conv.
 
 from __future__ import annotations
 
-from dacconv.decompositions.forms.base import Branches, Form, Spelled
-from dacconv.graph.types import Conv, Geometry
+from dacconv.decompositions.forms.base import Form, Reordering
+from dacconv.graph.types import Branches, Conv
 
 
-def lower(depthwise: Conv, pointwise: Conv, rank: int, spelled: Spelled) -> Branches:
+def lower(depthwise: Conv, pointwise: Conv, rank: int, reorder: Reordering) -> Branches:
     """The chain as it is."""
     return ((depthwise, pointwise),)
 
 
-def convs(depthwise: Geometry, pointwise: Geometry, rank: int) -> tuple[Geometry, ...]:
-    """The two as they are."""
-    return depthwise, pointwise
-
-
-FORM = Form(
-    "multiplier",
-    "depthwise of multiplier r, pointwise",
-    lower,
-    operators=lambda rank: 2,
-    convs=convs,
-    around=lambda rank, read, middle, written: 0,
-)
+FORM = Form("multiplier", "depthwise of multiplier r, pointwise", lower)

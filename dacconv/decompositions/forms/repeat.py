@@ -1,54 +1,30 @@
-"""The input repeated r times along its channels, then a plain depthwise and a pointwise conv."""
+"""The input repeated r times along its channels, then a plain depthwise and a pointwise conv.
+
+A graph repeats the whole input, by one concatenation; torch.nn has a layer that repeats every
+channel in a row instead, for which filters and columns keep their order.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from dacconv.decompositions.forms.base import Branches, Form, Spelled, by_rank, columns_by_rank
-from dacconv.graph.types import Conv, Geometry
+from dacconv.decompositions.forms.base import Form, Reordering, by_rank, columns_by_rank
+from dacconv.graph.types import Branches, Conv, Repeat
 
 
-def lower(depthwise: Conv, pointwise: Conv, rank: int, spelled: Spelled) -> Branches:
+def lower(depthwise: Conv, pointwise: Conv, rank: int, reorder: Reordering) -> Branches:
     """Copies one after the other, filters and columns rank by rank."""
-    return (
-        (
-            replace(
-                depthwise,
-                weight=spelled(depthwise.weight, f"rows {rank}", lambda a: by_rank(a, rank)),
-                groups=depthwise.out_channels,
-                copies=rank,
-            ),
-            replace(
-                pointwise,
-                weight=spelled(
-                    pointwise.weight, f"columns {rank}", lambda a: columns_by_rank(a, rank)
-                ),
-            ),
-        ),
-    )
+    filters = reorder(depthwise.weight, f"rows {rank}", lambda a: by_rank(a, rank))
+    columns = reorder(pointwise.weight, f"columns {rank}", lambda a: columns_by_rank(a, rank))
+    plain = replace(depthwise, weight=filters, groups=depthwise.out_channels)
+    return ((Repeat(rank, len(depthwise.kernel)), plain, replace(pointwise, weight=columns)),)
 
 
-def interleaved(depthwise: Conv) -> Conv:
-    """The same with every channel repeated in a row: filters and columns keep their order."""
-    return replace(
-        depthwise,
-        groups=depthwise.out_channels,
-        copies=depthwise.out_channels // depthwise.groups,
-        interleaved=True,
-    )
+def lower_interleaved(depthwise: Conv, pointwise: Conv, rank: int, reorder: Reordering) -> Branches:
+    """Every channel repeated in a row, filters and columns as they are."""
+    plain = replace(depthwise, groups=depthwise.out_channels)
+    return ((Repeat(rank, len(depthwise.kernel), interleaved=True), plain, pointwise),)
 
 
-def convs(depthwise: Geometry, pointwise: Geometry, rank: int) -> tuple[Geometry, ...]:
-    """A plain depthwise conv of r times the channels."""
-    wide = depthwise.out_channels
-    return replace(depthwise, in_channels=wide, groups=wide), pointwise
-
-
-FORM = Form(
-    "repeat",
-    "input repeated r times, depthwise, pointwise",
-    lower,
-    operators=lambda rank: 3,
-    convs=convs,
-    around=lambda rank, read, middle, written: (1 + rank) * read,
-)
+FORM = Form("repeat", "input repeated r times, depthwise, pointwise", lower, needs="repeat")
+INTERLEAVED = Form("repeat", FORM.title, lower_interleaved, needs="interleave")

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dacconv.decompositions.forms.base import Branches, Form, Spelled, plain
-from dacconv.graph.types import Array, Conv, Geometry
+from dacconv.decompositions.forms.base import Form, Reordering
+from dacconv.graph.types import Array, Branches, Conv
 
 
-def lower(depthwise: Conv, pointwise: Conv, rank: int, spelled: Spelled) -> Branches:
+def lower(depthwise: Conv, pointwise: Conv, rank: int, reorder: Reordering) -> Branches:
     """Branch j takes every r-th filter and column from j on; the first has the bias."""
     return tuple(
         (
-            replace(depthwise, weight=_every(spelled, depthwise.weight, 0, j, rank)),
+            replace(depthwise, weight=_every(reorder, depthwise.weight, 0, j, rank)),
             replace(
                 pointwise,
-                weight=_every(spelled, pointwise.weight, 1, j, rank),
+                weight=_every(reorder, pointwise.weight, 1, j, rank),
                 bias=pointwise.bias if j == 0 else None,
             ),
         )
@@ -26,22 +26,9 @@ def lower(depthwise: Conv, pointwise: Conv, rank: int, spelled: Spelled) -> Bran
     )
 
 
-def _every(spelled: Spelled, array: Array, axis: int, start: int, step: int) -> Array:
-    where = (slice(None),) * axis + (slice(start, None, step),)
-    return spelled(array, f"{axis}: {start} of {step}", lambda a: a[where])
+def _every(reorder: Reordering, array: Array, axis: int, start: int, step: int) -> Array:
+    indices = (slice(None),) * axis + (slice(start, None, step),)
+    return reorder(array, f"{axis}: {start} of {step}", lambda a: a[indices])
 
 
-def convs(depthwise: Geometry, pointwise: Geometry, rank: int) -> tuple[Geometry, ...]:
-    """r chains, of which the first has the bias."""
-    first, last = plain(depthwise), replace(pointwise, in_channels=depthwise.in_channels)
-    return first, last, *(first, replace(last, bias=False)) * (rank - 1)
-
-
-FORM = Form(
-    "sum",
-    "r x (depthwise, pointwise), added",
-    lower,
-    operators=lambda rank: 3 * rank - 1,
-    convs=convs,
-    around=lambda rank, read, middle, written: 3 * (rank - 1) * written,
-)
+FORM = Form("sum", "r x (depthwise, pointwise), added", lower, needs="sum")

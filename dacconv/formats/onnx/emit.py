@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from onnx import NodeProto, helper
 
-from dacconv.decompositions.forms import Spelled, pieces
 from dacconv.errors import UnsupportedError
 from dacconv.formats.onnx.document import DEFAULT_DOMAINS, Entry, entry_of
 from dacconv.formats.onnx.names import unique
@@ -30,7 +29,6 @@ class Store:
     names: set[str]
     values: set[str]
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    spelled: Spelled = field(default_factory=Spelled)
     _known: dict[tuple[int, str, str], tuple[str, Array]] = field(default_factory=dict)
 
     def put(
@@ -105,9 +103,6 @@ def emit(
         raise UnsupportedError(f"an ONNX Conv has no {conv.pad_mode!r} padding", where=name)
     if not conv.kernel:
         return _linear(store, conv, (name, source, result), dtype, model, flat=flat)
-    if conv.copies > 1:
-        way = _apart if conv.apart else _repeated
-        return way(store, conv, (name, source, result), dtype, model)
     spelling = _Swap(conv.groups) if conv.transposed else None
     inputs = [source, store.put(conv.weight, f"{name}.weight", dtype, spelling)]
     if conv.bias is not None:
@@ -128,36 +123,12 @@ def emit(
     return [successor(helper.make_node(operator, inputs, [result], name=name, **attributes), model)]
 
 
-def _repeated(
-    store: Store, conv: Conv, names: tuple[str, str, str], dtype: DType, model: Entry
-) -> list[Entry]:
-    """The source repeated along its channels, and a conv of all copies."""
-    name, source, result = names
-    value = unique(f"{name}_copies", store.values)
-    join = unique(f"{name}_repeat", store.names)
-    node = helper.make_node("Concat", [source] * conv.copies, [value], name=join, axis=1)
-    single = replace(conv, copies=1)
-    return [
-        successor(node, model),
-        *emit(store, single, name=name, source=value, result=result, dtype=dtype, model=model),
-    ]
-
-
-def _apart(
-    store: Store, conv: Conv, names: tuple[str, str, str], dtype: DType, model: Entry
-) -> list[Entry]:
-    """A conv for each copy of the source, and their results joined."""
-    name, source, result = names
-    entries: list[Entry] = []
-    values: list[str] = []
-    for number, piece in enumerate(pieces(conv, store.spelled), start=1):
-        own = unique(f"{name}_{number}", store.names)
-        values.append(unique(f"{own}_out", store.values))
-        entries += emit(
-            store, piece, name=own, source=source, result=values[-1], dtype=dtype, model=model
-        )
-    node = helper.make_node("Concat", values, [result], name=name, axis=1)
-    return [*entries, successor(node, model)]
+def concatenate(
+    store: Store, sources: Sequence[str], result: str, *, name: str, model: Entry
+) -> Entry:
+    """The node that joins values along the channels."""
+    node = helper.make_node("Concat", list(sources), [result], name=name, axis=1)
+    return successor(node, model)
 
 
 class _Swap:

@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from dacconv.decompositions.forms import FORMS
 from dacconv.errors import UnsupportedError
 from dacconv.formats.base import Feeds, Forward, LoadOptions, Runner, Visit
 from dacconv.formats.onnx.affine import batch_norm, loose_affine, loose_affine_axis
@@ -33,9 +32,9 @@ from dacconv.formats.onnx.walk import walk
 from dacconv.graph.types import (
     Affine,
     Array,
+    Construct,
     Conv,
     FloatArray,
-    Geometry,
     Graph,
     Plan,
     Rewrite,
@@ -162,9 +161,9 @@ class OnnxModel:
         """Why ``rewrite`` would refuse an edit; None where it would not."""
         return why_not(edit, self._known)
 
-    def forms(self, geometry: Geometry, *, own_layers: bool) -> tuple[str, ...]:
-        """All of them: a graph can say anything."""
-        return tuple(FORMS)
+    def constructs(self, axes: int, *, own_layers: bool) -> frozenset[Construct]:
+        """A graph has an operator for each of them."""
+        return frozenset({"sum", "parallel", "repeat"})
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:
         """A new model with the edits applied; unchanged weights are shared, not copied."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import NodeProto, helper
 
-from dacconv.decompositions.forms import lowered
 from dacconv.errors import UnsupportedError
 from dacconv.formats.onnx.consts import Constants
 from dacconv.formats.onnx.document import (
@@ -21,7 +20,7 @@ from dacconv.formats.onnx.document import (
     value_names,
     with_entries,
 )
-from dacconv.formats.onnx.emit import DType, Store, emit, overflows, successor
+from dacconv.formats.onnx.emit import DType, Store, concatenate, emit, overflows, successor
 from dacconv.formats.onnx.names import unique
 from dacconv.formats.onnx.operators import CannotEvaluate
 from dacconv.formats.onnx.prune import with_fixed_sizes, without_dead
@@ -29,7 +28,7 @@ from dacconv.formats.onnx.roles import Known
 from dacconv.formats.onnx.shapes import Inferred
 from dacconv.formats.onnx.static import Static
 from dacconv.formats.onnx.tensors import FLOATS, numpy_dtype
-from dacconv.graph.types import Conv, Rewrite
+from dacconv.graph.types import Conv, Repeat, Rewrite, Step, convs_of
 
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -56,7 +55,7 @@ class _Editor:
 
 def why_not(edit: Rewrite, known: Known) -> str | None:
     """Why an edit cannot be made; None where it can."""
-    for conv in (conv for chain in edit.branches for conv in chain):
+    for conv in convs_of(edit.branches):
         if conv.pad_mode != "zeros":
             return f"an ONNX Conv has no {conv.pad_mode!r} padding"
     editor = _editor(known, set())
@@ -66,7 +65,7 @@ def why_not(edit: Rewrite, known: Known) -> str | None:
     gone = [editor.document.entries[editor.index[name]] for name in names]
     target = editor.document.entries[editor.index[edit.target]]
     dtype = _dtype(editor, gone, target, edit)
-    arrays = [a for chain in edit.branches for c in chain for a in (c.weight, c.bias)]
+    arrays = [a for c in convs_of(edit.branches) for a in (c.weight, c.bias)]
     if any(array is not None and overflows(array, dtype) for array in arrays):
         return f"the merged weights overflow in {dtype.name}"
     return None
@@ -154,7 +153,7 @@ def _dtype(editor: _Editor, gone: Sequence[Entry], target: Entry, edit: Rewrite)
                 return dtype
     data_type = editor.inferred.types.get(target.writes[0])
     dtype = numpy_dtype(data_type) if data_type in FLOATS else None
-    arrays = [conv.weight.dtype for chain in edit.branches for conv in chain]
+    arrays = [conv.weight.dtype for conv in convs_of(edit.branches)]
     return dtype or next(iter(arrays), np.dtype(np.float32))
 
 
@@ -165,25 +164,22 @@ def _nodes(
     store, output = editor.store, target.writes[0]
     if edit.branches == ((),):
         return _bypass(editor, base, edit.source, output)
-    branches = lowered(edit.branches, edit.form, store.spelled)
-    several = len(branches) > 1
+    several = len(edit.branches) > 1
     flat = len(editor.inferred.shapes.get(edit.source) or ()) == 2
     new: list[Entry] = []
     total = ""
-    for number, chain in enumerate(branches, start=1):
+    for number, chain in enumerate(edit.branches, start=1):
         value = edit.source
         stem = f"{base}_{number}" if several else base
-        for step, conv in enumerate(chain, start=1):
-            name = unique(stem if len(chain) == 1 else f"{stem}_{_suffix(conv)}", store.names)
-            last = step == len(chain) and not several
+        for place, step in enumerate(chain, start=1):
+            last = place == len(chain) and not several
+            suffix = "" if len(chain) == 1 else f"_{_suffix(step)}"
+            name = unique(f"{stem}{suffix}", store.names)
             result = output if last else unique(f"{name}_out", store.values)
-            new += emit(
-                store, conv, name=name, source=value, result=result, dtype=dtype, model=model,
-                flat=flat,
-            )  # fmt: skip
+            new += _step(store, step, (name, value, result), dtype, model, flat=flat)
             value = result
         if total:
-            last = number == len(branches)
+            last = number == len(edit.branches)
             name = unique(f"{base}_sum" if last else f"{base}_sum{number - 1}", store.names)
             result = output if last else unique(f"{name}_out", store.values)
             # with the operands in this order ONNX Runtime ends a chain before it begins the next,
@@ -195,8 +191,40 @@ def _nodes(
     return new
 
 
-def _suffix(conv: Conv) -> str:
-    """What a conv of a chain is called after: ``dw``, ``pw``, or its kernel such as ``3x1``."""
+def _step(
+    store: Store,
+    step: Step,
+    names: tuple[str, str, str],
+    dtype: DType,
+    model: Entry,
+    *,
+    flat: bool,
+) -> list[Entry]:
+    """The nodes of one step of a chain: its name, the value that it reads, the one it makes."""
+    name, source, result = names
+    if isinstance(step, Repeat):
+        return [concatenate(store, [source] * step.copies, result, name=name, model=model)]
+    if isinstance(step, Conv):
+        return emit(
+            store, step, name=name, source=source, result=result, dtype=dtype, model=model,
+            flat=flat,
+        )  # fmt: skip
+    entries: list[Entry] = []
+    values: list[str] = []
+    for number, conv in enumerate(step.convs, start=1):
+        own = unique(f"{name}_{number}", store.names)
+        values.append(unique(f"{own}_out", store.values))
+        entries += emit(
+            store, conv, name=own, source=source, result=values[-1], dtype=dtype, model=model
+        )
+    return [*entries, concatenate(store, values, result, name=name, model=model)]
+
+
+def _suffix(step: Step) -> str:
+    """The name of a step after that of its layer: ``dw``, ``pw``, or its kernel as ``3x1``."""
+    if isinstance(step, Repeat):
+        return "repeat"
+    conv = step if isinstance(step, Conv) else step.convs[0]
     if all(k == 1 for k in conv.kernel):
         return "pw"
     if conv.groups == conv.in_channels:

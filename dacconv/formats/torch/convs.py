@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,18 +13,18 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from dacconv.decompositions.forms import (
-    MULTIPLIER,
-    Branches,
-    Spelled,
-    interleaved,
-    lowered,
-    multiplier_of,
-    pieces,
-)
 from dacconv.errors import UnsupportedError
 from dacconv.graph.convs import swap_channels
-from dacconv.graph.types import Affine, Array, Conv, Geometry
+from dacconv.graph.types import (
+    Affine,
+    Array,
+    Branches,
+    Conv,
+    Geometry,
+    Parallel,
+    Repeat,
+    Step,
+)
 from dacconv.nn import Concat, Sum
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -41,8 +41,7 @@ _HOLDERS: dict[str, Callable[..., nn.Module]] = {
     "Sum": Sum,
     "Concat": Concat,
 }
-REPEAT = "repeat"
-PLAIN_REPEAT_AXES = 2
+INTERLEAVE_AXES = 2
 """With how many spatial axes an Upsample can repeat channels: it takes five axes at most."""
 
 
@@ -204,32 +203,28 @@ class Builder:
     """Makes layers like ``like``; arrays that are the same object become one Parameter."""
 
     made: dict[int, tuple[Array, nn.Parameter]] = field(default_factory=dict)
-    spelled: Spelled = field(default_factory=Spelled)
 
-    def chain(self, convs: Sequence[Conv], like: nn.Module, form: str = MULTIPLIER) -> nn.Module:
-        """A chain of convs as one module: the conv itself where it is a single layer."""
-        branches = self._lowered(tuple(convs), form)
-        chains = [self._sequence(branch, like) for branch in branches]
-        made = chains[0] if len(chains) == 1 else Sum(*chains)
-        return made.train(like.training)
+    def branches(self, branches: Branches, like: nn.Module) -> nn.Module:
+        """A sum of chains as one module: the conv itself where it is a single layer."""
+        chains = [self._sequence(chain, like) for chain in branches]
+        module = chains[0] if len(chains) == 1 else Sum(*chains)
+        return module.train(like.training)
 
-    def _lowered(self, convs: tuple[Conv, ...], form: str) -> Branches:
-        if form == REPEAT and multiplier_of((convs,)) > 1:
-            first, *others = convs
-            return ((interleaved(first), *others),)
-        return lowered((convs,), form, self.spelled)
-
-    def _sequence(self, convs: Sequence[Conv], like: nn.Module) -> nn.Module:
-        layers = [layer for conv in convs for layer in self._layers(conv, like)]
+    def _sequence(self, steps: Sequence[Step], like: nn.Module) -> nn.Module:
+        layers: list[nn.Module] = []
+        channels = 0
+        for step, following in zip(steps, (*steps[1:], None), strict=True):
+            if isinstance(step, Repeat):
+                channels = following.in_channels if isinstance(following, Conv) else 0
+                layers += [from_spec(spec) for spec in interleave_specs(step, channels)]
+            elif isinstance(step, Parallel):
+                parts = [self._sequence((conv,), like) for conv in step.convs]
+                layers.append(Concat(*parts, axes=len(step.convs[0].kernel)))
+            else:
+                layers += self._layers(step, like)
         return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
     def _layers(self, conv: Conv, like: nn.Module) -> list[nn.Module]:
-        if conv.apart:
-            parts = [self._sequence([p], like) for p in pieces(conv, self.spelled)]
-            return [Concat(*parts, axes=len(conv.kernel))]
-        if conv.copies > 1:
-            copied = [from_spec(spec) for spec in repeat_specs(conv)]
-            return [*copied, *self._layers(replace(conv, copies=1), like)]
         specs = conv_specs(conv, linear=isinstance(like, nn.Linear))
         layers = [from_spec(spec) for spec in specs]
         weight = like.get_parameter("weight")
@@ -289,17 +284,19 @@ def conv_specs(conv: Conv, *, linear: bool = False) -> list[Spec]:
     return [*before, spec]
 
 
-def repeat_specs(conv: Conv) -> list[Spec]:
-    """Plain layers that repeat every channel in a row, for a conv of one or two spatial axes.
+def interleave_specs(step: Repeat, channels: int) -> list[Spec]:
+    """Plain layers that repeat every channel in a row, to ``channels`` channels in all.
 
     An Upsample along the channels, which for that time are a spatial axis.
+
+    Raises:
+        UnsupportedError: the whole input is to be repeated, or there are too many axes.
     """
-    axes = len(conv.kernel)
-    if axes > PLAIN_REPEAT_AXES:
-        raise UnsupportedError(f"no torch.nn layer repeats the channels of a {axes}-D conv")
+    if not step.interleaved or step.axes > INTERLEAVE_AXES:
+        raise UnsupportedError(f"no torch.nn layer repeats the channels of a {step.axes}-D conv")
     return [
-        {"type": "Unflatten", "dim": 1, "sizes": [1, conv.in_channels // conv.copies]},
-        {"type": "Upsample", "scale": [conv.copies, *(1 for _ in range(axes))]},
+        {"type": "Unflatten", "dim": 1, "sizes": [1, channels // step.copies]},
+        {"type": "Upsample", "scale": [step.copies, *(1 for _ in range(step.axes))]},
         {"type": "Flatten", "dims": [1, 2]},
     ]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch.optim.adam import adam
 from dacconv.formats.base import Feeds, Forward
 from dacconv.formats.torch.convs import to_numpy
 from dacconv.graph.patches import paddings
-from dacconv.graph.types import Array, Conv
+from dacconv.graph.types import Array, Conv, FloatArray
 
 F64 = NDArray[np.float64]
 
@@ -39,13 +39,14 @@ _CONVS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 class Factored:
     """A conv of the model, and the factors that take its place.
 
-    ``filters`` ``(in, r, prod(k))``, ``pointwise`` ``(out, in, r)``, ``bias`` ``(out,)``.
+    ``formula`` is that of the method, such as ``oir,iryx->oiyx``; each factor is
+    ``(g, *letters)`` and ``bias`` ``(out,)``.
     """
 
     node: str
     conv: Conv
-    filters: F64
-    pointwise: F64
+    formula: str
+    factors: tuple[FloatArray, ...]
     bias: F64
 
 
@@ -73,7 +74,9 @@ class _Layer:
         out = given.conv.out_channels
         self.weight = tensor(given.conv.weight)
         self.bias = tensor(np.zeros(out) if given.conv.bias is None else given.conv.bias)
-        factors = [tensor(a) for a in (given.filters, given.pointwise, given.bias)]
+        factors = [tensor(a) for a in (*given.factors, given.bias)]
+        terms, _, result = given.formula.partition("->")
+        self.equation = ",".join(f"g{term}" for term in terms.split(",")) + f"->g{result}"
         self.sizes = [max(float(f.square().mean().sqrt()), 1e-3) for f in factors]
         self.free = [f / size for f, size in zip(factors, self.sizes, strict=True)]
         """The factors over their root mean squares: one rate of descent suits all."""
@@ -82,9 +85,8 @@ class _Layer:
         return self._convolved(x, self.weight, self.bias)
 
     def split(self, x: Tensor) -> Tensor:
-        filters, pointwise, bias = self.factors()
-        kernel = torch.matmul(pointwise.transpose(0, 1), filters).transpose(0, 1)
-        kernel = kernel.reshape(self.weight.shape)
+        *factors, bias = self.factors()
+        kernel = torch.einsum(self.equation, *factors).reshape(self.weight.shape)
         if kernel.requires_grad:  # channels come last in it, which the product is slow for
             kernel.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
         return self._convolved(x, kernel, bias)
@@ -93,8 +95,8 @@ class _Layer:
         return [free * size for free, size in zip(self.free, self.sizes, strict=True)]
 
     def result(self) -> Factored:
-        arrays = [to_numpy(f).astype(np.float64) for f in self.factors()]
-        return Factored(self.given.node, self.given.conv, *arrays)
+        *factors, bias = (to_numpy(f).astype(np.float64) for f in self.factors())
+        return replace(self.given, factors=tuple(factors), bias=bias)
 
     def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         conv = self.given.conv

@@ -9,27 +9,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dacconv.decompositions import METHODS
-from dacconv.decompositions.forms import FORMS, Spelled, lowered, multiplier_of, pieces
-from dacconv.graph.types import Conv
+from dacconv.decompositions.costs import split_work
+from dacconv.decompositions.forms import EVERYTHING, FORMS, Reordering, lower, multiplier_of
+from dacconv.decompositions.formula import Factors, as_kernel
+from dacconv.graph.types import Branches, Conv, Geometry, Parallel, Repeat, Step, convs_of
 
 DAC = METHODS["dac"]
 
 
-def split(conv: Conv, rank: int) -> tuple[tuple[Conv, ...], ...]:
-    return DAC.assemble(conv, DAC.factor(conv.weight, DAC.decompose(conv.weight), rank))
+def split(conv: Conv, rank: int) -> Branches:
+    return DAC.chain(conv, factors_of(conv, rank))
 
 
-def run(conv: Conv, x: torch.Tensor) -> torch.Tensor:
-    """A neutral conv as it says: copies, apart or not."""
-    if conv.apart:
-        return torch.cat([run(piece, x) for piece in pieces(conv, Spelled())], dim=1)
-    if conv.copies > 1:
-        way = (
-            x.repeat_interleave(conv.copies, 1)
-            if conv.interleaved
-            else x.repeat(1, conv.copies, 1, 1)
-        )
-        x = way
+def factors_of(conv: Conv, rank: int) -> Factors:
+    kernel = as_kernel(conv.weight, 1)
+    return DAC.decompose(kernel).factors(kernel, (rank,))
+
+
+def run(conv: Step, x: torch.Tensor) -> torch.Tensor:
+    """One step of a chain."""
+    if isinstance(conv, Parallel):
+        return torch.cat([run(each, x) for each in conv.convs], dim=1)
+    if isinstance(conv, Repeat):
+        if conv.interleaved:
+            return x.repeat_interleave(conv.copies, 1)
+        return x.repeat(1, conv.copies, *(1,) * conv.axes)
     (top, bottom), (left, right) = conv.padding
     x = torch.nn.functional.pad(x, (left, right, top, bottom))
     bias = None if conv.bias is None else torch.from_numpy(conv.bias)
@@ -38,7 +42,7 @@ def run(conv: Conv, x: torch.Tensor) -> torch.Tensor:
     )
 
 
-def total(branches: tuple[tuple[Conv, ...], ...], x: torch.Tensor) -> torch.Tensor:
+def total(branches: Branches, x: torch.Tensor) -> torch.Tensor:
     results = []
     for chain in branches:
         value = x
@@ -71,36 +75,38 @@ def test_every_form_is_the_same_function(form: str, conv: Conv, rank: int) -> No
     rank = min(rank, conv.kernel[0] * conv.kernel[1], conv.out_channels)
     plain = split(conv, rank)
     x = torch.from_numpy(np.random.default_rng(1).standard_normal((2, conv.in_channels, 9, 8)))
-    made = lowered(plain, form, Spelled())
-    torch.testing.assert_close(total(made, x), total(plain, x), rtol=1e-9, atol=1e-9)
+    for constructs in (EVERYTHING, {"sum", "parallel", "interleave"}):
+        made = lower(plain, form, Reordering(), constructs)
+        torch.testing.assert_close(total(made, x), total(plain, x), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_form_has_as_many_operators_as_it_says(form: str) -> None:
     conv = Conv(np.ones((4, 3, 3, 3)), None, (1, 1), ((1, 1),) * 2, (1, 1))
-    made = lowered(split(conv, 3), form, Spelled())
-    convs = sum(len(pieces(c, Spelled())) if c.apart else 1 for chain in made for c in chain)
-    others = len(made) - 1 + sum(1 for chain in made for c in chain if c.copies > 1)
-    assert FORMS[form].operators(3) == convs + others
+    made = lower(split(conv, 3), form, Reordering())
+    convs = len(list(convs_of(made)))
+    others = len(made) - 1 + sum(not isinstance(s, Conv) for chain in made for s in chain)
+    geometry = Geometry(3, 4, (3, 3), (1, 1), (1, 1), 1, False, (8, 8), (8, 8))
+    assert split_work(geometry, "dac", (3,), form).operators == convs + others
 
 
 def test_shared_weights_stay_shared_in_every_form() -> None:
     conv = Conv(
         np.random.default_rng(0).standard_normal((4, 3, 3, 3)), None, (1, 1), ((1, 1),) * 2, (1, 1)
     )
-    factors = DAC.factor(conv.weight, DAC.decompose(conv.weight), 2)
-    spelled = Spelled()
+    reorder = Reordering()
+    both = DAC.branches([conv, conv], factors_of(conv, 2))
     for form in FORMS:
-        first, second = (lowered(DAC.assemble(conv, factors), form, spelled) for _ in range(2))
-        for a, b in zip(first, second, strict=True):
-            assert all(x.weight is y.weight for x, y in zip(a, b, strict=True))
+        first, second = (lower(branches, form, reorder) for branches in both)
+        pairs = zip(convs_of(first), convs_of(second), strict=True)
+        assert all(a.weight is b.weight for a, b in pairs)
 
 
 def test_what_is_no_split_stays_as_it_is() -> None:
     dense = Conv(np.ones((4, 3, 3, 3)), None, (1, 1), ((1, 1),) * 2, (1, 1))
     for branches in (((dense,),), ((dense, dense),), ((dense,), (dense,))):
         assert multiplier_of(branches) == 1
-        assert lowered(branches, "sum", Spelled()) is branches
+        assert lower(branches, "sum", Reordering()) is branches
     plain = split(dense, 2)
     assert multiplier_of(plain) == 2
-    assert lowered(plain, "auto", Spelled()) is plain
+    assert lower(plain, "auto", Reordering()) is plain

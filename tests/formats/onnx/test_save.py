@@ -33,7 +33,7 @@ from tests.onnx_nets import (
     weights,
 )
 
-PLAN = Plan((Choice("conv", "dac", 9),))
+PLAN = Plan((Choice("conv", "dac", (9,)),))
 PROVENANCE = {"version": "1", "options": {"b": 2, "a": 1}}
 
 
@@ -69,7 +69,7 @@ def test_saving_twice_replaces_what_was_said(tmp_path: Path) -> None:
     told = [(p.key, p.value) for p in onnx.load(path).metadata_props]
     assert told == [
         ("dacconv", '{"version":"2"}'),
-        ("dacconv_plan", '{"layers":[],"plan_version":1,"skipped":[]}'),
+        ("dacconv_plan", '{"layers":[],"plan_version":2,"skipped":[]}'),
     ]
 
 

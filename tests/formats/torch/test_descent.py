@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import dacconv
+from dacconv.decompositions import METHODS
+from dacconv.decompositions.formula import as_kernel
 from dacconv.errors import UnsupportedError
 from dacconv.formats.torch.descent import Factored, measure, tune
 from tests.conftest import ROOT
@@ -31,25 +33,25 @@ def batches(model, count=2):
     return [{spec.name: rng.standard_normal(size).astype(np.float32)} for _ in range(count)]
 
 
-def factored(model, rank):
-    """The convs that are called once, as the paper splits them; some have odd geometries."""
-    made = []
+def factored(model, rank, name="dac"):
+    """The convs that are called once, split by a method; some have odd geometries."""
+    method, result = METHODS[name], []
     for layer in dacconv.survey(model, fuse=False):
-        if layer.skip is None and len(layer.sites) == 1 and layer.op == "conv":
+        if layer.skip is None and len(layer.sites) == 1 and method.refuses(layer) is None:
             conv = model.conv(layer.sites[0])
-            kernel = conv.weight.astype(np.float64).reshape(conv.out_channels, conv.in_channels, -1)
-            by_channel = kernel.transpose(1, 0, 2)
-            right = np.linalg.svd(by_channel, full_matrices=False)[2][:, :rank]
-            pointwise = np.matmul(by_channel, right.transpose(0, 2, 1)).transpose(1, 0, 2)
+            kernel = as_kernel(conv.weight, 1)
+            ranks = method.clip((rank,) * len(method.formula.ranks), layer.geometry)
+            factors = method.decompose(kernel).factors(kernel, ranks)
             bias = np.zeros(conv.out_channels) if conv.bias is None else conv.bias
-            made.append(Factored(layer.sites[0], conv, right, pointwise, bias))
-    return made
+            result.append(Factored(layer.sites[0], conv, method.formula.text, factors, bias))
+    return result
 
 
 @pytest.mark.parametrize("kind", ["module", "pt2", "onnx"])
-def test_a_run_with_gradients_is_a_run(kind, tmp_path):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_with_gradients_is_a_run(kind, method, tmp_path):
     model = a_model(kind, tmp_path)
-    layers, feeds = factored(model, 100), batches(model)
+    layers, feeds = factored(model, 10**4, method), batches(model)
     with model.differentiable([layer.node for layer in layers], device="cpu") as run:
         done = measure(run, layers, feeds, CPU)
     assert layers
@@ -61,9 +63,10 @@ def test_a_run_with_gradients_is_a_run(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["module", "pt2", "onnx"])
-def test_descent_lowers_the_errors_and_leaves_the_model_alone(kind, tmp_path):
+@pytest.mark.parametrize("method", METHODS)
+def test_descent_lowers_the_errors_and_leaves_the_model_alone(kind, method, tmp_path):
     model = a_model(kind, tmp_path)
-    layers, feeds = factored(model, 1), batches(model)
+    layers, feeds = factored(model, 1, method), batches(model)
     before = model.runner()(feeds[0])
     with model.differentiable([layer.node for layer in layers], device="cpu") as run:
         start = measure(run, layers, feeds, CPU)

@@ -12,13 +12,11 @@ from typing import Any, Literal, Self
 import torch
 from torch import nn
 
-from dacconv.decompositions.forms import FORMS, MULTIPLIER
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Feeds, Forward, LoadOptions, Runner, Visit
 from dacconv.formats.torch.convs import (
+    INTERLEAVE_AXES,
     NORMS,
-    PLAIN_REPEAT_AXES,
-    REPEAT,
     read_affine,
     read_conv,
     to_numpy,
@@ -40,7 +38,16 @@ from dacconv.formats.torch.module.run import (
 from dacconv.formats.torch.module.surgery import Edited, Tree, rewrite_module, why_not
 from dacconv.formats.torch.module.trace import Trace, trace
 from dacconv.formats.torch.module.walk import Stop, in_step, stopping
-from dacconv.graph.types import Affine, Array, Conv, FloatArray, Geometry, Graph, Rewrite, ValueSpec
+from dacconv.graph.types import (
+    Affine,
+    Array,
+    Construct,
+    Conv,
+    FloatArray,
+    Graph,
+    Rewrite,
+    ValueSpec,
+)
 from dacconv.support.progress import Progress
 from dacconv.support.user_code import user_code
 
@@ -152,12 +159,11 @@ class TracedModel:
         """Why ``rewrite`` would refuse an edit, in words; None where it would not."""
         return why_not(edit, self._tree)
 
-    def forms(self, geometry: Geometry, *, own_layers: bool) -> tuple[str, ...]:
-        """Those of plain torch.nn layers, and, where asked for, those of ``dacconv.nn``."""
-        possible = tuple(FORMS) if own_layers else (MULTIPLIER, REPEAT)
-        if len(geometry.kernel) > PLAIN_REPEAT_AXES:
-            return tuple(form for form in possible if form != REPEAT)
-        return possible
+    def constructs(self, axes: int, *, own_layers: bool) -> frozenset[Construct]:
+        """Those of plain torch.nn layers and, where asked for, those of ``dacconv.nn``."""
+        repeat: set[Construct] = {"interleave"} if axes <= INTERLEAVE_AXES else set()
+        own: set[Construct] = {"sum", "parallel"} if own_layers else set()
+        return frozenset(repeat | own)
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:
         """A new model with plain layers in the place of the edited ones.

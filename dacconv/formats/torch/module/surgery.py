@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from dacconv.decompositions.forms import MULTIPLIER
 from dacconv.errors import UnsupportedError
 from dacconv.formats.torch.convs import Builder
 from dacconv.formats.torch.module.blocks import Block, Step, find_block, sequential
 from dacconv.formats.torch.module.run import shared_copy
-from dacconv.graph.types import Array, Conv, Graph, Node, Rewrite
+from dacconv.graph.types import Array, Branches, Graph, Node, Rewrite, convs_of
 
 _LAYERS = ("conv", "conv_transpose", "linear")
 _KEEPERS = ("affine", "identity", "pad", "pool")
@@ -21,18 +20,17 @@ _KEEPERS = ("affine", "identity", "pad", "pool")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """What one edit does to the tree: a chain at ``at``, and nothing left at ``emptied``.
+    """What one edit does to the tree: ``branches`` at ``at``, and nothing left at ``emptied``.
 
     ``like`` is the layer that the new ones are built after. Where ``at`` is a whole block,
     ``tail`` follows the chain there, else it is None.
     """
 
     at: str
-    chain: tuple[Conv, ...]
+    branches: Branches
     emptied: tuple[str, ...]
     like: str
     tail: tuple[Step, ...] | None = None
-    form: str = MULTIPLIER
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +76,7 @@ def rewrite_module(tree: Tree, edits: Sequence[Rewrite]) -> Edited:
         place = _place(edit, tree)
         if isinstance(place, str):
             raise UnsupportedError(place, where=edit.target)
-        if place.at in chains and not _same(chains[place.at].chain, place.chain):
+        if place.at in chains and not _same(chains[place.at].branches, place.branches):
             raise UnsupportedError(
                 "a module that is called several times would need different weights per call",
                 where=edit.target,
@@ -94,7 +92,7 @@ def rewrite_module(tree: Tree, edits: Sequence[Rewrite]) -> Edited:
     builder = Builder()
     for path in layers:
         place = chains[path]
-        new = builder.chain(place.chain, made.get_submodule(place.like), place.form)
+        new = builder.branches(place.branches, made.get_submodule(place.like))
         replace_module(made, path, new)
     for path in sorted(emptied):
         replace_module(made, path, nn.Identity().train(made.get_submodule(path).training))
@@ -115,7 +113,7 @@ def _replace_block(
 ) -> set[str]:
     """Put the merged conv and the tail in the place of a block; the names that changed then."""
     block = made.get_submodule(place.at)
-    conv = builder.chain(place.chain, made.get_submodule(place.like), place.form)
+    conv = builder.branches(place.branches, made.get_submodule(place.like))
     new, stays = sequential(conv, place.tail or (), block)
     replace_module(made, place.at, new)
     kept[place.at] = stays
@@ -159,7 +157,7 @@ def names_of(root: nn.Module, path: str) -> tuple[str, ...]:
 
 def _place(edit: Rewrite, tree: Tree) -> Place | str:
     """Where an edit goes in the tree, or why it cannot go anywhere."""
-    if len(edit.branches) != 1:
+    if len(edit.branches) != 1 and not edit.own_layers:
         return "a sum of several branches has no plain torch.nn layer"
     nodes = [node for node in tree.graph.nodes if node.name in {edit.target, *edit.drop}]
     if {edit.target, *edit.drop} - {node.name for node in nodes}:
@@ -174,13 +172,11 @@ def _place(edit: Rewrite, tree: Tree) -> Place | str:
     at = tree.sites[main.name]
     if all(node.name in tree.sites for node in nodes) or edit.alias:
         others = tuple(tree.sites[n.name] for n in nodes if n is not main and n.name in tree.sites)
-        return _not_layers(edit, nodes, tree) or Place(
-            at, edit.branches[0], others, at, form=edit.form
-        )
+        return _not_layers(edit, nodes, tree) or Place(at, edit.branches, others, at)
     found = find_block(edit, tree.graph, tree.blocks, tree.module)
     if isinstance(found, str):
         return found
-    return Place(found.path, edit.branches[0], (), at, found.tail, edit.form)
+    return Place(found.path, edit.branches, (), at, found.tail)
 
 
 def _not_layers(edit: Rewrite, nodes: Sequence[Node], tree: Tree) -> str | None:
@@ -227,16 +223,18 @@ def _readers(graph: Graph, value: str) -> int:
     return sum(node.inputs.count(value) for node in graph.nodes)
 
 
-def _same(first: Sequence[Conv], second: Sequence[Conv]) -> bool:
-    """Whether two chains would become the same module."""
-    if len(first) != len(second):
+def _same(first: Branches, second: Branches) -> bool:
+    """Whether two sums of chains would become the same module."""
+    convs = [list(convs_of(branches)) for branches in (first, second)]
+    kinds = [[type(step) for chain in branches for step in chain] for branches in (first, second)]
+    if len(convs[0]) != len(convs[1]) or kinds[0] != kinds[1] or len(first) != len(second):
         return False
     return all(
         np.array_equal(a.weight, b.weight)
         and (a.bias is b.bias or _equal(a.bias, b.bias))
         and (a.stride, a.padding, a.dilation, a.groups)
         == (b.stride, b.padding, b.dilation, b.groups)
-        for a, b in zip(first, second, strict=True)
+        for a, b in zip(*convs, strict=True)
     )
 
 

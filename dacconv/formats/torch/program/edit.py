@@ -15,7 +15,6 @@ from torch._guards import detect_fake_mode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
-from dacconv.decompositions.forms import Spelled, lowered, pieces
 from dacconv.errors import UnsupportedError
 from dacconv.formats.torch.convs import from_numpy, string_padding
 from dacconv.formats.torch.module.names import tensor_key
@@ -23,7 +22,7 @@ from dacconv.formats.torch.program.flow import SIZED_AS, written
 from dacconv.formats.torch.program.graph import Reading, constant
 from dacconv.formats.torch.program.ops import bind, op_name
 from dacconv.graph.convs import swap_channels
-from dacconv.graph.types import Array, Conv, Rewrite
+from dacconv.graph.types import Array, Chain, Conv, Repeat, Rewrite, convs_of
 
 _KEPT_META = (
     "nn_module_stack",
@@ -47,7 +46,7 @@ def why_not(edit: Rewrite, reading: Reading) -> str | None:
         return "there is no conv whose place the new one could take"
     if edit.source not in reading.sources:
         return f"the value {edit.source} is that of no single call"
-    if any(conv.auto_pad for chain in edit.branches for conv in chain):
+    if any(conv.auto_pad for conv in convs_of(edit.branches)):
         return "padding that depends on the input size"
     return None
 
@@ -87,7 +86,6 @@ class _Editor:
     fake: Any
     free: str
     made: dict[int, tuple[Array, fx.Node]] = field(default_factory=dict)
-    spelled: Spelled = field(default_factory=Spelled)
 
     @classmethod
     def of(cls, program: ExportedProgram, reading: Reading) -> _Editor:
@@ -116,7 +114,7 @@ class _Editor:
         like = self._like(edit, nodes)
         # before the first of them: later, a call in place may have changed the source
         with self.module.graph.inserting_before(dropped[0]):
-            branches = lowered(edit.branches, edit.form, self.spelled)
+            branches = edit.branches
             several = len(branches) > 1
             stems = [self._stem(like, n if several else None) for n in range(len(branches))]
             result = self._chain(branches[0], source, like, stems[0])
@@ -187,25 +185,27 @@ class _Editor:
 
     # -- new calls ----------------------------------------------------------------------
 
-    def _chain(self, chain: Sequence[Conv], source: fx.Node, like: fx.Node, stem: str) -> fx.Node:
+    def _chain(self, chain: Chain, source: fx.Node, like: fx.Node, stem: str) -> fx.Node:
         value = source
-        for index, conv in enumerate(chain):
-            own = f"{stem}.{index}" if len(chain) > 1 else stem
-            if conv.apart:
-                ends = [
-                    self._conv(piece, value, f"{own}.{number}", like)
-                    for number, piece in enumerate(pieces(conv, self.spelled))
-                ]
-                value = self._joined(ends, conv, like)
+        named = [step for step in chain if not isinstance(step, Repeat)]
+        for step in chain:
+            if isinstance(step, Repeat):
+                value = self._joined([value] * step.copies, step.axes, like)
+                continue
+            own = f"{stem}.{named.index(step)}" if len(named) > 1 else stem
+            if isinstance(step, Conv):
+                value = self._conv(step, value, own, like)
             else:
-                copies = [value] * conv.copies
-                value = self._joined(copies, conv, like) if conv.copies > 1 else value
-                value = self._conv(conv, value, own, like)
+                ends = [
+                    self._conv(conv, value, f"{own}.{number}", like)
+                    for number, conv in enumerate(step.convs)
+                ]
+                value = self._joined(ends, len(step.convs[0].kernel), like)
         return value
 
-    def _joined(self, values: Sequence[fx.Node], conv: Conv, like: fx.Node) -> fx.Node:
-        axis = -1 - len(conv.kernel)
-        return self._call(torch.ops.aten.cat.default, (list(values), axis), like)
+    def _joined(self, values: Sequence[fx.Node], axes: int, like: fx.Node) -> fx.Node:
+        """The values joined along the channels, which come before ``axes`` spatial axes."""
+        return self._call(torch.ops.aten.cat.default, (list(values), -1 - axes), like)
 
     def _stem(self, like: fx.Node, branch: int | None) -> str:
         """``features.0`` for what takes the place of ``features.0``; ``features.0.b1`` for a

@@ -19,7 +19,6 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
-from dacconv.decompositions.forms import FORMS
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Feeds, Forward, LoadOptions, Runner, Visit
 from dacconv.formats.torch.files.record import make_record, to_json
@@ -32,8 +31,8 @@ from dacconv.formats.torch.program.part import live, part
 from dacconv.graph.types import (
     Affine,
     Array,
+    Construct,
     Conv,
-    Geometry,
     Graph,
     Plan,
     Rewrite,
@@ -174,9 +173,9 @@ class ProgramModel:
         """Why ``rewrite`` would refuse an edit; None where it would not."""
         return why_not(edit, self._reading)
 
-    def forms(self, geometry: Geometry, *, own_layers: bool) -> tuple[str, ...]:
-        """All of them: a graph can say anything."""
-        return tuple(FORMS)
+    def constructs(self, axes: int, *, own_layers: bool) -> frozenset[Construct]:
+        """A graph has an operator for each of them."""
+        return frozenset({"sum", "parallel", "repeat"})
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:
         """A new program with the edits made.

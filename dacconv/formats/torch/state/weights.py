@@ -14,7 +14,6 @@ from typing import Any, Self
 
 import torch
 
-from dacconv.decompositions.forms import MULTIPLIER
 from dacconv.errors import UnsupportedError
 from dacconv.formats.base import LoadOptions, Runner
 from dacconv.formats.torch.convs import from_numpy, to_numpy
@@ -22,7 +21,18 @@ from dacconv.formats.torch.files.entries import wrapper_prefix
 from dacconv.formats.torch.files.record import make_record
 from dacconv.formats.torch.state.file import StateFile
 from dacconv.formats.torch.state.weights_read import read_nodes
-from dacconv.graph.types import Affine, Array, Conv, Geometry, Graph, Node, Plan, Rewrite, ValueSpec
+from dacconv.graph.types import (
+    Affine,
+    Array,
+    Construct,
+    Conv,
+    Graph,
+    Node,
+    Plan,
+    Rewrite,
+    ValueSpec,
+    convs_of,
+)
 
 _NOTE = (
     "weights only: the order is that of the file; which layers are called when, strides, "
@@ -123,9 +133,9 @@ class WeightsModel:
             return "it was replaced already"
         return node.skip
 
-    def forms(self, geometry: Geometry, *, own_layers: bool) -> tuple[str, ...]:
-        """The one that is read off the names of the weights alone."""
-        return (MULTIPLIER,)
+    def constructs(self, axes: int, *, own_layers: bool) -> frozenset[Construct]:
+        """None: a chain of convs is all that can be read off the names of the weights."""
+        return frozenset()
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:
         """A new model with chains in the place of convs.
@@ -137,7 +147,11 @@ class WeightsModel:
             if reason := self.can_rewrite(edit):
                 raise UnsupportedError(reason, where=edit.target)
         return replace(
-            self, changes={**self.changes, **{edit.target: edit.branches[0] for edit in edits}}
+            self,
+            changes={
+                **self.changes,
+                **{edit.target: tuple(convs_of(edit.branches)) for edit in edits},
+            },
         )
 
     def runner(self, *, threads: int | None = None) -> Runner:

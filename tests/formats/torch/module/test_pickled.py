@@ -20,7 +20,7 @@ from dacconv.graph.types import Choice, Plan
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-PLAN = Plan((Choice("stem", "dac", 25),))
+PLAN = Plan((Choice("stem", "dac", (25,)),))
 SHAPE = (2, 3, 24, 24)
 TRUSTED = LoadOptions(trust_pickle=True, input_shapes={"": SHAPE})
 

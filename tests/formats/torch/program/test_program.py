@@ -27,7 +27,7 @@ from dacconv.graph.types import Choice, Plan, Rewrite
 from tests.conftest import ROOT
 
 ORIGIN = {"version": "1", "sha256": "ab", "source": "a.pt2", "options": {}}
-PLAN = Plan((Choice("stem", "dac", 25),))
+PLAN = Plan((Choice("stem", "dac", (25,)),))
 SHAPE = (2, 3, 24, 24)
 
 

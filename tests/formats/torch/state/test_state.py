@@ -20,7 +20,7 @@ from dacconv.fusions import find_fusions
 from dacconv.graph.types import Choice, Plan, Rewrite
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-PLAN = Plan((Choice("stem", "dac", 25),))
+PLAN = Plan((Choice("stem", "dac", (25,)),))
 NETS = f"{torch_nets.__file__}:"
 SHAPE = (2, 3, 24, 24)
 

@@ -18,7 +18,7 @@ from dacconv.errors import FormatError, UnsupportedError, UsageError
 from dacconv.formats import LoadOptions, open_model
 from dacconv.graph.types import Choice, Conv, Plan, Rewrite
 
-PLAN = Plan((Choice("0", "dac", 9),))
+PLAN = Plan((Choice("0", "dac", (9,)),))
 
 
 def saved(path: Path, **shapes: tuple[int, ...]) -> Path:

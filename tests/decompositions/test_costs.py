@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 import dacconv
-from dacconv.decompositions.emission import convs, cost, elementwise_bytes, split, whole
+from dacconv.decompositions.costs import cost, elementwise_bytes, split, whole, work
 from dacconv.decompositions.forms import FORMS
 from dacconv.graph.cost import layer_cost
 from dacconv.graph.layers import survey
@@ -16,25 +16,34 @@ from dacconv.graph.types import Choice, Geometry, Graph, Layer, Node
 from tests import cli_nets
 
 G = Geometry(8, 16, (3, 3), (2, 2), (1, 1), 1, True, (10, 10), (5, 5), 2)
+OPERATORS = {
+    "multiplier": lambda rank: 2,
+    "sum": lambda rank: 3 * rank - 1,
+    "repeat": lambda rank: 3,
+    "concat": lambda rank: rank + 2,
+}
 LAYER = Layer("a", "conv", ("a",), (G,))
 
 
 @pytest.mark.parametrize("form", list(FORMS))
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_every_form_has_the_same_macs_and_parameters(form, rank) -> None:
-    made, plain = Choice("a", "dac", rank, form=form), Choice("a", "dac", rank, form="multiplier")
+    made, plain = (
+        Choice("a", "dac", (rank,), form=form),
+        Choice("a", "dac", (rank,), form="multiplier"),
+    )
     spent, expected = cost(LAYER, made), cost(LAYER, plain)
     assert (spent.macs, spent.params) == (expected.macs, expected.params)
-    assert spent.traffic >= sum(layer_cost(g).params for g in convs(G, made)) * 4
+    assert spent.traffic >= sum(layer_cost(g).params for g in work(G, made).convs) * 4
     roof = split(LAYER, made, spent, 0)
-    assert roof.operators == (2 if rank == 1 else FORMS[form].operators(rank))
+    assert roof.operators == (2 if rank == 1 else OPERATORS[form](rank))
 
 
 @pytest.mark.parametrize("form", list(FORMS))
 def test_convs_and_operators_are_those_of_the_file(form, tmp_path) -> None:
     onnx.save(cli_nets.onnx_model(), tmp_path / "net.onnx")
     model = dacconv.load(tmp_path / "net.onnx")
-    plan = dacconv.Plan((Choice("conv3", "dac", 3, form=form),))
+    plan = dacconv.Plan((Choice("conv3", "dac", (3,), form=form),))
     before = model.graph()
     done = dacconv.convert(model, plan)
     after = done.model.graph()
@@ -71,5 +80,6 @@ def test_elementwise_work_belongs_to_the_last_layer_before_it() -> None:
     layers = survey(Graph(nodes, (), ("z",)))
     unknown = replace(layers[0], geometries=())
     assert (
-        whole(unknown, cost(LAYER, Choice("a", "dac", 1)), None).guidelines["elementwise"] is None
+        whole(unknown, cost(LAYER, Choice("a", "dac", (1,))), None).guidelines["elementwise"]
+        is None
     )

@@ -1,0 +1,95 @@
+"""The singular value decomposition of a kernel's unfolding, for formulas of two factors.
+
+For a formula such as ``riy,orx->oiyx`` the kernel is a matrix with the rows ``ox`` and the columns
+``iy`` (one matrix for each group and for each value of the letters that both factors share).
+Truncated at r, its decomposition is the best split of that rank in the Frobenius norm (Eckart
+and Young 1936), and the sum of the discarded squared singular values is the squared error.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from dacconv.decompositions.formula import F64, KERNEL, Factors, Formula, unfold
+from dacconv.graph.types import FloatArray, Rank
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SingularValues:
+    """Singular values ``(count, f)`` of a kernel's matrices, descending and not negative."""
+
+    values: F64
+
+    @property
+    def full_rank(self) -> Rank:
+        """The rank at which the kernel is reproduced."""
+        return (int(self.values.shape[1]),)
+
+    def energy(self) -> F64:
+        """Squared singular values summed over the matrices, shape ``(f,)``."""
+        return np.asarray((self.values**2).sum(axis=0))
+
+    def relative_error(self, rank: Rank) -> float:
+        """``|T - T_r| / |T|`` in the Frobenius norm; 0 for a kernel of zeros."""
+        energy = self.energy()
+        total = float(energy.sum())
+        return math.sqrt(float(energy[rank[0] :].sum()) / total) if total else 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spectrum(SingularValues):
+    """The values, and right vectors ``(count, f, columns)`` with orthonormal rows.
+
+    ``count`` is the number of matrices: groups times the sizes of the shared letters. The left
+    vectors times the values follow by projecting the kernel on the right ones.
+    """
+
+    right: F64
+    formula: Formula
+
+    def factors(self, kernel: FloatArray, rank: Rank) -> Factors:
+        """Unit vectors in one factor; the other is the projection of the kernel on them."""
+        formula = self.formula
+        (letter,) = formula.ranks
+        rows, columns = formula.unfolding(letter)
+        right = self.right[:, : rank[0]]
+        matrices = unfold(kernel, formula.shared, rows, columns)
+        left = np.matmul(matrices, right.transpose(0, 2, 1))
+        sizes = dict(zip("g" + KERNEL, kernel.shape, strict=True)) | {letter: right.shape[1]}
+        shared = "g" + formula.shared
+        carrier = formula.terms[formula.carrier]
+        (unit,) = (t for index, t in enumerate(formula.terms) if index != formula.carrier)
+        arrays = {
+            carrier: _arranged(left, shared + rows + letter, carrier, sizes),
+            unit: _arranged(right, shared + letter + columns, unit, sizes),
+        }
+        return tuple(arrays[term] for term in formula.terms)
+
+
+def unfolded_spectrum(formula: Formula, kernel: FloatArray) -> Spectrum:
+    """The decomposition of a finite kernel ``(g, o, i, y, x)``, in float64."""
+    import scipy.linalg
+
+    (letter,) = formula.ranks
+    rows, columns = formula.unfolding(letter)
+    matrices = unfold(kernel, formula.shared, rows, columns)
+    parts = [scipy.linalg.svd(m, full_matrices=False, check_finite=False) for m in matrices]
+    values = np.stack([values for _, values, _ in parts])
+    right = signed(np.stack([right for _, _, right in parts]))
+    return Spectrum(values, right, formula)
+
+
+def signed(right: F64) -> F64:
+    """Fix the free sign of every vector: its largest entry is positive."""
+    largest = np.abs(right).argmax(axis=-1)[..., None]
+    signs = np.where(np.take_along_axis(right, largest, axis=-1) < 0, -1.0, 1.0)
+    return np.asarray(right * signs)
+
+
+def _arranged(array: F64, letters: str, term: str, sizes: dict[str, int]) -> F64:
+    """An array with the axes ``letters`` (joined or not) as the factor ``(g, *term)``."""
+    split = array.reshape([sizes[c] for c in letters])
+    return np.ascontiguousarray(split.transpose([letters.index(c) for c in "g" + term]))
