@@ -107,10 +107,10 @@ def plan(
     left. They minimise the damage that ``calibrated`` measures, or the squared kernel errors.
 
     ``form`` is how the split layers are written, see ``dacconv.decompositions.forms``; ``auto``
-    takes the fastest, by a table. By default that is ``auto``, and in state dicts and modules,
+    takes the fastest, as predicted. By default that is ``auto``, and in state dicts and modules,
     where users meet the layers by name, ``multiplier``. With ``speeds`` from :func:`timer` forms
     are measured, a layer that does not get faster is left alone, and ``latency`` can be given; with
-    those from :func:`lookup` the table is asked about another runtime or number of threads.
+    those from :func:`lookup` they are predicted for another runtime or number of threads.
     ``open_forms`` leaves the forms to :func:`with_forms`.
 
     Raises:
@@ -198,15 +198,15 @@ def timer(
 
 
 def lookup(model: Model, *, target: str | None = None, threads: int | None = None) -> Speeds:
-    """What the shipped table knows of the model's layers, for the runtime that will run them.
+    """Predicted times of the model's layers, for the runtime that will run them.
 
     Raises:
         UsageError: there is no such target.
     """
     from dacconv.support.machine import cores
-    from dacconv.timing import TableSpeeds, target_for
+    from dacconv.timing import PredictedSpeeds, target_for
 
-    return TableSpeeds(target_for(model.format, target, threads, None, cores()))
+    return PredictedSpeeds(target_for(model.format, target, threads, None, cores()))
 
 
 def with_forms(

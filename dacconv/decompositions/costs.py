@@ -40,14 +40,27 @@ ELEMENTWISE_KINDS = frozenset(
 class Work:
     """What one call site of a split layer computes, as it is written.
 
-    ``convs`` are the geometries of the convs in order, ``moved`` the number of values that are
-    read and written besides them (copies, concatenations, additions; None where sizes are not
-    known), ``operators`` the number of operators in the graph.
+    ``convs`` are the geometries of the convs in order. ``copied`` is the number of values that are
+    read and written by operators that copy or concatenate, ``added`` that of additions; None where
+    sizes are not known. ``copies`` and ``additions`` count these operators.
     """
 
     convs: tuple[Geometry, ...]
-    moved: int | None
-    operators: int
+    copied: int | None = 0
+    copies: int = 0
+    added: int | None = 0
+    additions: int = 0
+
+    @property
+    def moved(self) -> int | None:
+        """The number of values that are read and written besides the convs."""
+        known = self.copied is not None and self.added is not None
+        return (self.copied or 0) + (self.added or 0) if known else None
+
+    @property
+    def operators(self) -> int:
+        """The number of operators in the graph."""
+        return len(self.convs) + self.copies + self.additions
 
 
 @lru_cache(maxsize=4096)
@@ -63,27 +76,29 @@ def split_work(geometry: Geometry, method: str, rank: Rank, form: str) -> Work:
     if form != AUTO:
         branches = lower(branches, form, Reordering())
     convs: list[Geometry] = []
-    moved, operators = 0.0, len(branches) - 1
+    copied, copies = 0.0, 0
     for chain in branches:
         channels, size = geometry.in_channels, _sizes(geometry.input_size, geometry)
         for step in chain:
             values = _product(size, channels * geometry.batch)
             if isinstance(step, Repeat):
-                moved += (1 + step.copies) * values
+                copied += (1 + step.copies) * values
                 channels *= step.copies
-                operators += 1
+                copies += 1
                 continue
             parts = step.convs if isinstance(step, Parallel) else (step,)
             after = _size_after(parts[0], size, geometry)
             convs += [_geometry(part, geometry, size, after) for part in parts]
             size, channels = after, sum(part.out_channels for part in parts)
-            operators += len(parts)
             if isinstance(step, Parallel):
-                operators += 1
-                moved += 2 * _product(size, channels * geometry.batch)
-    added = _product(_sizes(geometry.output_size, geometry), geometry.out_channels * geometry.batch)
-    moved += 3 * (len(branches) - 1) * added
-    return Work(tuple(convs), round(moved) if math.isfinite(moved) else None, operators)
+                copied += 2 * _product(size, channels * geometry.batch)
+                copies += 1
+    output = _product(
+        _sizes(geometry.output_size, geometry), geometry.out_channels * geometry.batch
+    )
+    additions = len(branches) - 1
+    added = 3 * additions * output if additions else 0.0
+    return Work(tuple(convs), _count(copied), copies, _count(added), additions)
 
 
 def work(geometry: Geometry, choice: Choice) -> Work:
@@ -160,6 +175,10 @@ def _geometry(
         input_size=_known(before),
         output_size=_known(after),
     )
+
+
+def _count(values: float) -> int | None:
+    return round(values) if math.isfinite(values) else None
 
 
 def _known(size: tuple[float, ...]) -> tuple[int, ...] | None:

@@ -103,7 +103,7 @@ class Decision:
 def decide(model: Model, settings: Settings, progress: Progress = silent) -> Decision:
     """The plan that the settings ask for; where times are measured, with the network as a whole.
 
-    What the table knows without measuring is tried beside it: layers are timed one by one, and
+    The predicted plan is tried beside it: layers are timed one by one, and
     what else the machine does may have come between.
     """
     timer = timer_for(model, settings, progress)
@@ -149,7 +149,7 @@ def carry_out(
 
 
 def _formed(model: Model, settings: Settings, made: Plan, timer: Timer | None) -> Plan:
-    """The plan with the forms that it leaves open, measured or else by the table."""
+    """The plan with the forms that it leaves open, measured or else predicted."""
     speeds = timer or pipeline.lookup(model, target=settings.target, threads=settings.threads)
     rows = pipeline.survey(model, fuse=settings.fuse)
     return pipeline.with_forms(model, made, rows, settings.form, speeds)

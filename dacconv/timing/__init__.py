@@ -1,9 +1,9 @@
-"""How fast a layer is, split or not: measured where it will run, or looked up."""
+"""How fast a layer is, split or not: measured where it will run, or predicted."""
 
 from __future__ import annotations
 
+from dacconv.timing.prices import PredictedSpeeds
 from dacconv.timing.speeds import Speeds, Target, target_for
-from dacconv.timing.table import TableSpeeds
 from dacconv.timing.timer import Timer
 
-__all__ = ["Speeds", "TableSpeeds", "Target", "Timer", "target_for"]
+__all__ = ["PredictedSpeeds", "Speeds", "Target", "Timer", "target_for"]

@@ -16,7 +16,7 @@ SLOWER = 0.97
 """A split that takes more than this share of the conv's measured time is not worth having."""
 
 LIKELY_SLOWER = 1.1
-"""From here on the table says that a split is slower than the conv."""
+"""From this predicted ratio on, a split is reported as likely to be slower than the conv."""
 
 Possible = Callable[[Layer], Sequence[str]]
 
@@ -75,7 +75,7 @@ def _unmeasured(forms: Sequence[str]) -> str:
 
 
 def _told(choice: Choice, ratio: float | None) -> str:
-    """The note of a choice, with a warning where the table knows nothing that is faster."""
+    """The note of a choice, with a warning where the split is predicted to be slower."""
     if ratio is None or ratio < LIKELY_SLOWER:
         return choice.note
     slow = f"likely {ratio:.1f} x the conv's time; --tune measures it and leaves it alone"

@@ -1,4 +1,4 @@
-"""Choosing forms: by a table, by what was measured, and what is left alone."""
+"""Choosing forms: by prediction, by measurement, and the layers that are left alone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from dacconv.conversion import pipeline
 from dacconv.decompositions.forms import FORMS
 from dacconv.errors import UsageError
 from dacconv.graph.types import Choice, Conv, Geometry, Layer, Plan, Skipped
-from dacconv.timing import TableSpeeds, Target, Timer, target_for
+from dacconv.timing import PredictedSpeeds, Target, Timer, target_for
 from dacconv.timing import timer as timing
 from dacconv.timing.cache import Cache
 from dacconv.timing.choose import choose_forms
-from dacconv.timing.table import table
 
 ORT = Target("onnxruntime", 1)
 RANK_2, RANK_3 = Choice("conv", "dac", (2,)), Choice("conv", "dac", (3,))
@@ -81,9 +80,9 @@ def test_what_no_form_makes_faster_is_left_alone_only_where_it_was_measured() ->
     assert not plan.choices
     assert [s.layer for s in plan.skipped] == ["conv", "other"]
     assert "1.20 x the conv's time at best (form repeat)" in plan.skipped[0].reason
-    by_table = chosen(slow).choices[0]
-    assert by_table.form == "repeat"
-    assert "--tune" in by_table.note
+    predicted = chosen(slow).choices[0]
+    assert predicted.form == "repeat"
+    assert "--tune" in predicted.note
     assert not chosen(slow, "concat", measured=True).choices
 
 
@@ -97,35 +96,10 @@ def test_nothing_known_means_the_multiplier() -> None:
     assert chosen(Fixed(), measured=True).choices[0].form == "multiplier"
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "torch", "torch.nn"])
-def test_the_shipped_table_knows_every_runtime(runtime: str) -> None:
-    found = TableSpeeds(Target(runtime, 2))(layer(), RANK_2, ("multiplier", "repeat"))
-    assert set(found) == {"multiplier", "repeat"}
-    assert all(0.01 < ratio < 10 for ratio in found.values())
-    assert any(where.startswith(f"{runtime},") for where in table()["made"])
-
-
-def test_a_row_of_the_table_is_found_again_and_a_gpu_is_not_in_it() -> None:
-    row = next(r for r in table()["rows"] if (r["runtime"], r["threads"]) == ("onnxruntime", 1))
-    speeds = TableSpeeds(ORT)
-    mine = layer(channels=row["in"], side=row["output_size"][0])
-    found = speeds(mine, Choice("conv", "dac", (row["rank"],)), tuple(FORMS))
-    best, wanted = min(found, key=lambda f: found[f]), min(row["times"], key=row["times"].get)
-    assert best == wanted
-    assert not TableSpeeds(Target("torch", 1, "cuda"))(mine, RANK_2, tuple(FORMS))
-
-
-def test_unknown_sizes_are_taken_as_typical() -> None:
-    bare = layer()
-    geometry = Geometry(64, 64, (3, 3), (1, 1), (1, 1), 1, True, None, None)
-    unknown = Layer(bare.name, bare.op, bare.sites, (geometry,))
-    assert TableSpeeds(ORT)(unknown, RANK_2, tuple(FORMS)).keys() == set(FORMS)
-
-
-def test_the_table_is_asked_about_the_threads_and_the_runtime_to_come(assets) -> None:
+def test_predictions_are_for_the_threads_and_the_runtime_to_come(assets) -> None:
     model = dacconv.load(assets / "fashion.onnx")
     speeds = pipeline.lookup(model, target="torch", threads=1)
-    assert isinstance(speeds, TableSpeeds)
+    assert isinstance(speeds, PredictedSpeeds)
     assert speeds.target == Target("torch", 1)
     layers = {layer.name: layer for layer in pipeline.survey(model)}
     for target in ("onnxruntime", "torch"):
