@@ -93,7 +93,7 @@ def outputs(path: Path) -> list[np.ndarray]:
         spec.name: rng.normal(size=[size or 1 for size in spec.shape]).astype(spec.dtype)
         for spec in model.inputs()
     }
-    if model.format == "onnx":
+    if model.engine == "onnxruntime":
         return model.session(optimise=False, threads=1).run(None, feeds)
     return list(model.runner(threads=1)(feeds).values())
 

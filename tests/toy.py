@@ -49,6 +49,10 @@ class Toy:
         assert isinstance(payload, Affine)
         return payload
 
+    def rewrite_refusal(self, edit):
+        """None: every edit can be made."""
+        return
+
     def rewrite(self, edits) -> Toy:
         nodes = {node.name: node for node in self.nodes}
         payload = dict(self.payload)

@@ -66,8 +66,28 @@ class Model(Protocol):
         ...
 
     @property
+    def options(self) -> LoadOptions:
+        """The options that it was opened with."""
+        ...
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """``path`` and the files that belong to it, such as external data."""
+        ...
+
+    @property
+    def has_dataflow(self) -> bool:
+        """Whether the file says which layer reads which; state dicts alone do not."""
+        ...
+
+    @property
+    def named_layers(self) -> bool:
+        """Whether a split layer is torch.nn layers that users know by name."""
+        ...
+
+    @property
+    def engine(self) -> str:
+        """What runs its layers: ``onnxruntime``, ``torch`` (calls) or ``torch.nn`` (layers)."""
         ...
 
     @property
@@ -95,11 +115,19 @@ class Model(Protocol):
         """The per-channel affine at a node whose op is ``affine``, in float64."""
         ...
 
+    def statistics(self, node: str) -> tuple[Array, Array] | None:
+        """The running mean and variance of a BatchNorm, in float64; None for any other node."""
+        ...
+
     def constructs(self, axes: int, *, own_layers: bool) -> frozenset[Construct]:
         """What can be written besides chains of convs, for convs of ``axes`` spatial axes.
 
         With ``own_layers`` also what needs ``dacconv.nn`` where the model is loaded.
         """
+        ...
+
+    def rewrite_refusal(self, edit: Rewrite) -> str | None:
+        """The reason why ``rewrite`` would refuse an edit; None if it would not."""
         ...
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:

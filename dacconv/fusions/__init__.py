@@ -46,6 +46,10 @@ class Fusable(Weights, Protocol):
         """The dataflow."""
         ...
 
+    def rewrite_refusal(self, edit: Rewrite) -> str | None:
+        """The reason why ``rewrite`` would refuse an edit; None if it would not."""
+        ...
+
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:
         """A new model with the edits applied."""
         ...
@@ -53,10 +57,7 @@ class Fusable(Weights, Protocol):
 
 def find_fusions(model: Fusable) -> Fusing:
     """What :func:`fuse` would do to the model."""
-    allowed = getattr(model, "can_rewrite", None)
-    if allowed is None:
-        return plan_fusions(model.graph(), model, FUSIONS)
-    return plan_fusions(model.graph(), model, FUSIONS, allowed)
+    return plan_fusions(model.graph(), model, FUSIONS, model.rewrite_refusal)
 
 
 def fuse(model: M) -> tuple[M, tuple[Fused, ...], tuple[Refusal, ...]]:

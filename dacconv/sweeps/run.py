@@ -11,7 +11,7 @@ from dacconv import __version__
 from dacconv.conversion import pipeline
 from dacconv.conversion.report import CONVENTION
 from dacconv.errors import UsageError
-from dacconv.formats.base import LoadOptions, Model
+from dacconv.formats.base import Model
 from dacconv.graph.types import Array, Layer, Plan
 from dacconv.planning import Selection, select
 from dacconv.planning.plans import eligible_by, methods_of
@@ -219,7 +219,7 @@ def _elsewhere(bench: Bench, where: Where) -> bool:
 
 def _work(bench: Bench) -> Work:
     """What other processes need; each runs the model with one thread, unless told otherwise."""
-    load, setup = getattr(bench.model, "options", LoadOptions()), bench.setup
+    load, setup = bench.model.options, bench.setup
     if load.arch is not None:
         load = replace(load, arch=absolute(load.arch))
     task = absolute(setup.task) if isinstance(setup.task, str) else setup.task

@@ -156,7 +156,7 @@ def _noted(plan: Plan, ratio: Interval) -> Plan:
 
 def _runs_here(model: Model, timer: Timer) -> bool:
     """Whether the model's own runtime, on the CPU, is what will run it."""
-    own = (timer.target.runtime == ONNXRUNTIME) == (model.format == "onnx")
+    own = (timer.target.runtime == ONNXRUNTIME) == (model.engine == ONNXRUNTIME)
     return own and timer.target.device == "cpu"
 
 

@@ -40,7 +40,7 @@ def opened(net: nn.Module, name: str, kind: str, folder: Path, dtype: torch.dtyp
 
 def outputs(model, x: np.ndarray) -> list[np.ndarray]:
     name = model.inputs()[0].name
-    if model.format == "onnx":  # ONNX Runtime folds BatchNorms by itself
+    if model.engine == "onnxruntime":  # ONNX Runtime folds BatchNorms by itself
         return model.session(optimise=False, threads=1).run(None, {name: x})
     return list(model.runner()({name: x}).values())
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def difference(model, made, x: np.ndarray) -> float:
     """Of the outputs, relative to the largest value; ONNX Runtime without optimisation."""
     name = model.inputs()[0].name
-    if model.format == "onnx":
+    if model.engine == "onnxruntime":
         first, second = (
             each.session(optimise=False, threads=1).run(None, {name: x}) for each in (model, made)
         )

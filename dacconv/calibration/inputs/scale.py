@@ -52,15 +52,14 @@ def implied_scale(model: Model, source: str, images: FloatArray, *, last: bool) 
 
     None where there is no such BatchNorm, or where it does not determine the scale.
     """
-    statistics = getattr(model, "statistics", None)
-    if statistics is None or last:
+    if last:
         return None
     graph = model.graph()
     first = next((n for n in graph.nodes if source in n.inputs), None)
     if first is None or first.op != "conv":
         return None
     norm = next((n for n in graph.nodes if first.output in n.inputs), None)
-    stored = statistics(norm.name) if norm is not None and norm.op == "affine" else None
+    stored = model.statistics(norm.name) if norm is not None and norm.op == "affine" else None
     if stored is None:
         return None
     return _fitted(model, first, stored, images)

@@ -82,6 +82,21 @@ class OnnxModel:
         return runtime()
 
     @property
+    def has_dataflow(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def named_layers(self) -> bool:
+        """No: layers are operators of a graph."""
+        return False
+
+    @property
+    def engine(self) -> str:
+        """``onnxruntime``."""
+        return "onnxruntime"
+
+    @property
     def runnable(self) -> str | None:
         """None: only the runtime itself can tell, when it is asked."""
         return None
@@ -157,8 +172,8 @@ class OnnxModel:
             f"{node} ({entry.op}) is not affine per channel", where=str(self.path)
         )
 
-    def can_rewrite(self, edit: Rewrite) -> str | None:
-        """Why ``rewrite`` would refuse an edit; None where it would not."""
+    def rewrite_refusal(self, edit: Rewrite) -> str | None:
+        """The reason why ``rewrite`` would refuse an edit; None if it would not."""
         return why_not(edit, self._known)
 
     def constructs(self, axes: int, *, own_layers: bool) -> frozenset[Construct]:

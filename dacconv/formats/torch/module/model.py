@@ -78,6 +78,21 @@ class TracedModel:
         return f"torch {torch.__version__}"
 
     @property
+    def has_dataflow(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def named_layers(self) -> bool:
+        """Yes: they are torch.nn layers."""
+        return True
+
+    @property
+    def engine(self) -> str:
+        """``torch.nn``."""
+        return "torch.nn"
+
+    @property
     def runnable(self) -> str | None:
         """Why it cannot be run: the size of its input is not known."""
         return needs_shape(self.inputs())
@@ -155,8 +170,8 @@ class TracedModel:
         found, graph = self._traced
         return Tree(self.module, graph, found.sites, found.blocks)
 
-    def can_rewrite(self, edit: Rewrite) -> str | None:
-        """Why ``rewrite`` would refuse an edit, in words; None where it would not."""
+    def rewrite_refusal(self, edit: Rewrite) -> str | None:
+        """The reason why ``rewrite`` would refuse an edit; None if it would not."""
         return why_not(edit, self._tree)
 
     def constructs(self, axes: int, *, own_layers: bool) -> frozenset[Construct]:
@@ -169,7 +184,7 @@ class TracedModel:
         """A new model with plain layers in the place of the edited ones.
 
         Raises:
-            UnsupportedError: an edit does not fit a module tree; ``can_rewrite`` says so before.
+            UnsupportedError: an edit does not fit a module tree; see ``rewrite_refusal``.
         """
         made = rewrite_module(self._tree, edits)
         inside = tuple(f"{path}." for path in made.kept)

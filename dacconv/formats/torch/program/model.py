@@ -71,6 +71,21 @@ class ProgramModel:
         return f"torch {torch.__version__}"
 
     @property
+    def has_dataflow(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def named_layers(self) -> bool:
+        """No: layers are operators of a graph."""
+        return False
+
+    @property
+    def engine(self) -> str:
+        """``torch``."""
+        return "torch"
+
+    @property
     def runnable(self) -> str | None:
         """Why it cannot be run; None where it can."""
         for spec in self.program.graph_signature.input_specs:
@@ -169,9 +184,13 @@ class ProgramModel:
             raise UnsupportedError("no affine", where=node)
         return self._reading.affines[node]()
 
-    def can_rewrite(self, edit: Rewrite) -> str | None:
-        """Why ``rewrite`` would refuse an edit; None where it would not."""
+    def rewrite_refusal(self, edit: Rewrite) -> str | None:
+        """The reason why ``rewrite`` would refuse an edit; None if it would not."""
         return why_not(edit, self._reading)
+
+    def statistics(self, node: str) -> tuple[Array, Array] | None:
+        """None: they are not read from exported programs."""
+        return None
 
     def constructs(self, axes: int, *, own_layers: bool) -> frozenset[Construct]:
         """A graph has an operator for each of them."""
@@ -181,7 +200,7 @@ class ProgramModel:
         """A new program with the edits made.
 
         Raises:
-            UnsupportedError: an edit cannot be made; ``can_rewrite`` says so before.
+            UnsupportedError: an edit cannot be made; ``rewrite_refusal`` says so before.
         """
         with quiet():
             return replace(self, program=edit_program(self.program, self._reading, edits))

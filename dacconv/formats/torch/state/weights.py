@@ -50,7 +50,7 @@ class WeightsModel:
 
     path: Path
     source: StateFile
-    vouched: tuple[str, ...] = ()
+    options: LoadOptions = field(default_factory=LoadOptions)
     changes: Mapping[str, tuple[Conv, ...]] = field(default_factory=dict)
 
     @property
@@ -62,6 +62,21 @@ class WeightsModel:
     def files(self) -> tuple[Path, ...]:
         """The one file that it was read from."""
         return (self.path,)
+
+    @property
+    def has_dataflow(self) -> bool:
+        """No: only names and shapes are known."""
+        return False
+
+    @property
+    def named_layers(self) -> bool:
+        """Yes: they are torch.nn layers."""
+        return True
+
+    @property
+    def engine(self) -> str:
+        """``torch.nn``."""
+        return "torch.nn"
 
     @property
     def runnable(self) -> str | None:
@@ -86,7 +101,9 @@ class WeightsModel:
         tensors = self.source.state.items()
         names = [k for k, t in tensors if isinstance(t, torch.Tensor) and t.ndim == 4]
         ordered = self.source.checkpoint.dtypes is None or names != sorted(names)
-        nodes = tuple(read_nodes(self.source.state, self._prefix, self.vouched, ordered=ordered))
+        nodes = tuple(
+            read_nodes(self.source.state, self._prefix, self.options.vouched, ordered=ordered)
+        )
         for name, chain in self.changes.items():
             nodes = tuple(n for node in nodes for n in _changed_nodes(node, name, chain))
         notes = (_NOTE, *(() if ordered else (_SORTED,)), *self.source.facts())
@@ -118,8 +135,8 @@ class WeightsModel:
         """Not known: what a BatchNorm follows is not in the file."""
         raise UnsupportedError(_CANNOT_RUN, where=node)
 
-    def can_rewrite(self, edit: Rewrite) -> str | None:
-        """Why ``rewrite`` would refuse an edit; None where it would not."""
+    def rewrite_refusal(self, edit: Rewrite) -> str | None:
+        """The reason why ``rewrite`` would refuse an edit; None if it would not."""
         if set(edit.drop) - {edit.target}:
             return "layers cannot be merged: which one follows which is not in the file"
         if len(edit.branches) != 1:
@@ -133,6 +150,10 @@ class WeightsModel:
             return "it was replaced already"
         return node.skip
 
+    def statistics(self, node: str) -> tuple[Array, Array] | None:
+        """None: which BatchNorm follows which layer is not in the file."""
+        return None
+
     def constructs(self, axes: int, *, own_layers: bool) -> frozenset[Construct]:
         """None: a chain of convs is all that can be read off the names of the weights."""
         return frozenset()
@@ -141,10 +162,10 @@ class WeightsModel:
         """A new model with chains in the place of convs.
 
         Raises:
-            UnsupportedError: an edit does more than that; ``can_rewrite`` says so before.
+            UnsupportedError: an edit does more than that; ``rewrite_refusal`` says so before.
         """
         for edit in edits:
-            if reason := self.can_rewrite(edit):
+            if reason := self.rewrite_refusal(edit):
                 raise UnsupportedError(reason, where=edit.target)
         return replace(
             self,
@@ -191,7 +212,7 @@ class WeightsModel:
 
 def load_weights(source: StateFile, options: LoadOptions) -> WeightsModel:
     """The model of a state dict alone."""
-    return WeightsModel(source.checkpoint.path, source, options.vouched)
+    return WeightsModel(source.checkpoint.path, source, options)
 
 
 def _changed_nodes(node: Node, name: str, chain: Sequence[Conv]) -> list[Node]:

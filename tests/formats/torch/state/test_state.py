@@ -253,17 +253,17 @@ class TestEdits:
         model = open_model(bare, options())
         conv = model.conv("stem")
         edit = Rewrite("stem", "x", ((conv,), (conv,)))
-        assert "several branches" in str(model.can_rewrite(edit))
+        assert "several branches" in str(model.rewrite_refusal(edit))
         with pytest.raises(UnsupportedError, match="several branches"):
             model.rewrite([edit])
 
     def test_wrong_names(self, bare: Path) -> None:
         model = open_model(bare, options())
         conv = model.conv("stem")
-        assert model.can_rewrite(Rewrite("nothing", "x", ((conv,),)))
-        assert model.can_rewrite(Rewrite("stem", "other", ((conv,),)))
-        assert model.can_rewrite(Rewrite("relu", "bn:0", ((conv,),)))
-        assert model.can_rewrite(Rewrite("bn", "stem:0", ((conv,),)))
+        assert model.rewrite_refusal(Rewrite("nothing", "x", ((conv,),)))
+        assert model.rewrite_refusal(Rewrite("stem", "other", ((conv,),)))
+        assert model.rewrite_refusal(Rewrite("relu", "bn:0", ((conv,),)))
+        assert model.rewrite_refusal(Rewrite("bn", "stem:0", ((conv,),)))
         with pytest.raises(UnsupportedError):
             model.conv("relu")
         with pytest.raises(UnsupportedError):

@@ -177,10 +177,10 @@ class TestModel:
             saved(tmp_path / "a.pt", c__weight=(8, 3, 3, 3), d__weight=(8, 1, 3, 3))
         )
         chain = (model.conv("c"),)
-        assert "merged" in model.can_rewrite(Rewrite("c", "c:in", (chain,), drop=("c", "d")))
-        assert "branches" in model.can_rewrite(Rewrite("c", "c:in", (chain, chain)))
-        assert "depthwise" in model.can_rewrite(Rewrite("d", "d:in", (chain,)))
-        assert model.can_rewrite(Rewrite("x", "x:in", (chain,)))
+        assert "merged" in model.rewrite_refusal(Rewrite("c", "c:in", (chain,), drop=("c", "d")))
+        assert "branches" in model.rewrite_refusal(Rewrite("c", "c:in", (chain, chain)))
+        assert "depthwise" in model.rewrite_refusal(Rewrite("d", "d:in", (chain,)))
+        assert model.rewrite_refusal(Rewrite("x", "x:in", (chain,)))
         with pytest.raises(UnsupportedError, match="depthwise"):
             model.rewrite([Rewrite("d", "d:in", (chain,))])
 
