@@ -28,6 +28,7 @@ from dacconv.decompositions.forms import EVERYTHING, FORMS, Reordering, lower
 from dacconv.graph.types import Branches, Choice, Conv, Geometry
 from dacconv.timing import prices, timer
 from dacconv.timing.prices import Prices, Rates
+from dacconv.timing.speeds import Target
 
 RANKS = (2, 3, 5)
 SHARES = (0.3, 0.6)
@@ -149,20 +150,11 @@ def rows(runtime: str, threads: int, layer: Geometry, split: bool) -> Iterator[d
 
     def opened(name: str) -> timer.Opened:
         branches, _ = cases[name]
-        if runtime == "onnxruntime":
-            from dacconv.timing import onnx_layer
+        return adapter.layer_runner(first, shape, branches, threads=threads, device="cpu")
 
-            return onnx_layer.opened(first, shape, branches, threads)
-        from dacconv.timing import torch_layer
-
-        return torch_layer.opened(first, shape, branches, threads, device="cpu")
-
+    adapter = timer.adapter_for(Target(runtime, threads))
     least = timer.side_by_side(list(cases), opened)
-    aside = 0.0
-    if runtime == "onnxruntime":
-        from dacconv.timing import onnx_layer
-
-        aside = onnx_layer.around(first, shape, threads, least["original"])
+    aside = adapter.layer_overhead(first, shape, threads=threads, seconds=least["original"])
     for name, (_, work) in cases.items():
         yield {"layer": asdict(layer), "case": name, "work": asdict(work),
                "seconds": least[name] - aside, "aside": aside}  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any, cast
 from dacconv.errors import FormatError
 from dacconv.formats.base import LoadOptions, Model, Record
 from dacconv.formats.sniff import Kind, kind
+from dacconv.formats.timing import TimingAdapter
 
 FORMATS: dict[Kind, str] = {
     "onnx": "dacconv.formats.onnx.model:load",
@@ -31,14 +32,23 @@ RECORDS: dict[Kind, str] = {
 """Kind of file -> ``module:function`` that reads what it says of itself, as plain data."""
 
 TIMED: dict[Kind, str] = {
-    "onnx": "dacconv.timing.onnx_runtime",
-    "pt2": "dacconv.timing.torch_runtime",
-    "torch": "dacconv.timing.torch_runtime",
-    "safetensors": "dacconv.timing.torch_runtime",
+    "onnx": "dacconv.formats.onnx.timing",
+    "pt2": "dacconv.formats.torch.timing",
+    "torch": "dacconv.formats.torch.timing",
+    "safetensors": "dacconv.formats.torch.timing",
 }
-"""Kind of file -> the module that times it: ``prepare``, ``opened`` and ``loaded``."""
+"""Kind of file -> the module that times it, a :class:`~dacconv.formats.timing.TimingAdapter`."""
 
-__all__ = ["FORMATS", "RECORDS", "TIMED", "LoadOptions", "Model", "open_model", "read_record"]
+__all__ = [
+    "FORMATS",
+    "RECORDS",
+    "TIMED",
+    "LoadOptions",
+    "Model",
+    "open_model",
+    "read_record",
+    "timing_adapter",
+]
 
 
 def open_model(path: Path | str, options: LoadOptions | None = None) -> Model:
@@ -50,6 +60,11 @@ def open_model(path: Path | str, options: LoadOptions | None = None) -> Model:
     """
     path = Path(path)
     return cast(Model, _function(FORMATS[kind(path)])(path, options or LoadOptions()))
+
+
+def timing_adapter(kind: Kind) -> TimingAdapter:
+    """The module that times files of that kind, and layers in the runtime that they belong to."""
+    return cast(TimingAdapter, import_module(TIMED[kind]))
 
 
 def read_record(path: Path, *, trust_pickle: bool = False) -> Record | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dacconv.errors import UsageError
+from dacconv.formats import timing_adapter
 from dacconv.support.files import write_text
 from dacconv.support.machine import cpu
 from dacconv.timing.speeds import ONNXRUNTIME, Target
@@ -96,6 +97,4 @@ def _device(name: str) -> str:
     """A GPU by its name, so that timings of one do not stand for another."""
     if not name.startswith("cuda"):
         return name
-    from dacconv.timing.torch_layer import device_name
-
-    return device_name(name)
+    return timing_adapter("torch").device_name(name)

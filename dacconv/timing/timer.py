@@ -13,7 +13,9 @@ import numpy as np
 
 from dacconv.decompositions import METHODS
 from dacconv.decompositions.forms import EVERYTHING, Reordering, lower
+from dacconv.formats import timing_adapter
 from dacconv.formats.base import Model
+from dacconv.formats.timing import TimingAdapter
 from dacconv.graph.plan_json import rank_text
 from dacconv.graph.types import Branches, Choice, Construct, Conv, Geometry, Layer
 from dacconv.support.progress import Progress, silent
@@ -115,30 +117,25 @@ class Timer:
         shape = (geometry.batch, conv.in_channels, *(geometry.input_size or ()))
         conv = _like(conv)
         branches = None if choice is None else _branches(conv, geometry, choice)
+        adapter, threads = adapter_for(self.target), self.target.threads
 
         def opened(name: str) -> Opened:
-            if name == "original" or branches is None:
-                return self._opened(conv, shape, None)
-            return self._opened(conv, shape, lower(branches, name, Reordering(), constructs))
+            lowered = None
+            if name != "original" and branches is not None:
+                lowered = lower(branches, name, Reordering(), constructs)
+            return adapter.layer_runner(
+                conv, shape, lowered, threads=threads, device=self.target.device
+            )
 
         constructs = NN_CONSTRUCTS if self.target.runtime == TORCH_NN else EVERYTHING
         least = side_by_side(["original", *forms], opened)
-        aside = 0.0
-        if self.target.runtime == ONNXRUNTIME:
-            from dacconv.timing.onnx_layer import around
+        overhead = adapter.layer_overhead(conv, shape, threads=threads, seconds=least["original"])
+        return {name: max(seconds - overhead, 0.0) for name, seconds in least.items()}
 
-            aside = around(conv, shape, self.target.threads, least["original"])
-        return {name: max(seconds - aside, 0.0) for name, seconds in least.items()}
 
-    def _opened(self, conv: Conv, shape: tuple[int, ...], branches: Branches | None) -> Opened:
-        target = self.target
-        if target.runtime == ONNXRUNTIME:
-            from dacconv.timing import onnx_layer
-
-            return onnx_layer.opened(conv, shape, branches, target.threads)
-        from dacconv.timing import torch_layer
-
-        return torch_layer.opened(conv, shape, branches, target.threads, device=target.device)
+def adapter_for(target: Target) -> TimingAdapter:
+    """What runs layers in the runtime of a target."""
+    return timing_adapter("onnx" if target.runtime == ONNXRUNTIME else "torch")
 
 
 def side_by_side(names: Sequence[str], opened: Callable[[str], Opened]) -> dict[str, float]:

@@ -46,7 +46,7 @@ def fast(monkeypatch):
         "side_by_side",
         lambda names, opened: {name: 1.0 if name == "original" else 0.5 for name in names},
     )
-    monkeypatch.setattr("dacconv.timing.onnx_layer.around", lambda *rest: 0.0)
+    monkeypatch.setattr("dacconv.formats.onnx.timing.layer_overhead", lambda *rest, **more: 0.0)
     monkeypatch.setattr("dacconv.timing.whole.side_by_side", timing.side_by_side)
     monkeypatch.setattr("dacconv.timing.whole.over_first", sure(timing.side_by_side))
 

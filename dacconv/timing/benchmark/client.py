@@ -20,9 +20,9 @@ import dacconv
 from dacconv import errors
 from dacconv.errors import DacconvError, UnsupportedError, UsageError
 from dacconv.formats.base import LoadOptions
+from dacconv.formats.timing import Profile, Setting, Span
 from dacconv.graph.types import ValueSpec
 from dacconv.timing.benchmark.result import Memory
-from dacconv.timing.runtime import Profile, Setting, Span
 
 PATIENCE_SECONDS = 600.0
 """How long a worker may take for one answer."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from dacconv.formats.timing import Profile, Span
 from dacconv.graph.layers import ROW_OPS, survey
 from dacconv.graph.types import Graph, Node
 from dacconv.timing.benchmark.result import LayerTime, LayerTimes
-from dacconv.timing.runtime import Profile, Span
 
 BETWEEN = "between operators, and the profiler"
 LAYOUT = "layout changes"

@@ -14,6 +14,7 @@ from typing import Any
 
 from dacconv.errors import UsageError
 from dacconv.formats.base import LoadOptions
+from dacconv.formats.timing import Profile, Setting
 from dacconv.support.progress import Progress, silent
 from dacconv.timing.benchmark.client import Turn, Worker
 from dacconv.timing.benchmark.layers import layer_times
@@ -21,7 +22,6 @@ from dacconv.timing.benchmark.machine import machine, warnings
 from dacconv.timing.benchmark.result import Benchmark, Case, LayerTimes, Memory, Timing
 from dacconv.timing.benchmark.subjects import Opened, open_all, told_input, with_batch
 from dacconv.timing.intervals import median_interval
-from dacconv.timing.runtime import Profile, Setting
 
 ROUNDS, FEWEST_ROUNDS = 20, 6
 """Six rounds are the fewest that give an interval of 95 %."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 
 from dacconv.errors import UnsupportedError, UsageError
-from dacconv.formats import TIMED
+from dacconv.formats import timing_adapter
 from dacconv.formats.base import LoadOptions, Model
 from dacconv.formats.inputs import why_not
 from dacconv.formats.sniff import kind
@@ -75,8 +74,7 @@ def with_batch(opened: Opened, batch: int) -> Opened:
 
 
 def _open(path: Path, name: str, options: LoadOptions) -> Opened:
-    adapter = import_module(TIMED[kind(path)])
-    model: Model = adapter.opened(path, options)
+    model = timing_adapter(kind(path)).open_model(path, options)
     if reason := why_not(model):
         raise UnsupportedError(reason, where=str(path))
     inputs = tuple(

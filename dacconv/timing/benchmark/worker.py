@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any, TextIO
@@ -28,13 +27,13 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 from dacconv.errors import DacconvError
-from dacconv.formats import TIMED
+from dacconv.formats import timing_adapter
 from dacconv.formats.base import LoadOptions
 from dacconv.formats.inputs import make_inputs
 from dacconv.formats.sniff import kind
+from dacconv.formats.timing import Setting, Step, TimedModel
 from dacconv.graph.types import Array, ValueSpec
 from dacconv.timing.benchmark import memory
-from dacconv.timing.runtime import Setting, Step, Timed
 
 MOST_RUNS = 1_000_000
 
@@ -43,7 +42,7 @@ class Server:
     """Holds the model, and answers requests; each method is one."""
 
     def __init__(self) -> None:
-        self._model: Timed | None = None
+        self._model: TimedModel | None = None
         self._step: Step | None = None
         self._feeds: dict[str, Array] = {}
         self._memory: dict[str, int | None] = {}
@@ -58,10 +57,10 @@ class Server:
         profile: bool,
     ) -> None:
         """Open the model and run it once, unless it is to be profiled, on seeded inputs."""
-        adapter = import_module(TIMED[kind(Path(path))])
-        adapter.prepare()
+        adapter = timing_adapter(kind(Path(path)))
+        adapter.import_runtime()
         held = memory.resident()
-        self._model = adapter.loaded(Path(path), _options(options), Setting(**setting))
+        self._model = adapter.load_timed(Path(path), _options(options), Setting(**setting))
         specs = [ValueSpec(s["name"], tuple(s["shape"]), s["dtype"]) for s in inputs]
         self._feeds = make_inputs(specs, np.random.default_rng(seed))
         if profile:

@@ -11,10 +11,10 @@ from onnx import helper, numpy_helper
 
 import dacconv
 from dacconv.formats.base import LoadOptions
+from dacconv.formats.onnx.timing import open_model
+from dacconv.formats.timing import Profile, Setting, Span, fastest
 from dacconv.graph.types import Geometry, Graph, Node
 from dacconv.timing.benchmark.layers import BETWEEN, LAYOUT, by_layer, layer_times, owner
-from dacconv.timing.onnx_runtime import opened
-from dacconv.timing.runtime import Profile, Setting, Span, fastest
 from tests import cli_nets
 
 G = Geometry(8, 8, (3, 3), (1, 1), (1, 1), 1, False, (4, 4), (4, 4))
@@ -116,16 +116,16 @@ LAYERS = ["conv1", "conv2", "conv3", "point", "fc"]
 
 
 def profiled(path: Path, adapter, options: LoadOptions) -> tuple[Profile, Graph]:
-    timed = adapter.loaded(path, options, Setting(threads=1))
+    timed = adapter.load_timed(path, options, Setting(threads=1))
     images = cli_nets.images(1)
-    model = adapter.opened(path, options)
+    model = adapter.open_model(path, options)
     return timed.profile({model.inputs()[0].name: images}, 4), model.graph()
 
 
 @pytest.mark.parametrize("name", ["net.onnx", "net.pth"])
 def test_every_layer_of_a_real_profile_is_found_in_both_models(nets, name) -> None:
-    from dacconv.timing import onnx_runtime as onnx_time
-    from dacconv.timing import torch_runtime as torch_time
+    from dacconv.formats.onnx import timing as onnx_time
+    from dacconv.formats.torch import timing as torch_time
 
     adapter = onnx_time if name.endswith("onnx") else torch_time
     options = LoadOptions() if adapter is onnx_time else LoadOptions(SHAPE, arch=ARCH)
@@ -142,7 +142,7 @@ def test_every_layer_of_a_real_profile_is_found_in_both_models(nets, name) -> No
 def test_a_program_is_profiled_by_its_layers(tmp_path) -> None:
     import torch
 
-    from dacconv.timing import torch_runtime as torch_time
+    from dacconv.formats.torch import timing as torch_time
 
     program = torch.export.export(cli_nets.trained(), (torch.randn(1, 3, 12, 12),))
     torch.export.save(program, tmp_path / "net.pt2")
@@ -152,7 +152,7 @@ def test_a_program_is_profiled_by_its_layers(tmp_path) -> None:
 
 
 def test_nodes_without_names_are_found_by_their_place(tmp_path) -> None:
-    from dacconv.timing import onnx_runtime as onnx_time
+    from dacconv.formats.onnx import timing as onnx_time
 
     model = cli_nets.onnx_model()
     for node in model.graph.node:
@@ -164,7 +164,7 @@ def test_nodes_without_names_are_found_by_their_place(tmp_path) -> None:
 
 
 def test_time_inside_a_branch_is_counted_once(tmp_path) -> None:
-    from dacconv.timing.onnx_runtime import TimedOnnx
+    from dacconv.formats.onnx.timing import TimedOnnx
 
     def branch(name: str, value: float) -> onnx.GraphProto:
         out = helper.make_tensor_value_info(name, 1, [1, 4])
@@ -185,4 +185,4 @@ def test_time_inside_a_branch_is_counted_once(tmp_path) -> None:
     feeds = {"which": cli_nets.np.array([True]), "x": cli_nets.np.zeros((1, 4), "float32")}
     profile = TimedOnnx(tmp_path / "if.onnx", 1).profile(feeds, 4)
     assert [span.kind for span in profile.spans] == ["If"]
-    assert onnxruntime.__version__ in opened(tmp_path / "if.onnx", LoadOptions()).runtime
+    assert onnxruntime.__version__ in open_model(tmp_path / "if.onnx", LoadOptions()).runtime

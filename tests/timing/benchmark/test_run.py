@@ -12,6 +12,7 @@ import pytest
 import dacconv
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import LoadOptions
+from dacconv.formats.timing import Setting
 from dacconv.reports import benchmark_words as benchmark_text
 from dacconv.reports import plots
 from dacconv.reports.plots import bench as drawing
@@ -28,7 +29,6 @@ from dacconv.timing.benchmark.result import (
 )
 from dacconv.timing.benchmark.run import _order, bench
 from dacconv.timing.intervals import Interval
-from dacconv.timing.runtime import Setting
 from tests import cli_nets
 
 QUICK = {"rounds": 6, "seconds": 0.1}
@@ -138,23 +138,23 @@ def test_no_cuda_is_said(nets) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("there is CUDA here")
-    from dacconv.timing import torch_runtime as torch_time
+    from dacconv.formats.torch import timing as torch_time
 
     for device, said in (("cuda", "no CUDA device"), ("gpu", "not a device of torch")):
         with pytest.raises(UsageError, match=said):
-            torch_time.loaded(nets / "net.pth", LoadOptions(), Setting(device=device))
+            torch_time.load_timed(nets / "net.pth", LoadOptions(), Setting(device=device))
     with pytest.raises(UsageError, match="not one of float16"):
-        torch_time.loaded(nets / "net.pth", LoadOptions(), Setting(dtype="int8"))
+        torch_time.load_timed(nets / "net.pth", LoadOptions(), Setting(dtype="int8"))
 
 
 def test_torch_settings_take_effect(nets) -> None:
     torch = pytest.importorskip("torch")
-    from dacconv.timing import torch_runtime as torch_time
+    from dacconv.formats.torch import timing as torch_time
 
     arch = f"{cli_nets.__file__}:SmallNet"
     options = LoadOptions({"": (1, 3, 12, 12)}, arch=arch)
     setting = Setting(dtype="bfloat16", channels_last=True)
-    timed = torch_time.loaded(nets / "net.pth", options, setting)
+    timed = torch_time.load_timed(nets / "net.pth", options, setting)
     seen = []
     timed._module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     timed.step({"x": cli_nets.images(1)})()

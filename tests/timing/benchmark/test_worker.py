@@ -13,9 +13,9 @@ import pytest
 
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import LoadOptions
+from dacconv.formats.timing import Setting
 from dacconv.graph.types import ValueSpec
 from dacconv.timing.benchmark.client import Worker, _environment
-from dacconv.timing.runtime import Setting
 from tests import cli_nets
 
 INPUTS = (ValueSpec("image", (2, 3, 12, 12)),)

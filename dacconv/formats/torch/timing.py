@@ -1,4 +1,4 @@
-"""Timing torch models: eval mode, inference mode, on the device and in the dtype asked for."""
+"""Timing in torch: whole models in eval and inference mode, and single layers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils import _pytree as pytree
 
+from dacconv import formats
 from dacconv.errors import UnsupportedError, UsageError
-from dacconv.formats import open_model
 from dacconv.formats.base import Feeds, LoadOptions, Model
 from dacconv.formats.sniff import kind
+from dacconv.formats.timing import Profile, Setting, SpanKey, Step, fastest
+from dacconv.formats.torch.convs import Builder
+from dacconv.formats.torch.gradients import place_for
+from dacconv.graph.types import Branches, Conv, Repeat
 from dacconv.support.user_code import user_code
-from dacconv.timing.runtime import Profile, Setting, SpanKey, Step, fastest
 
 _RANGE, _OPERATOR = "dacconv::", "aten::"
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -28,31 +32,31 @@ MakeArguments = Callable[[Feeds], tuple[Any, Any]]
 
 
 class Prepared(Protocol):
-    """A torch model that hands out its module."""
+    """A torch model that gives access to its module."""
 
     def prepared(self) -> tuple[nn.Module, MakeArguments]:
-        """The module in eval mode, and what makes the arguments of its forward."""
+        """The module in eval mode, and a function from feeds to the arguments of its forward."""
         ...
 
     def call_names(self) -> Mapping[str, str]:
-        """The names of a program's calls by the names of its fx nodes; none for a module."""
+        """The names of a program's calls by the names of its fx nodes; empty for a module."""
         ...
 
 
-def prepare() -> None:
-    """Nothing: importing this file has imported torch."""
+def import_runtime() -> None:
+    """Nothing is left to do: importing this file has imported torch."""
 
 
-def opened(path: Path, options: LoadOptions) -> Model:
-    """The model behind dacconv's protocol; ``--arch`` is for state dicts alone."""
-    return open_model(path, _fitting(path, options))
+def open_model(path: Path, options: LoadOptions) -> Model:
+    """The model behind dacconv's protocol; ``--arch`` is ignored for a ``.pt2`` file."""
+    return formats.open_model(path, _fitting(path, options))
 
 
-def loaded(path: Path, options: LoadOptions, setting: Setting) -> TimedTorch:
-    """The module, moved to where and what the setting says.
+def load_timed(path: Path, options: LoadOptions, setting: Setting) -> TimedTorch:
+    """The module, on the device and in the dtype and memory format of the setting.
 
     Raises:
-        UsageError: the device or the dtype is none that torch has here.
+        UsageError: torch does not have the device or the dtype here.
     """
     device = _device(setting.device, str(path))
     if setting.dtype is not None and setting.dtype not in _DTYPES:
@@ -60,7 +64,7 @@ def loaded(path: Path, options: LoadOptions, setting: Setting) -> TimedTorch:
         raise UsageError(f"'{setting.dtype}' is not one of {known}", where="--dtype")
     if setting.threads is not None:
         torch.set_num_threads(setting.threads)
-    model = cast(Prepared, opened(path, options))
+    model = cast(Prepared, open_model(path, options))
     module, arguments = model.prepared()
     dtype = None if setting.dtype is None else _DTYPES[setting.dtype]
     with user_code(f"moving the module to {setting.device}, {dtype or 'its dtype'},", str(path)):
@@ -97,7 +101,7 @@ def _device(name: str, where: str) -> torch.device:
 
 @dataclass(frozen=True, slots=True)
 class _Placer:
-    """Makes the arguments of a forward where, and as what, the module takes them."""
+    """Makes the arguments of a forward on the device and in the dtype of the module."""
 
     arguments: MakeArguments
     device: torch.device
@@ -119,7 +123,7 @@ class _Placer:
 
 
 class TimedTorch:
-    """A live module; see ``Timed``."""
+    """A live module; see :class:`~dacconv.formats.timing.TimedModel`."""
 
     def __init__(
         self,
@@ -132,7 +136,7 @@ class TimedTorch:
         self._device = place.device
 
     def step(self, feeds: Feeds) -> Step:
-        """Runs the module in inference mode, and waits for the device."""
+        """A function that runs the module in inference mode and waits for the device."""
         args, kwargs = self._place(feeds)
         module = self._module
 
@@ -147,7 +151,7 @@ class TimedTorch:
         return step
 
     def profile(self, feeds: Feeds, runs: int) -> Profile:
-        """Run it under torch's profiler, with the module that is at work written beside."""
+        """The profile of torch's profiler; an operator belongs to the module that calls it."""
         if self._device.type != "cpu":
             raise UnsupportedError("times by layer are taken on the CPU only", where="--layers")
         args, kwargs = self._place(feeds)
@@ -160,7 +164,7 @@ class TimedTorch:
         return read_events(cast("list[FunctionEvent]", taken.events() or []))
 
     def device_peak(self) -> int | None:
-        """Bytes that torch's allocator held at most; None on the CPU."""
+        """The most bytes that torch's allocator held; None on the CPU."""
         if self._device.type != "cuda":
             return None
         return int(torch.cuda.max_memory_allocated(self._device))
@@ -171,7 +175,7 @@ class TimedTorch:
 
     @contextlib.contextmanager
     def _named_calls(self) -> Iterator[Callable[..., Any]]:
-        """The module, or its program, with a range of the profiler around every part."""
+        """The module, or its program, with a profiler range around every layer."""
         names = self._names()
         if isinstance(self._module, fx.GraphModule) and names:
             yield _Named(self._module, names).run_flat
@@ -192,7 +196,7 @@ class _Named(fx.Interpreter):
         return self.run(*args, *kwargs.values())
 
     def run_node(self, n: fx.Node) -> Any:
-        """One call, under its name."""
+        """Run one call within a range of its name."""
         if n.op != "call_function":
             return super().run_node(n)
         with record_function(_RANGE + self._names.get(n.name, n.name)):
@@ -201,7 +205,7 @@ class _Named(fx.Interpreter):
 
 @contextlib.contextmanager
 def _ranges(root: nn.Module) -> Iterator[None]:
-    """Hooks that tell the profiler which module is at work."""
+    """Hooks that record in the profile which module is running."""
     open_ranges: list[Any] = []
 
     def enter(name: str) -> Callable[..., None]:
@@ -228,7 +232,7 @@ def _ranges(root: nn.Module) -> Iterator[None]:
 
 
 def read_events(events: Iterable[FunctionEvent]) -> Profile:
-    """torch's profile by module and operator, of the operators that no other one called."""
+    """torch's profile by module and operator; operators called by other operators are left out."""
     wholes: dict[int, float] = {}
     times: dict[SpanKey, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for event in events:
@@ -236,19 +240,82 @@ def read_events(events: Iterable[FunctionEvent]) -> Profile:
             wholes[event.id] = event.cpu_time_total / 1e3
         elif event.name.startswith(_OPERATOR):
             above = list(_above(event))
-            if not above or any(one.name.startswith(_OPERATOR) for one in above):
+            if not above or any(e.name.startswith(_OPERATOR) for e in above):
                 continue
-            module = next(one.name for one in above if one.name.startswith(_RANGE))
+            module = next(e.name for e in above if e.name.startswith(_RANGE))
             key = module.removeprefix(_RANGE), event.name.removeprefix(_OPERATOR), None
             times[key][above[-1].id] += event.cpu_time_total / 1e3
     runs = {identity: run for run, identity in enumerate(wholes)}
-    by_run = {key: {runs[one]: ms for one, ms in of.items()} for key, of in times.items()}
+    by_run = {key: {runs[identity]: ms for identity, ms in of.items()} for key, of in times.items()}
     return fastest(by_run, list(wholes.values()))
 
 
 def _above(event: FunctionEvent) -> Iterator[FunctionEvent]:
-    """What an event lies in, the innermost first."""
+    """The events that contain an event, the innermost first."""
     parent = event.cpu_parent
     while parent is not None:
         yield parent
         parent = parent.cpu_parent
+
+
+@contextlib.contextmanager
+def layer_runner(
+    conv: Conv,
+    shape: tuple[int, ...],
+    branches: Branches | None,
+    *,
+    threads: int,
+    device: str,
+) -> Iterator[Step]:
+    """See :class:`~dacconv.formats.timing.TimingAdapter`."""
+    place = place_for(device)
+    threads_before = torch.get_num_threads()
+    with torch.no_grad():
+        module = _layer_module(((conv,),) if branches is None else branches)
+        module = module.to(place).eval()
+        values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        source = torch.from_numpy(values).to(place)
+
+    def run() -> None:
+        with torch.inference_mode():
+            module(source)
+            if place.type == "cuda":
+                torch.cuda.synchronize(place)
+
+    torch.set_num_threads(threads)
+    try:
+        yield run
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def layer_overhead(conv: Conv, shape: tuple[int, ...], *, threads: int, seconds: float) -> float:
+    """Zero: the layer is run alone."""
+    return 0.0
+
+
+def device_name(name: str) -> str:
+    """See :class:`~dacconv.formats.timing.TimingAdapter`."""
+    if not name.startswith("cuda"):
+        return name
+    return f"{name} {torch.cuda.get_device_name(place_for(name))}"
+
+
+class _Copies(nn.Module):
+    """The concatenation by which a rewritten program repeats the channels of its input."""
+
+    def __init__(self, copies: int, axes: int) -> None:
+        super().__init__()
+        self.copies, self.axis = copies, -1 - axes
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return torch.cat([input] * self.copies, dim=self.axis)
+
+
+def _layer_module(branches: Branches) -> nn.Module:
+    """The chains as a module; a program repeats its input by one concatenation."""
+    builder, like = Builder(), nn.Conv1d(1, 1, 1)
+    first, *rest = branches[0]
+    if not isinstance(first, Repeat) or first.interleaved:
+        return builder.branches(branches, like)
+    return nn.Sequential(_Copies(first.copies, first.axes), builder.branches((tuple(rest),), like))
