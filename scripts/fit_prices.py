@@ -148,7 +148,7 @@ def rows(runtime: str, threads: int, layer: Geometry, split: bool) -> Iterator[d
             for name, others in other_chains(layer):
                 cases[name] = ((tuple(map(conv, others)),), Work(tuple(others)))
 
-    def opened(name: str) -> timer.Opened:
+    def opened(name: str) -> timer.OpenRunner:
         branches, _ = cases[name]
         return adapter.layer_runner(first, shape, branches, threads=threads, device="cpu")
 

@@ -1,4 +1,4 @@
-"""Measured times, kept in a file: they cost seconds and hold for a machine and its versions."""
+"""Measured times in a file: they take seconds to measure, and hold for one machine and version."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ def default_path() -> Path:
 
 @dataclass(slots=True, eq=False)
 class Cache:
-    """Seconds by machine, runtime, version, threads and device, and then by layer.
+    """Seconds by place (machine, runtime, version, threads, device), layer and case.
 
-    ``path`` None keeps nothing. The file is read when it is first needed; what others have
-    written meanwhile is kept when it is written.
+    Without ``path`` they are kept in memory only. The file is read when it is first needed, and
+    again before it is written, so that times of other processes are not lost.
     """
 
     path: Path | None = None
     _data: dict[str, dict[str, Times]] | None = field(default=None)
 
     def get(self, target: Target, case: str) -> Mapping[str, float]:
-        """The times of a layer, empty where it was never measured there."""
+        """The times of a layer; empty where it was not measured on that target."""
         if self._data is None:
             self._data = self._read()
         return self._data.get(where(target), {}).get(case, {})
 
     def put(self, target: Target, case: str, times: Mapping[str, float]) -> Mapping[str, float]:
-        """Add times of a layer and write the file; all times of that layer."""
-        mine = self._data or {}
+        """Add times of a layer and write the file; return all times of that layer."""
+        own = self._data or {}
         self._data = self._read()
-        for place, cases in mine.items():
-            for name, known in cases.items():
-                self._data.setdefault(place, {}).setdefault(name, {}).update(known)
-        found = self._data.setdefault(where(target), {}).setdefault(case, {})
-        found.update(times)
+        for place, cases in own.items():
+            for name, own_times in cases.items():
+                self._data.setdefault(place, {}).setdefault(name, {}).update(own_times)
+        merged = self._data.setdefault(where(target), {}).setdefault(case, {})
+        merged.update(times)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps({"version": VERSION, "timings": self._data}, indent=1, sort_keys=True)
             write_text(self.path, text + "\n")
-        return found
+        return merged
 
     def _read(self) -> dict[str, dict[str, Times]]:
         if self.path is None or not self.path.exists():
@@ -72,12 +72,12 @@ class Cache:
             raise UsageError(
                 f"not a file of timings: {error}",
                 where=str(self.path),
-                hint="remove it, or name another with --timings",
+                hint="delete the file, or pass another one with --timings",
             ) from error
 
 
 def where(target: Target) -> str:
-    """The machine, the runtime and its version, threads and device, in words."""
+    """The machine, the runtime and its version, the threads and the device, as text."""
     return (
         f"{cpu()}; {target.runtime} {_version(target)}; "
         f"{target.threads} thread{'s' if target.threads > 1 else ''}; {_device(target.device)}"
@@ -94,7 +94,7 @@ def _version(target: Target) -> str:
 
 
 def _device(name: str) -> str:
-    """A GPU by its name, so that timings of one do not stand for another."""
+    """The device with the model of a GPU, as times of one model do not hold for another."""
     if not name.startswith("cuda"):
         return name
     return timing_adapter("torch").device_name(name)

@@ -1,4 +1,4 @@
-"""The form of every layer of a plan, and what is better left alone."""
+"""The form of every layer of a plan, and the layers that are faster without a split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dacconv.graph.types import Choice, Layer, Plan, Skipped
 from dacconv.timing.speeds import Speeds
 
 SLOWER = 0.97
-"""A split that takes more than this share of the conv's measured time is not worth having."""
+"""A split whose measured time over the conv's is above this is not made."""
 
 LIKELY_SLOWER = 1.1
 """From this predicted ratio on, a split is reported as likely to be slower than the conv."""
@@ -33,7 +33,7 @@ def choose_forms(
     """The plan with ``form``, or with the fastest one for each layer where that is ``auto``.
 
     ``possible`` says which forms the format can write. Where ``speeds`` are measured, a layer
-    that no form makes faster is left alone.
+    that is faster in no form stays unsplit.
 
     Raises:
         UsageError: no such form, or the format cannot write it.
@@ -48,41 +48,42 @@ def choose_forms(
         layer = by_name[choice.layer]
         method = METHODS[choice.method]
         forms = [name for name in possible(layer) if name in method.forms] or [AUTO]
-        asked = form if choice.form == AUTO and method.forms else choice.form
-        if asked != AUTO and asked not in forms:
+        requested = form if choice.form == AUTO and method.forms else choice.form
+        if requested != AUTO and requested not in forms:
             raise UsageError(
-                f"form '{asked}' cannot be written for layer {layer.name}: the file is a {format}",
+                f"form '{requested}' cannot be written for layer {layer.name}: "
+                f"the file is a {format}",
                 where="--form",
                 hint=f"it can be {' or '.join(forms)}",
             )
-        wanted = forms if asked == AUTO else [asked]
+        candidates = forms if requested == AUTO else [requested]
         if method.forms and choice.rank == (1,):  # at rank 1 all are the same
-            wanted = [MULTIPLIER]
-        times = speeds(layer, choice, wanted)
-        best = min(times, key=lambda name: times[name]) if times else _unmeasured(wanted)
+            candidates = [MULTIPLIER]
+        times = speeds(layer, choice, candidates)
+        best = min(times, key=lambda name: times[name]) if times else _default(candidates)
         if speeds.measured and times and times[best] > SLOWER:
-            slower[layer.name] = Skipped(layer.name, _why(best, choice, times[best]))
+            slower[layer.name] = Skipped(layer.name, _reason(best, choice, times[best]))
         else:
-            note = choice.note if speeds.measured else _told(choice, times.get(best))
+            note = choice.note if speeds.measured else _note(choice, times.get(best))
             choices.append(replace(choice, form=best, note=note))
     skipped = {skip.layer: skip for skip in plan.skipped} | slower
-    left = tuple(skipped[x.name] for x in layers if x.name in skipped)
-    return replace(plan, choices=tuple(choices), skipped=left)
+    in_order = tuple(skipped[x.name] for x in layers if x.name in skipped)
+    return replace(plan, choices=tuple(choices), skipped=in_order)
 
 
-def _unmeasured(forms: Sequence[str]) -> str:
+def _default(forms: Sequence[str]) -> str:
     return forms[0] if len(forms) == 1 else MULTIPLIER
 
 
-def _told(choice: Choice, ratio: float | None) -> str:
+def _note(choice: Choice, ratio: float | None) -> str:
     """The note of a choice, with a warning where the split is predicted to be slower."""
     if ratio is None or ratio < LIKELY_SLOWER:
         return choice.note
-    slow = f"likely {ratio:.1f} x the conv's time; --tune measures it and leaves it alone"
-    return f"{choice.note}; {slow}" if choice.note else slow
+    warning = f"likely {ratio:.1f} x the conv's time; --tune measures it and leaves it alone"
+    return f"{choice.note}; {warning}" if choice.note else warning
 
 
-def _why(form: str, choice: Choice, ratio: float) -> str:
+def _reason(form: str, choice: Choice, ratio: float) -> str:
     rank = rank_text(choice.rank)
     best = "" if form == AUTO else f" at best (form {form})"
     return f"measured: rank {rank} takes {ratio:.2f} x the conv's time{best}"

@@ -1,4 +1,4 @@
-"""Measured times as the report shows them."""
+"""Measured times as rows of the report."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _MS = 1e3
 
 
 def plan_times(plan: Plan, layers: Sequence[Layer], timer: Timer) -> Timings:
-    """The layers of a plan, and those that were timed and left alone, before and after."""
+    """The times before and after of a plan's layers, and of those that were timed and not split."""
     choices = {choice.layer: choice for choice in plan.choices}
-    found = []
+    rows = []
     for layer in layers:
         choice = choices.get(layer.name)
         ratio = 1.0
@@ -31,18 +31,18 @@ def plan_times(plan: Plan, layers: Sequence[Layer], timer: Timer) -> Timings:
         if seconds is not None:
             sites = len(layer.sites)
             ms = sites * seconds * _MS
-            found.append(LayerTime(layer.name, ms, ms * ratio))
-    return Timings(where(timer.target), tuple(found))
+            rows.append(LayerTime(layer.name, ms, ms * ratio))
+    return Timings(where(timer.target), tuple(rows))
 
 
 def rank_times(model: Model, layers: Sequence[Layer], timer: Timer, form: str = AUTO) -> Timings:
-    """Every layer that can be split at every rank that saves MACs, in its fastest form."""
+    """The times of every layer that can be split, at every rank that saves MACs."""
     method = METHODS["dac"]
-    found = []
-    for done, layer in enumerate(layers):
+    rows = []
+    for index, layer in enumerate(layers):
         if layer.skip is not None:
             continue
-        timer.progress("timing layers", done, len(layers))
+        timer.progress("timing layers", index, len(layers))
         before = timer.original(layer)
         if before is None:
             continue
@@ -54,5 +54,5 @@ def rank_times(model: Model, layers: Sequence[Layer], timer: Timer, form: str = 
             best = min(ratios, key=lambda name: ratios[name])
             share = cost_share(layer.geometry, method.name, choice.rank)
             ranks.append(RankTime(choice.rank, best, ratios[best], share))
-        found.append(LayerTime(layer.name, before * _MS, before * _MS, tuple(ranks)))
-    return Timings(where(timer.target), tuple(found))
+        rows.append(LayerTime(layer.name, before * _MS, before * _MS, tuple(ranks)))
+    return Timings(where(timer.target), tuple(rows))

@@ -1,4 +1,4 @@
-"""Timing layers side by side in the runtime that they will run in."""
+"""Timing layers, unsplit and split, side by side in the runtime that they will run in."""
 
 from __future__ import annotations
 
@@ -25,28 +25,29 @@ from dacconv.timing.speeds import ONNXRUNTIME, TORCH_NN, Target
 
 ROUNDS, MOST_ROUNDS = 4, 24
 SETTLED = 1.03
-"""Rounds go on until the least time of every case was met twice, within this factor."""
-TELLING, RUNS = 6, 3
-"""Rounds of a whole network, at least: fewer give no interval of 95 %; and runs in each."""
-ENOUGH_SECONDS = 30.0
-"""No further rounds of a whole network after that time."""
+"""Rounds end when the two least times of every case are within this factor of each other."""
+NETWORK_ROUNDS, NETWORK_RUNS = 6, 3
+"""The fewest rounds of a whole network, as fewer give no interval of 95 %, and runs in each."""
+NETWORK_SECONDS = 30.0
+"""No further rounds of a whole network are started after that time."""
 MIN_SECONDS = 0.01
-"""How long one case is run in one round, at least; and at least once."""
+"""How long one case is run in one round, at least."""
 BLOCK_SECONDS = 0.002
-"""Shorter runs are timed so many together: threads that wait for each other make single runs vary,
-and the luckiest of them says nothing of the rest."""
+"""Shorter runs are timed in blocks of that length: single ones vary because threads wait for each
+other, so that the least of them is no typical time."""
 
 MOST_RUNS = 1000
-"""Of a block."""
+"""The most runs in a block."""
 
 NN_CONSTRUCTS: frozenset[Construct] = frozenset({"sum", "parallel", "interleave"})
 """What a module of torch.nn layers, with those of ``dacconv.nn``, can be made of."""
 
-Opened = AbstractContextManager[Callable[[], None]]
+OpenRunner = AbstractContextManager[Callable[[], None]]
+"""Holds a model or layer open, and gives a function that runs it once."""
 
 
 class Convs(Protocol):
-    """What knows a layer's conv: a model, or one seen through its fusions."""
+    """Gives the conv of a layer: a model, or the view of a model after its fusions."""
 
     def conv(self, node: str) -> Conv:
         """The conv at a node."""
@@ -55,10 +56,10 @@ class Convs(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Timer:
-    """Measures layers as they are asked for, and remembers them in a file.
+    """Measures layers on demand, and keeps the times in a file.
 
-    ``seconds`` holds the time of each layer that was measured, as it is; ``saved`` what a
-    layer saves at a rank in a form; ``cases`` counts what was not known already.
+    ``seconds`` holds the time of each measured layer before it is split, ``saved`` the seconds that
+    a split saves, and ``cases`` the number of measurements that were not in the file.
     """
 
     convs: Model | Convs
@@ -71,7 +72,7 @@ class Timer:
     measured: ClassVar[bool] = True
 
     def __call__(self, layer: Layer, choice: Choice, forms: Sequence[str]) -> Mapping[str, float]:
-        """The time of a split in each form over the conv's, both run in turn."""
+        """The time of a split in each form over that of the conv, measured in turns."""
         if layer.geometry.output_size is None or layer.geometry.input_size is None:
             return {}
         times = self._times(layer, choice, forms)
@@ -81,7 +82,7 @@ class Timer:
         return {form: times[form] / times["original"] for form in forms}
 
     def original(self, layer: Layer) -> float | None:
-        """The seconds of the layer as it is; None where its sizes are not known."""
+        """The seconds of the unsplit layer; None where its sizes are not known."""
         if layer.geometry.output_size is None or layer.geometry.input_size is None:
             return None
         if layer.name not in self.seconds:
@@ -119,7 +120,7 @@ class Timer:
         branches = None if choice is None else _branches(conv, geometry, choice)
         adapter, threads = adapter_for(self.target), self.target.threads
 
-        def opened(name: str) -> Opened:
+        def opened(name: str) -> OpenRunner:
             lowered = None
             if name != "original" and branches is not None:
                 lowered = lower(branches, name, Reordering(), constructs)
@@ -138,63 +139,69 @@ def adapter_for(target: Target) -> TimingAdapter:
     return timing_adapter("onnx" if target.runtime == ONNXRUNTIME else "torch")
 
 
-def side_by_side(names: Sequence[str], opened: Callable[[str], Opened]) -> dict[str, float]:
-    """The seconds that each takes, run in turn, one alive at a time.
+def side_by_side(names: Sequence[str], opened: Callable[[str], OpenRunner]) -> dict[str, float]:
+    """The seconds of a run of each name, measured in turns; one is open at a time.
 
-    The least of all runs: what other work on the machine does to a time is to add to it.
+    They are the least of all runs, because other work on the machine can only add to a time.
     """
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(MOST_ROUNDS):
         for name, seconds in _round(names, opened, turn).items():
             times[name].append(seconds)
-        if turn + 1 >= ROUNDS and all(_settled(found) for found in times.values()):
+        if turn + 1 >= ROUNDS and all(_is_settled(values) for values in times.values()):
             break
-    return {name: min(found) for name, found in times.items()}
+    return {name: min(values) for name, values in times.items()}
 
 
-def over_first(names: Sequence[str], opened: Callable[[str], Opened]) -> dict[str, Interval]:
-    """The time of each over that of the first name, run in turn, one alive at a time.
+def ratios_to_first(
+    names: Sequence[str], opened: Callable[[str], OpenRunner]
+) -> dict[str, Interval]:
+    """The time of each name over that of the first, measured in turns; one is open at a time.
 
-    The median of the rounds' ratios, with its interval of 95 %: a session may have luck with where
-    its threads come to lie, for as long as it lives, and the luckiest of few is no measure of a
-    small network. Rounds go on until the intervals are narrow or leave out 1, or for
-    ``ENOUGH_SECONDS``.
+    It is the median of the rounds' ratios, with its interval of 95 %. The least time would mislead
+    for a small network: a session is faster or slower for as long as it exists, depending on the
+    cores that its threads run on. Rounds end when every interval is narrow or excludes 1, or
+    after ``NETWORK_SECONDS``.
     """
     ratios: dict[str, list[float]] = {name: [] for name in names}
-    told: dict[str, Interval] = {}
+    intervals: dict[str, Interval] = {}
     started = time.perf_counter()
     for turn in range(MOST_ROUNDS):
-        seconds = _round(names, opened, turn, RUNS)
-        for name, found in seconds.items():
-            ratios[name].append(found / seconds[names[0]])
-        told = {name: median_interval(found) for name, found in ratios.items()}
-        clear = all(one.high <= SETTLED * one.low or not _holds_1(one) for one in told.values())
-        if turn + 1 >= TELLING and (clear or time.perf_counter() - started > ENOUGH_SECONDS):
+        seconds = _round(names, opened, turn, NETWORK_RUNS)
+        for name, value in seconds.items():
+            ratios[name].append(value / seconds[names[0]])
+        intervals = {name: median_interval(values) for name, values in ratios.items()}
+        is_clear = all(_is_clear(interval) for interval in intervals.values())
+        is_late = time.perf_counter() - started > NETWORK_SECONDS
+        if turn + 1 >= NETWORK_ROUNDS and (is_clear or is_late):
             break
-    return told
+    return intervals
 
 
-def _holds_1(interval: Interval) -> bool:
-    return interval.low <= 1 <= interval.high
+def _is_clear(interval: Interval) -> bool:
+    """Whether an interval of ratios is narrow, or excludes 1."""
+    is_narrow = interval.high <= SETTLED * interval.low
+    return is_narrow or not interval.low <= 1 <= interval.high
 
 
 def _round(
-    names: Sequence[str], opened: Callable[[str], Opened], turn: int, runs: int = 1
+    names: Sequence[str], opened: Callable[[str], OpenRunner], turn: int, runs: int = 1
 ) -> dict[str, float]:
-    found = {}
+    """The seconds of a run of each; the order is reversed from round to round."""
+    seconds = {}
     for name in names if turn % 2 else reversed(names):
         with opened(name) as run:
-            found[name] = _seconds(run, runs)
-    return found
+            seconds[name] = _seconds(run, runs)
+    return seconds
 
 
-def _settled(times: Sequence[float]) -> bool:
+def _is_settled(times: Sequence[float]) -> bool:
     first, second, *_ = sorted(times)
     return second <= SETTLED * first
 
 
 def _seconds(run: Callable[[], None], runs: int) -> float:
-    """The least time of a run, or of a block of short ones, after two to warm up."""
+    """The least time of a run, or of a block of short runs, after two runs to warm up."""
     run()
     count = math.ceil(BLOCK_SECONDS / max(_timed(run, 1), 1e-9))
     count = min(max(count, 1), MOST_RUNS)
@@ -212,13 +219,13 @@ def _timed(run: Callable[[], None], count: int) -> float:
 
 
 def _like(conv: Conv) -> Conv:
-    """A conv of that geometry in float32; its weights do not matter to its time."""
+    """The conv with random float32 weights: its time does not depend on their values."""
     weight = np.random.default_rng(0).standard_normal(conv.weight.shape).astype(np.float32)
     return replace(conv, weight=weight / np.sqrt(weight[0].size), bias=None)
 
 
 def _branches(conv: Conv, geometry: Geometry, choice: Choice) -> Branches:
-    """The chains of a split with random factors; their values do not matter to the time."""
+    """The chains of a split with random factors: the time does not depend on their values."""
     method, rng = METHODS[choice.method], np.random.default_rng(0)
     shapes = method.formula.shapes(geometry, choice.rank)
     factors = tuple(rng.standard_normal(shape).astype(np.float32) / 8 for shape in shapes)
@@ -226,7 +233,7 @@ def _branches(conv: Conv, geometry: Geometry, choice: Choice) -> Branches:
 
 
 def _case(conv: Conv, geometry: Geometry) -> str:
-    """Everything that a layer's time depends on, in words."""
+    """The key of a layer in the file: everything that its time depends on."""
     parts = {
         "in": conv.in_channels,
         "out": conv.out_channels,

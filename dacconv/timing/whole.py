@@ -1,4 +1,4 @@
-"""The time of the whole network beside those of its layers: what a budget of time is about."""
+"""The time of a whole network beside the times of its layers, for budgets of time."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from dacconv.planning import Times
 from dacconv.planning.base import Price
 from dacconv.timing.intervals import Interval
 from dacconv.timing.speeds import ONNXRUNTIME
-from dacconv.timing.timer import Opened, Timer, over_first, side_by_side
+from dacconv.timing.timer import OpenRunner, Timer, ratios_to_first, side_by_side
 
 _NANO = 1e9
 NOISE = 1.02
-"""Up to this much more time is not told from none."""
+"""Times that differ by less than this factor count as equal."""
 
 
 def layer_times(
@@ -30,11 +30,11 @@ def layer_times(
     layers: Sequence[Layer],
     timer: Timer,
     form: str,
-    carried_out: Callable[[Plan], Model],
+    convert: Callable[[Plan], Model],
 ) -> Times:
-    """What the network takes, and its layers at every rank in their fastest form.
+    """The time of the network, and those of its layers at every rank in their fastest form.
 
-    ``carried_out`` converts the model as a plan says.
+    ``convert`` converts the model as a plan says.
 
     Raises:
         UsageError: the model cannot be run.
@@ -52,7 +52,7 @@ def layer_times(
         ratios = timer(layer, choice, forms_of(model, layer, choice, form))
         return round(min(ratios.values()) * whole) if ratios else None
 
-    return Times(whole=_whole(model, layers, timer, of, carried_out), of=of)
+    return Times(whole=_whole(model, layers, timer, of, convert), of=of)
 
 
 def forms_of(model: Model, layer: Layer, choice: Choice, form: str) -> Sequence[str]:
@@ -72,13 +72,13 @@ def _whole(
     layers: Sequence[Layer],
     timer: Timer,
     of: Price,
-    carried_out: Callable[[Plan], Model],
+    convert: Callable[[Plan], Model],
 ) -> int:
-    """What the network takes on the scale of its layers' times, in nanoseconds.
+    """The time of the network on the scale of its layers' times, in nanoseconds.
 
-    Layers that are timed one by one add up to another time than they take together. So the
-    network is split at rank 1 where that saves time, and timed beside the original: what the
-    layers save by themselves is that share of the whole.
+    The times of layers that are measured one by one do not add up to the time of the network. So
+    the network is split at rank 1 where that saves time, and timed beside the original. The sum of
+    what the layers save on their own stands for the share of the time that the network saves.
     """
     choices, saved = [], 0
     for layer in layers:
@@ -92,7 +92,7 @@ def _whole(
             choices.append(choice)
             saved += before - after
     if choices and _runs_here(model, timer):
-        split = carried_out(Plan(tuple(choices)))
+        split = convert(Plan(tuple(choices)))
         ratio = slowdown(model, split, timer.target.threads)
         if ratio.median < 1 / NOISE:
             return round(saved / (1 - ratio.median))
@@ -100,48 +100,47 @@ def _whole(
 
 
 def whole_seconds(model: Model, threads: int) -> float:
-    """The time of a run of the model on a seeded input."""
+    """The seconds of a run of the model on a seeded input."""
     return side_by_side(["model"], _opener({"model": model}, threads))["model"]
 
 
 def slowdown(original: Model, converted: Model, threads: int) -> Interval:
-    """The time of a run of the converted model over the original's."""
+    """The time of a run of the converted model over that of the original."""
     models = {"original": original, "converted": converted}
-    return over_first(list(models), _opener(models, threads))["converted"]
+    return ratios_to_first(list(models), _opener(models, threads))["converted"]
 
 
 def fastest(
-    original: Model, plans: Sequence[Plan], timer: Timer, carried_out: Callable[[Plan], Model]
+    original: Model, plans: Sequence[Plan], timer: Timer, convert: Callable[[Plan], Model]
 ) -> Plan:
-    """The plan with which the network as a whole is the fastest, and not slower than it was.
+    """The plan with which the network as a whole is the fastest, and not slower than the original.
 
-    The first plan is kept unless another one is told to be faster by more than ``NOISE``. Layers
-    that gain on their own may not gain together, in small networks above all: as long as the whole
-    may be slower than the original by more than that, for all that was measured, the half of the
-    splits that saves less is given up. Where the target's runtime cannot run the model here, the
-    first plan stays as it is.
+    The first plan is returned unless another one is faster by more than ``NOISE``. Layers that are
+    faster on their own may be slower together, especially in small networks. So while the interval
+    of the ratio to the original reaches above ``NOISE``, the half of the splits that saves less is
+    removed. Where the target's runtime cannot run the model here, the first plan is returned.
 
-    ``carried_out`` converts the model as a plan says.
+    ``convert`` converts the model as a plan says.
     """
-    kept = plans[0]
-    tried = [plan for plan in plans[1:] if _splits(plan) != _splits(kept)]
-    nothing = not any(plan.choices for plan in (kept, *tried))
-    if nothing or why_not(original) or not _runs_here(original, timer):
-        return kept
+    best = plans[0]
+    others = [plan for plan in plans[1:] if _splits(plan) != _splits(best)]
+    is_empty = not any(plan.choices for plan in (best, *others))
+    if is_empty or why_not(original) or not _runs_here(original, timer):
+        return best
     threads = timer.target.threads
-    for plan in tried:
-        ratio = slowdown(carried_out(kept), carried_out(plan), threads)
-        if _faster(ratio):
-            kept = _noted(plan, ratio)
-    while kept.choices:
-        ratio = slowdown(original, carried_out(kept), threads)
+    for plan in others:
+        ratio = slowdown(convert(best), convert(plan), threads)
+        if _is_faster(ratio):
+            best = _with_note(plan, ratio)
+    while best.choices:
+        ratio = slowdown(original, convert(best), threads)
         if ratio.high <= NOISE:
             break
-        kept = _better_half(kept, timer, ratio)
-    return kept
+        best = _better_half(best, timer, ratio)
+    return best
 
 
-def _faster(ratio: Interval) -> bool:
+def _is_faster(ratio: Interval) -> bool:
     return ratio.high < 1 and ratio.median < 1 / NOISE
 
 
@@ -149,13 +148,13 @@ def _splits(plan: Plan) -> set[Choice]:
     return {replace(choice, note="") for choice in plan.choices}
 
 
-def _noted(plan: Plan, ratio: Interval) -> Plan:
+def _with_note(plan: Plan, ratio: Interval) -> Plan:
     note = f"measured: the network as a whole takes {ratio.median:.2f} x the time with it"
     return replace(plan, choices=tuple(replace(choice, note=note) for choice in plan.choices))
 
 
 def _runs_here(model: Model, timer: Timer) -> bool:
-    """Whether the model's own runtime, on the CPU, is what will run it."""
+    """Whether the target is the model's own runtime on the CPU."""
     own = (timer.target.runtime == ONNXRUNTIME) == (model.engine == ONNXRUNTIME)
     return own and timer.target.device == "cpu"
 
@@ -165,28 +164,31 @@ def _better_half(plan: Plan, timer: Timer, ratio: Interval) -> Plan:
         return timer.saved.get(replace(choice, note=""), 0.0)
 
     ranked = sorted(plan.choices, key=saved, reverse=True)
-    kept = {choice.layer for choice in ranked[: len(ranked) // 2]}
+    better = {choice.layer for choice in ranked[: len(ranked) // 2]}
     times = f"{ratio.median:.2f} x the original's time ({ratio.low:.2f} to {ratio.high:.2f})"
-    why = f"measured: with it the network as a whole takes {times}"
-    gone = (Skipped(c.layer, why) for c in plan.choices if c.layer not in kept)
-    choices = tuple(choice for choice in plan.choices if choice.layer in kept)
-    return replace(plan, choices=choices, skipped=(*plan.skipped, *gone))
+    reason = f"measured: with it the network as a whole takes {times}"
+    skipped = (Skipped(c.layer, reason) for c in plan.choices if c.layer not in better)
+    choices = tuple(choice for choice in plan.choices if choice.layer in better)
+    return replace(plan, choices=choices, skipped=(*plan.skipped, *skipped))
 
 
-def _opener(models: Mapping[str, Model], threads: int) -> Callable[[str], Opened]:
-    """One model is open at a time: sessions that are alive together starve each other."""
+def _opener(models: Mapping[str, Model], threads: int) -> Callable[[str], OpenRunner]:
+    """A function that opens a model by its name, in its runtime.
+
+    The model is closed at the end, because several open sessions slow each other down.
+    """
 
     @contextmanager
     def opened(name: str) -> Iterator[Callable[[], None]]:
-        held = [models[name].runner(threads=threads)]
+        runners = [models[name].runner(threads=threads)]
         feeds = make_inputs(models[name].inputs(), np.random.default_rng(0))
 
         def run() -> None:
-            held[0](feeds)
+            runners[0](feeds)
 
         try:
             yield run
         finally:
-            held.clear()
+            runners.clear()
 
     return opened

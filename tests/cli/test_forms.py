@@ -48,7 +48,7 @@ def fast(monkeypatch):
     )
     monkeypatch.setattr("dacconv.formats.onnx.timing.layer_overhead", lambda *rest, **more: 0.0)
     monkeypatch.setattr("dacconv.timing.whole.side_by_side", timing.side_by_side)
-    monkeypatch.setattr("dacconv.timing.whole.over_first", sure(timing.side_by_side))
+    monkeypatch.setattr("dacconv.timing.whole.ratios_to_first", sure(timing.side_by_side))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -202,7 +202,7 @@ def whole(monkeypatch, *ratios):
     """
     waiting = list(ratios)
     timed = sure(lambda names, opened: {"converted": waiting.pop(0)})
-    monkeypatch.setattr("dacconv.timing.whole.over_first", timed)
+    monkeypatch.setattr("dacconv.timing.whole.ratios_to_first", timed)
 
 
 def test_a_budget_of_time(run, work, fast, monkeypatch):

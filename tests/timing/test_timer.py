@@ -189,8 +189,8 @@ def test_two_writers_keep_each_others_times(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ratios", "rounds"),
     [
-        ([0.5, 0.7], timing.TELLING),  # wide, and clear all the same
-        ([1.0, 1.01], timing.TELLING),  # narrow
+        ([0.5, 0.7], timing.NETWORK_ROUNDS),  # wide, and clear all the same
+        ([1.0, 1.01], timing.NETWORK_ROUNDS),  # narrow
         ([0.9, 1.1], timing.MOST_ROUNDS),  # in doubt
     ],
 )
@@ -204,7 +204,9 @@ def test_a_network_is_timed_until_it_is_told_from_the_original(
         return {"original": 2.0, "converted": 2.0 * ratios[turn % 2]}
 
     monkeypatch.setattr(timing, "_round", timed)
-    found = timing.over_first(["original", "converted"], lambda name: nullcontext(lambda: None))
+    found = timing.ratios_to_first(
+        ["original", "converted"], lambda name: nullcontext(lambda: None)
+    )
     assert len(turns) == rounds
     assert found["original"].high == 1
     assert (found["converted"].low, found["converted"].high) == tuple(ratios)
