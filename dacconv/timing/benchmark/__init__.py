@@ -1,5 +1,5 @@
-"""Time, memory and size of models side by side; ``run.bench`` is the way in.
+"""Benchmarks: time, memory and size of models side by side. ``run.bench`` is the entry point.
 
 Every model is timed in a process of its own (``worker``), because several sessions of ONNX
-Runtime alive in one process take the processor's cores from each other.
+Runtime in one process take the cores of the processor from each other.
 """

@@ -1,4 +1,4 @@
-"""The parent's end of a worker process: asks, waits, and tells what went wrong in it."""
+"""The parent's side of a worker process: sends requests, waits for answers, reports failures."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from dacconv.formats.timing import Profile, Setting, Span
 from dacconv.graph.types import ValueSpec
 from dacconv.timing.benchmark.result import Memory
 
-PATIENCE_SECONDS = 600.0
-"""How long a worker may take for one answer."""
+TIMEOUT_SECONDS = 600.0
+"""How long a worker may take to answer a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,10 @@ class Turn:
 
 
 class Worker:
-    """A process that holds one model; a context manager, so that none is ever left behind."""
+    """A process with one model; as a context manager it always ends the process."""
 
-    def __init__(self, path: Path, *, patience: float = PATIENCE_SECONDS) -> None:
-        self._path, self._patience = path, patience
+    def __init__(self, path: Path, *, timeout: float = TIMEOUT_SECONDS) -> None:
+        self._path, self._timeout = path, timeout
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed at the exit)
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._process = subprocess.Popen(
@@ -74,7 +74,7 @@ class Worker:
 
     @property
     def process_id(self) -> int:
-        """The process's number in the system."""
+        """The id of the process."""
         return self._process.pid
 
     def load(
@@ -102,7 +102,7 @@ class Worker:
         return Turn(**self._ask("run", seconds=seconds, runs=runs))
 
     def memory(self) -> Memory:
-        """What the process held."""
+        """The memory of the process."""
         return Memory(**self._ask("memory"))
 
     def profile(self, runs: int) -> Profile:
@@ -111,29 +111,29 @@ class Worker:
         spans = tuple(Span(**span) for span in answer["spans"])
         return Profile(spans, answer["ms"], answer["runs"])
 
-    def _ask(self, what: str, **given: Any) -> Any:
+    def _ask(self, request_name: str, **parameters: Any) -> Any:
         """Send a request and wait for its answer.
 
         Raises:
-            DacconvError: what the worker says, or that it ended or answers no more.
+            DacconvError: the worker failed, ended, or did not answer in time.
         """
         try:
-            request = json.dumps({"do": what, "with": given})
+            request = json.dumps({"do": request_name, "with": parameters})
         except TypeError as error:
             raise UsageError(
-                f"an option cannot be handed to the process that runs the model: {error}",
+                f"an option cannot be passed to the process that runs the model: {error}",
                 where=str(self._path),
             ) from error
         stream = self._process.stdin
-        with suppress(OSError):  # a worker that is gone is told of below
+        with suppress(OSError):  # a worker that has ended is reported below
             if stream is not None:
                 stream.write(request + "\n")
                 stream.flush()
         try:
-            line = self._answers.get(timeout=self._patience)
+            line = self._answers.get(timeout=self._timeout)
         except queue.Empty as error:
             raise UnsupportedError(
-                f"its process gave no answer for {self._patience:g} s ({what})",
+                f"its process gave no answer for {self._timeout:g} s ({request_name})",
                 where=str(self._path),
                 hint="is the input too large for this machine?",
             ) from error
@@ -141,35 +141,36 @@ class Worker:
             raise self._ended()
         answer = json.loads(line)
         if "error" in answer:
-            raise self._told(answer["error"])
+            raise self._error(answer["error"])
         return answer["ok"]
 
-    def _told(self, told: dict[str, str]) -> DacconvError:
-        kind = getattr(errors, told["kind"], UnsupportedError)
-        where = told["where"]
-        named = where if str(self._path) in where or where.startswith("--") else str(self._path)
-        made: DacconvError = kind(told["what"], where=named, hint=told["hint"])
-        return made
+    def _error(self, fields: dict[str, str]) -> DacconvError:
+        """The error of the worker; it names the file of the model unless it names an option."""
+        kind: type[DacconvError] = getattr(errors, fields["kind"], UnsupportedError)
+        where = fields["where"]
+        if str(self._path) not in where and not where.startswith("--"):
+            where = str(self._path)
+        return kind(fields["what"], where=where, hint=fields["hint"])
 
     def _ended(self) -> DacconvError:
-        """The worker is gone: how it ended, and the last that it said."""
+        """The error for a worker that has ended: its exit code and its last line of output."""
         code = self._process.wait()
         self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, self._errors.tell() - 4096))
-        said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+        lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
         how = f"ended with code {code}"
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
             how = f"was ended by {name}"
-        hint = f"it last said: {said[-1]}" if said else "it said nothing"
+        hint = f"its last output: {lines[-1]}" if lines else "it printed nothing"
         if code == -9:
-            hint += "; SIGKILL is what the system sends when memory runs out"
+            hint += "; the system sends SIGKILL when memory runs out"
         return UnsupportedError(
             f"the process that ran the model {how}", where=str(self._path), hint=hint
         )
 
     def _collect(self) -> None:
-        """Hand on the answers as they come; an empty one at the end."""
+        """Queue the answers as they arrive, and an empty one at the end."""
         with suppress(OSError, ValueError):
             for line in self._process.stdout or ():
                 self._answers.put(line)
@@ -177,7 +178,7 @@ class Worker:
 
 
 def _environment() -> dict[str, str]:
-    """The parent's environment, with what it imports from; a script may have changed that."""
+    """The parent's environment with its import paths, which a script may have changed."""
     home = str(Path(dacconv.__file__).parents[1])
     paths = dict.fromkeys([home, *(entry for entry in sys.path if entry)])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

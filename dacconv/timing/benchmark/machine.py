@@ -1,4 +1,4 @@
-"""The machine that a benchmark ran on, and whether it had other things to do."""
+"""The machine that a benchmark ran on, and warnings about other work on it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from dacconv.support.machine import cores, processor
 from dacconv.timing.benchmark.result import Case, Machine
 
 BUSY_SHARE, INTERRUPTED_SHARE = 0.25, 0.2
-"""A load average above this share of the cores is worth a warning, and so many runs."""
+"""A warning is given for a load average above the first share of the cores, and for more than the
+second share of interrupted runs."""
 
 
 def machine() -> Machine:
-    """This machine now; what the system does not tell is None or general."""
+    """The facts of this machine; those that the system does not report are None or general."""
     return Machine(
         processor=processor(),
         cores=cores(),
@@ -27,7 +28,7 @@ def machine() -> Machine:
 
 
 def warnings(facts: Machine, cases: Iterable[Case]) -> Iterator[str]:
-    """What may have disturbed the times."""
+    """Warnings about what may have disturbed the times."""
     if facts.load is not None and facts.load > BUSY_SHARE * facts.cores:
         yield (
             f"the machine was busy at the start: load average {facts.load:.1f} on {facts.cores} "
@@ -37,12 +38,12 @@ def warnings(facts: Machine, cases: Iterable[Case]) -> Iterator[str]:
     if worst > INTERRUPTED_SHARE:
         yield (
             f"other work took a core away during up to {worst:.0%} of the runs of a model; "
-            "they are left out where a round has others"
+            "these runs are left out where a round has others"
         )
 
 
 def _memory() -> float | None:
-    """GiB, where Linux tells it."""
+    """The GiB of memory that Linux reports; None elsewhere."""
     try:
         first = Path("/proc/meminfo").read_text(encoding="ascii").split(maxsplit=2)
     except OSError:

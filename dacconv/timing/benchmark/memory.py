@@ -1,4 +1,4 @@
-"""This process's resident memory, as Linux counts it."""
+"""The resident memory of this process, as Linux counts it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def resident() -> int | None:
-    """Bytes held now."""
+    """The bytes that are resident now; None on other systems."""
     return _field("VmRSS")
 
 
 def peak() -> int | None:
-    """The most bytes held since the program started, or since :func:`forget_peak`.
+    """The most bytes that were resident since the program started or :func:`forget_peak`.
 
-    Not ``ru_maxrss``: that one begins at what the parent held when it started this process.
+    ``ru_maxrss`` would be wrong: it starts at the memory of the parent process.
     """
     return _field("VmHWM")
 
 
 def forget_peak() -> bool:
-    """Begin the peak anew at what is held now; false where the system does not let it."""
+    """Reset the peak to the present memory; false where the system does not allow it."""
     with suppress(OSError):
         _RESET.write_text("5", encoding="ascii")
         return True

@@ -1,4 +1,4 @@
-"""What a benchmark found: plain values, the same for the terminal, JSON and plots."""
+"""The result of a benchmark: plain values for the terminal, JSON and plots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where it was measured. ``load`` is the load average over a minute, before anything ran."""
+    """The machine of a benchmark. ``load`` is the load average over the minute before it."""
 
     processor: str
     cores: int
@@ -35,11 +35,11 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Peak resident memory of a worker process in bytes; None where the system does not tell.
+    """Resident memory of a worker process in bytes; None where the system does not report it.
 
-    ``runtime`` is what the process held with the runtime imported and no model loaded;
-    ``peak`` the most it held from its start, ``running`` the most while the model ran.
-    ``device`` is the most that torch held on an accelerator.
+    ``runtime`` is the memory with the runtime imported and no model loaded, ``peak`` the most since
+    the process started, ``running`` the most while the model ran, and ``device`` the most that
+    torch allocated on an accelerator.
     """
 
     runtime: int | None
@@ -49,7 +49,7 @@ class Memory:
 
     @property
     def above_runtime(self) -> int | None:
-        """What loading and running the model took on top of the runtime."""
+        """The memory of loading and running the model, above that of the runtime."""
         if self.peak is None or self.runtime is None:
             return None
         return self.peak - self.runtime
@@ -59,12 +59,11 @@ class Memory:
 class Timing:
     """Milliseconds of one run of one model.
 
-    ``ms`` is the median over the rounds of the round's median, with its interval of
-    confidence; ``first_quartile`` and ``third_quartile`` are those of the rounds. ``ratio``
-    is the first model's time over this one's, from the rounds in which both ran; None for
-    the first. ``per_round`` are the medians of the rounds. ``interrupted`` is the share of
-    the runs in which a thread had to leave its core to other work; they are left out where
-    a round has others.
+    ``per_round`` are the medians of the rounds. ``ms`` is their median with its confidence
+    interval, ``first_quartile`` and ``third_quartile`` are their quartiles. ``ratio`` is the first
+    model's time over this one's, round by round; None for the first. ``interrupted`` is the share
+    of the runs in which other work took the core of a thread; these runs are left out where a
+    round has others.
     """
 
     model: str
@@ -80,9 +79,9 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """All models under one setting, in alternating rounds. ``threads`` None: the runtime's own.
+    """All models under one setting, in alternating rounds.
 
-    ``fresh``: every round had processes of its own.
+    ``threads`` is None for the runtime's default. ``fresh``: every round had new processes.
     """
 
     batch: int
@@ -95,10 +94,10 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class LayerTime:
-    """Milliseconds of one layer, or of one kind of operator, in each of the models in turn.
+    """Milliseconds of one layer, or of one type of operator, in each of the models.
 
-    ``layer`` is false for a kind of operator, and for what lies between the operators. None
-    stands for a model that has nothing of it.
+    ``layer`` is false for a type of operator and for the time between operators. The time is None
+    for a model that does not have it.
     """
 
     name: str
@@ -108,10 +107,10 @@ class LayerTime:
 
 @dataclass(frozen=True, slots=True)
 class LayerTimes:
-    """Where the time goes, under the runtime's profiler, which itself takes some.
+    """The time of every layer by the runtime's profiler, which takes some time itself.
 
-    The rows of a model add up to its entry of ``total``: the mean of the fastest quarter of
-    the ``runs`` of the fastest of several rounds, milliseconds.
+    The rows of a model add up to its entry of ``total``: the mean milliseconds of the fastest
+    quarter of the ``runs``, in the fastest of several rounds.
     """
 
     batch: int
@@ -123,7 +122,7 @@ class LayerTimes:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """Models side by side: the first is the original, the others are compared with it."""
+    """Models side by side. The first is the original, to which the others are compared."""
 
     machine: Machine
     models: tuple[Subject, ...]

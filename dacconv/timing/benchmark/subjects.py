@@ -1,4 +1,4 @@
-"""What is measured: the models' files, and inputs that all of them take."""
+"""The models of a benchmark, and the inputs that all of them take."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dacconv.timing.benchmark.result import Subject
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Opened:
-    """A model as dacconv sees it; ``inputs`` are what it is run on, every size known."""
+    """An opened model. The sizes of its ``inputs`` are all known."""
 
     subject: Subject
     path: Path
@@ -27,7 +27,7 @@ class Opened:
 
 
 def open_all(paths: Sequence[Path], options: LoadOptions) -> tuple[Opened, ...]:
-    """Every model, with the inputs that it takes.
+    """Open every model.
 
     Raises:
         DacconvError: one cannot be opened or run, or they take different inputs.
@@ -52,24 +52,24 @@ def with_batch(opened: Opened, batch: int) -> Opened:
         raise UsageError(f"input '{first.name}' has no batch axis", where=str(opened.path))
     if sizes[0] == batch:
         return opened
-    alike = [
+    same_batch = [
         spec for spec in opened.inputs if len(spec.shape or ()) > 1 and _first(spec) == sizes[0]
     ]
-    given = {name or first.name for name in opened.options.input_shapes}
+    names = {name or first.name for name in opened.options.input_shapes}
     refusal: UsageError | None = None
-    for specs in (alike, [first]):  # inputs of batch 1 may be there once for all samples
-        shapes = {spec.name: _known(spec) for spec in opened.inputs if spec.name in given}
+    for specs in (same_batch, [first]):  # an input of batch 1 may serve all samples
+        shapes = {spec.name: _known(spec) for spec in opened.inputs if spec.name in names}
         shapes |= {spec.name: (batch, *_known(spec)[1:]) for spec in specs}
         options = replace(opened.options, input_shapes=shapes)
         try:
             return _open(opened.path, opened.subject.name, options)
         except UsageError as error:
             refusal = refusal or error
-    what = refusal.what if refusal else "it does not fit"
+    message = refusal.what if refusal else "it does not fit"
     raise UsageError(
-        f"--batch {batch} does not fit: {what}",
+        f"--batch {batch} does not fit: {message}",
         where=str(opened.path),
-        hint="export it with a free batch axis, or leave --batch out",
+        hint="export it with a dynamic batch axis, or omit --batch",
     )
 
 
@@ -87,22 +87,21 @@ def _open(path: Path, name: str, options: LoadOptions) -> Opened:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """File names, and whole paths where those are the same."""
-    short = [path.name for path in paths]
-    return [str(p) if short.count(p.name) > 1 else p.name for p in paths]
+    """The names of the files; whole paths where names are equal."""
+    names = [path.name for path in paths]
+    return [str(p) if names.count(p.name) > 1 else p.name for p in paths]
 
 
 def _check_same(first: Opened, other: Opened) -> None:
-    """Names may differ, as they do between formats; what is fed may not."""
-    mine, theirs = first.inputs, other.inputs
-    same = len(mine) == len(theirs) and all(
+    """Refuse different shapes or types of inputs; names may differ, as they do between formats."""
+    same = len(first.inputs) == len(other.inputs) and all(
         a.shape == b.shape and (a.dtype == b.dtype or _floats(a, b))
-        for a, b in zip(mine, theirs, strict=True)
+        for a, b in zip(first.inputs, other.inputs, strict=True)
     )
     if not same:
         raise UnsupportedError(
-            f"the models take different inputs: {_told(first)}; {_told(other)}",
-            hint="--input-shape sets the sizes that a model leaves free",
+            f"the models take different inputs: {_inputs_text(first)}; {_inputs_text(other)}",
+            hint="set the sizes that a model leaves open with --input-shape",
         )
 
 
@@ -110,7 +109,7 @@ def _floats(a: ValueSpec, b: ValueSpec) -> bool:
     return a.dtype.startswith("float") and b.dtype.startswith("float")
 
 
-def _told(opened: Opened) -> str:
+def _inputs_text(opened: Opened) -> str:
     return f"{opened.subject.name} takes {', '.join(map(told_input, opened.inputs)) or 'nothing'}"
 
 

@@ -1,8 +1,8 @@
-"""One model in a process of its own: requests as lines of JSON in, answers as lines out.
+"""A process with one model. It reads requests and writes answers, one line of JSON each.
 
-``python -m dacconv.timing.benchmark.worker``; ``client.Worker`` is the other end. The first request
-is ``load``. The process ends by itself when its input ends, even in the middle of a run, so
-it never outlives its parent.
+It is started as ``python -m dacconv.timing.benchmark.worker`` by ``client.Worker``. The first
+request is ``load``. The process ends when its input ends, even in the middle of a run, so that it
+never outlives its parent.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MOST_RUNS = 1_000_000
 
 
 class Server:
-    """Holds the model, and answers requests; each method is one."""
+    """Holds the model and answers requests: every method is a request."""
 
     def __init__(self) -> None:
         self._model: TimedModel | None = None
@@ -59,7 +59,7 @@ class Server:
         """Open the model and run it once, unless it is to be profiled, on seeded inputs."""
         adapter = timing_adapter(kind(Path(path)))
         adapter.import_runtime()
-        held = memory.resident()
+        runtime = memory.resident()
         self._model = adapter.load_timed(Path(path), _options(options), Setting(**setting))
         specs = [ValueSpec(s["name"], tuple(s["shape"]), s["dtype"]) for s in inputs]
         self._feeds = make_inputs(specs, np.random.default_rng(seed))
@@ -67,69 +67,70 @@ class Server:
             return
         self._step = self._model.step(self._feeds)
         self._step()
-        loaded = memory.peak()
-        again = memory.forget_peak()
+        peak = memory.peak()
+        is_reset = memory.forget_peak()
         self._step()
-        self._memory = {"runtime": held, "peak": loaded, "running": None}
-        if again:
+        self._memory = {"runtime": runtime, "peak": peak, "running": None}
+        if is_reset:
             self._memory["running"] = memory.peak()
 
     def run(self, seconds: float, runs: int) -> dict[str, Any]:
         """Run it once untimed, then for ``seconds`` and at least ``runs`` times.
 
-        The median is that of the runs in which no thread had to leave its core to other work,
-        where there are any: interruptions hit long runs more often, so they would not cancel
-        out in a ratio.
+        The median is that of the runs without interruption by other work, where there are any.
+        Long runs are interrupted more often, so interruptions would not cancel in a ratio.
         """
         step = self._step
         if step is None:
             raise RuntimeError("no model is loaded")
         clock = time.perf_counter
-        step()  # what the other models did to the caches is not this one's fault
-        calm: list[float] = []
+        step()  # fills the caches again after the turns of the other models
+        undisturbed: list[float] = []
         interrupted: list[float] = []
         end, before = clock() + seconds, _interruptions()
-        while (done := len(calm) + len(interrupted)) < runs or (clock() < end and done < MOST_RUNS):
+        while (done := len(undisturbed) + len(interrupted)) < runs or (
+            clock() < end and done < MOST_RUNS
+        ):
             began = clock()
             step()
             taken = clock() - began
             after = _interruptions()
-            (calm if after == before else interrupted).append(taken)
+            (undisturbed if after == before else interrupted).append(taken)
             before = after
         return {
-            "median": median(calm or interrupted),
+            "median": median(undisturbed or interrupted),
             "runs": done,
             "interrupted": len(interrupted),
         }
 
     def memory(self) -> dict[str, int | None]:
-        """Bytes: the runtime alone, the peak from the start, the peak while running."""
-        held = dict(self._memory)
+        """The fields of :class:`~dacconv.timing.benchmark.result.Memory`."""
+        fields = dict(self._memory)
         now = memory.peak()
-        if held.get("running") is not None:
-            held["running"] = now
+        if fields.get("running") is not None:
+            fields["running"] = now
         if now is not None:
-            held["peak"] = max(now, held.get("peak") or 0)
-        held["device"] = self._model.device_peak() if self._model else None
-        return held
+            fields["peak"] = max(now, fields.get("peak") or 0)
+        fields["device"] = self._model.device_peak() if self._model else None
+        return fields
 
     def profile(self, runs: int) -> dict[str, Any]:
-        """The runtime's profile of so many runs."""
+        """The profile of so many runs by the runtime's profiler."""
         if self._model is None:
             raise RuntimeError("no model is loaded")
         return asdict(self._model.profile(self._feeds, runs))
 
 
 def serve(requests: queue.SimpleQueue[str], answers: TextIO) -> None:
-    """Answer until the process is ended."""
+    """Answer requests until the process ends."""
     server = Server()
     while True:
         request = json.loads(requests.get())
         try:
             answer = {"ok": getattr(server, request["do"])(**request["with"])}
         except DacconvError as error:
-            told = {"what": error.what, "where": error.where, "hint": error.hint}
-            answer = {"error": told | {"kind": type(error).__name__}}
+            fields = {"what": error.what, "where": error.where, "hint": error.hint}
+            answer = {"error": fields | {"kind": type(error).__name__}}
         except MemoryError:
             answer = {"error": {"what": "out of memory", "where": "", "hint": "", "kind": ""}}
         answers.write(json.dumps(answer) + "\n")
@@ -137,24 +138,24 @@ def serve(requests: queue.SimpleQueue[str], answers: TextIO) -> None:
 
 
 def _interruptions() -> int:
-    """How often a thread of this process had to leave its core; 0 where nobody counts."""
+    """How often a thread of this process had to leave its core; 0 where it is not counted."""
     return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-def _options(given: Mapping[str, Any]) -> LoadOptions:
-    shapes = {name: tuple(shape) for name, shape in given["input_shapes"].items()}
-    return LoadOptions(**{**given, "input_shapes": shapes, "vouched": tuple(given["vouched"])})
+def _options(fields: Mapping[str, Any]) -> LoadOptions:
+    shapes = {name: tuple(shape) for name, shape in fields["input_shapes"].items()}
+    return LoadOptions(**{**fields, "input_shapes": shapes, "vouched": tuple(fields["vouched"])})
 
 
 def _read(lines: TextIO, put: Callable[[str], None]) -> None:
-    """Hand on the requests; end the process when nobody can send any more."""
+    """Queue the requests; end the process when the input ends."""
     for line in lines:
         put(line)
     os._exit(0)
 
 
 def main() -> None:
-    """Keep stdout for the answers: what a model's code prints goes to stderr."""
+    """Serve with stdout for the answers only: the output of a model's own code goes to stderr."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     requests: queue.SimpleQueue[str] = queue.SimpleQueue()

@@ -39,7 +39,7 @@ def alive(process: int) -> bool:
 
 def test_it_answers_until_it_is_killed(net) -> None:
     with Worker(net) as worker:
-        with pytest.raises(UsageError, match="cannot be handed"):
+        with pytest.raises(UsageError, match="cannot be passed"):
             worker.load(LoadOptions(arch_args={"x": object()}), SETTING, INPUTS, 0)
         with pytest.raises(UsageError, match="is for torch models") as refused:
             worker.load(LoadOptions(), Setting(dtype="float16"), INPUTS, 0)
@@ -64,7 +64,7 @@ def test_it_answers_until_it_is_killed(net) -> None:
 
 
 def test_one_that_does_not_answer_is_given_up(net) -> None:
-    with Worker(net, patience=0.2) as worker:
+    with Worker(net, timeout=0.2) as worker:
         os.kill(worker.process_id, signal.SIGSTOP)
         with pytest.raises(UnsupportedError, match=r"no answer for 0\.2 s"):
             worker.load(LoadOptions(), SETTING, INPUTS, 0)
