@@ -1,4 +1,4 @@
-"""Models side by side: rounds that alternate between processes, each with one model."""
+"""Benchmarks of models side by side, in alternating rounds, each model in its own process."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from dacconv.timing.benchmark.subjects import Opened, open_all, told_input, with
 from dacconv.timing.intervals import median_interval
 
 ROUNDS, FEWEST_ROUNDS = 20, 6
-"""Six rounds are the fewest that give an interval of 95 %."""
+"""Fewer than six rounds give no interval of 95 %."""
 SECONDS = 20.0
 TURN_SECONDS = 0.05
-"""How long a model runs in a round, at least."""
+"""The least time that a model runs in a round."""
 SHORT_SECONDS = 0.02
 FRESH_TURNS = 5
-"""Where a process and its threads come to lie makes a network faster or slower by a tenth for as
-long as it lives. So every round has fresh processes where there is the time for it, and always
-where all runs are shorter than ``SHORT_SECONDS``; they take so many turns at most."""
+"""The placement of a process in memory and of its threads on cores makes a network faster or slower
+by a tenth as long as the process exists. So every round has new processes where time allows, and
+always where all runs are shorter than ``SHORT_SECONDS``. They take at most so many turns."""
 SETTLE_SECONDS = 0.003
-"""A pause between turns: threads of torch's OpenMP wait actively for about that long."""
+"""A pause between turns: idle threads of torch's OpenMP occupy their cores for about that long."""
 PROFILE_ROUNDS, PROFILE_RUNS, PROFILE_SECONDS = 5, 20, 3.0
 
 
@@ -156,37 +156,37 @@ def _case(
 
 
 def fresh_turns(starting: float, turn: float, seconds: float) -> int:
-    """How many turns fresh processes take in every round; 0: there is no time to start them.
+    """How many turns new processes take in every round; 0 where there is no time to start them.
 
-    As many as take the time that starting them does. ``starting`` and ``turn`` are what it took to
-    start all of them and to let each have one turn, ``seconds`` what there is in all.
+    The turns take about as long as starting the processes. ``starting`` and ``turn`` are the
+    seconds of starting all of them and of one turn of each, ``seconds`` the time of the case.
     """
     turns = min(max(int(starting / turn), 1), FRESH_TURNS)
     return turns if FEWEST_ROUNDS * (starting + turns * turn) <= seconds else 0
 
 
 class _Crew:
-    """A worker for each model, warm."""
+    """A worker for each model, after its first runs."""
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self.workers = workers
         self._runs = [_runs_in_a_turn(worker) for worker in workers]
 
     def round(self, number: int, passes: int) -> list[Turn]:
-        """What each model took in a round, in which all take turns so many times."""
-        found: list[list[Turn]] = [[] for _ in self.workers]
+        """The turns of each model in one round, which consists of so many passes over all models."""
+        turns: list[list[Turn]] = [[] for _ in self.workers]
         for step in range(passes):
             for index in _order(len(self.workers), number + step):
                 time.sleep(SETTLE_SECONDS)
-                found[index].append(self.workers[index].run(TURN_SECONDS, self._runs[index]))
-        return [_together(turns) for turns in found]
+                turns[index].append(self.workers[index].run(TURN_SECONDS, self._runs[index]))
+        return [_combined(several) for several in turns]
 
 
 @contextmanager
 def _loaded(
     models: Sequence[Opened], setting: Setting, seed: int, *, profile: bool = False
 ) -> Iterator[list[Worker]]:
-    """A process for each model, which has loaded it."""
+    """A process for each model, with the model loaded."""
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(one.path)) for one in models]
         for worker, one in zip(workers, models, strict=True):
@@ -194,8 +194,8 @@ def _loaded(
         yield workers
 
 
-def _together(turns: Sequence[Turn]) -> Turn:
-    """The turns of a model in a round as one, by their median."""
+def _combined(turns: Sequence[Turn]) -> Turn:
+    """The turns of a model in a round as one turn with the median of their times."""
     return Turn(
         median(turn.median for turn in turns),
         sum(turn.runs for turn in turns),
@@ -204,30 +204,31 @@ def _together(turns: Sequence[Turn]) -> Turn:
 
 
 def _order(count: int, turn: int) -> list[int]:
-    """Who runs when: another one first in every round, and every second round backwards."""
+    """The order of the models in a turn: another one is first each time, and every second one is
+    reversed."""
     shifted = [(index + turn // 2) % count for index in range(count)]
     return shifted[::-1] if turn % 2 else shifted
 
 
 def _runs_in_a_turn(worker: Worker) -> int:
-    """Warm up; how many runs one turn has at least."""
+    """Warm up, and return the least number of runs in a turn."""
     return 3 if worker.run(TURN_SECONDS, 2).median < TURN_SECONDS else 1
 
 
-def _timing(name: str, mine: list[Turn], first: list[Turn] | None, memory: Memory) -> Timing:
-    times = [1e3 * turn.median for turn in mine]
+def _timing(name: str, turns: list[Turn], first: list[Turn] | None, memory: Memory) -> Timing:
+    times = [1e3 * turn.median for turn in turns]
     low, _, high = quantiles(times, n=4, method="inclusive")
     ratio = None
     if first is not None:
-        ratio = median_interval([a.median / b.median for a, b in zip(first, mine, strict=True)])
-    runs = sum(turn.runs for turn in mine)
+        ratio = median_interval([a.median / b.median for a, b in zip(first, turns, strict=True)])
+    runs = sum(turn.runs for turn in turns)
     return Timing(
         model=name,
         ms=median_interval(times),
         first_quartile=low,
         third_quartile=high,
         runs=runs,
-        interrupted=sum(turn.interrupted for turn in mine) / runs,
+        interrupted=sum(turn.interrupted for turn in turns) / runs,
         per_round=tuple(times),
         memory=memory,
         ratio=ratio,
