@@ -173,7 +173,7 @@ class _Crew:
         self._runs = [_runs_in_a_turn(worker) for worker in workers]
 
     def round(self, number: int, passes: int) -> list[Turn]:
-        """The turns of each model in one round, which consists of so many passes over all models."""
+        """The turns of each model in one round of so many passes over all models."""
         turns: list[list[Turn]] = [[] for _ in self.workers]
         for step in range(passes):
             for index in _order(len(self.workers), number + step):
