@@ -1,9 +1,10 @@
-"""How fast depthwise and pointwise convs of some sizes run in ONNX Runtime, one thread.
+"""Measure depthwise and pointwise convs of several sizes in ONNX Runtime, on one thread.
 
     python scripts/bench_depthwise.py [SIZE...]
 
-A SIZE is CxHxW. Prints, for one conv, its time, outputs a second and multiply-adds a second: a
-network of 20 such convs in a row less one of 4, by 16, medians of 30 runs.
+A SIZE is CxHxW. It prints the time of one conv, the outputs per second and the multiply-adds per
+second. The time is that of a network of 20 equal convs minus that of a network of 4, divided by 16;
+both are medians of 30 runs.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def main() -> None:
 
 
 def seconds(shape: tuple[int, int, int], groups: int, count: int) -> float:
-    """The time of a network of so many convs of one geometry."""
+    """The seconds of a network of so many convs of one geometry."""
     channels, rows, columns = shape
     kernel = 3 if groups > 1 else 1
     draw = np.random.default_rng(0).standard_normal

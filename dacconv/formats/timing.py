@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Protocol
 
 from dacconv.formats.base import Feeds, LoadOptions, Model
@@ -64,6 +63,8 @@ def fastest(times: Mapping[SpanKey, Mapping[int, float]], wholes: Sequence[float
     ``times`` are the milliseconds of each operator by the index of the run; a run in which it was
     not executed is missing.
     """
+    from statistics import fmean  # slow to import, and needed for profiles only
+
     order = sorted(range(len(wholes)), key=wholes.__getitem__)
     fastest_runs = order[: max(1, len(order) // 4)]
     spans = tuple(
