@@ -1,4 +1,4 @@
-"""What the choice of a form asks: how long a layer takes, over the conv that it replaces."""
+"""The interface between the choice of a form and where times come from."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ ONNXRUNTIME, TORCH, TORCH_NN = "onnxruntime", "torch", "torch.nn"
 
 
 class Speeds(Protocol):
-    """Where times come from, and whether they were ``measured`` on this very layer."""
+    """A source of times: measured in the runtime, or predicted."""
 
     @property
     def measured(self) -> bool:
-        """Whether a layer that is no faster here is better left alone."""
+        """Whether the times are measured: a split that is not faster is then not made."""
         ...
 
     def __call__(self, layer: Layer, choice: Choice, forms: Sequence[str]) -> Mapping[str, float]:
