@@ -45,7 +45,7 @@ class Kernels:
     ``blocked`` says that values stay in blocks between operators, so that the generic path
     reorders them; else they are plain, and the other paths reorder them. ``fuses_additions``: a
     sum of branches is added up within the convs. ``small`` is the number of input values up to
-    which an ungrouped conv takes the generic path at the cost of an ordinary operator.
+    which an ungrouped conv of batch 1 takes the generic path at the cost of an ordinary operator.
     """
 
     direct_axes: tuple[int, ...]
@@ -159,7 +159,8 @@ def _path(g: Geometry, kernels: Kernels) -> Path:
 
 def _is_small(g: Geometry, kernels: Kernels) -> bool:
     values = g.batch * g.in_channels * math.prod(g.input_size or ())
-    return g.groups == 1 and min(g.kernel, default=1) <= 3 and values <= kernels.small
+    is_plain = g.groups == g.batch == 1 and min(g.kernel, default=1) <= 3
+    return is_plain and values <= kernels.small
 
 
 @lru_cache(maxsize=4096)
