@@ -1,110 +1,254 @@
-"""Settings of a conversion, from a TOML file and from the command line."""
+"""Every option of dacconv, said once.
+
+A field of the classes below is an option: its name, kind, default, help, heading and the commands
+that have it. The command line (``cli.commands``), the keys of a TOML file, the keyword arguments
+of the Python API (``dacconv.api``) and the tables in the documentation are derived from it. A
+new option is one field here, and a field of the value that takes it to the room that uses it:
+the properties of :class:`Settings` build these values.
+"""
 
 from __future__ import annotations
 
-import math
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from dacconv.conversion.gates import Gates, parse_share
 from dacconv.errors import UsageError
+from dacconv.support.parsing import (
+    parse_arguments,
+    parse_numbers,
+    parse_ranks,
+    parse_shapes,
+    parse_share,
+)
 
-if TYPE_CHECKING:  # plain DAC does without, and starts sooner for it
+if TYPE_CHECKING:  # imports are most of the start-up time
     from dacconv.calibration.inputs.pixels import InputOptions
+    from dacconv.calibration.prepare import CalibrationOptions
+    from dacconv.conversion.gates import Gates
+    from dacconv.conversion.verification import CheckOptions
+    from dacconv.formats.base import LoadOptions
+    from dacconv.planning import RankOptions, Selection
+    from dacconv.planning.spectra import SplitOptions
+    from dacconv.timing.speeds import TimingOptions
 
-BUDGET_KEYS = ("macs", "params", "latency")
-RANK_KEYS = ("rank", "ranks", "energy", "plan", "from_sweep", *BUDGET_KEYS)
-RANGE_KEYS = ("first_k", "last_k")
-SWITCHES = ("verify", "fuse")
-"""Options that can be switched off as well as on."""
+WHOLE, NUMBER, TEXT, SWITCH, FLAG = "whole", "number", "text", "switch", "flag"
+SHARE, TEXTS, RANKS, NUMBERS, PATH = "share", "texts", "ranks", "numbers", "path"
+COUNT, NATURAL = "count", "natural"
+"""Kinds of options. A flag can only be switched on, a switch also off; a
+count is at least 1, a natural number at least 0, and the command checks a whole number."""
+
+OPENING, LAYERS, SPEED = "Opening the model", "Choosing layers and ranks", "Speed"
+CALIBRATION, CHECKS, OUTPUT = "Reproducing the layers' outputs", "Verification and gates", "Output"
+TRIED, MEASURED, WORKERS = "What is tried", "What is measured", "Who does the work"
+"""Headings of the help."""
+
+EVERY = ("inspect", "convert", "fuse", "check", "bench", "sweep")
+SPLITS = ("convert", "sweep")
+RUNS = ("convert", "fuse", "check", "sweep")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """Everything that decides what a conversion does, and nothing about where it writes.
+class Option:
+    """What is said of an option besides its name and default.
 
-    The names are those of the command line's options, with underscores.
+    Of the options of one ``choice`` those on the command line replace those of a file.
+    ``alone`` are ways to choose that exclude the others. ``numbers`` is false for an option that
+    changes no number of a conversion. ``words`` replaces the help for some commands.
     """
 
-    rank: int | None = None
-    ranks: dict[str, int] = field(default_factory=dict)
-    energy: float | None = None
-    energy_over: str = "mean"
-    macs: str | None = None
-    params: str | None = None
-    latency: str | None = None
-    plan: str | None = None
-    from_sweep: str | None = None
-    pick: str | None = None
-    first_k: int | None = None
-    last_k: int | None = None
-    layers: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
-    allow_costlier: bool = False
-    fuse: bool = True
-    kernel_scale: str = "own"
-    form: str | None = None
-    tune: bool = False
-    target: str | None = None
-    timings: str | None = None
-    calibrate: str | None = None
-    calibration_images: int | None = None
-    input_mean: str | None = None
-    input_std: str | None = None
-    input_range: str | None = None
-    input_layout: str | None = None
-    input_order: str = "rgb"
-    device: str | None = None
-    arch: str | None = None
-    arch_arg: tuple[str, ...] = ()
-    key: str | None = None
-    input_shape: tuple[str, ...] = ()
-    trust_pickle: bool = False
-    verify: bool = True
-    samples: int = 8
-    seed: int = 0
-    threads: int | None = None
-    max_error: float | None = None
-    min_saving: str | None = None
-    min_agreement: str | None = None
+    kind: str
+    help: str
+    heading: str
+    commands: tuple[str, ...]
+    metavar: str | None = None
+    names: tuple[str, ...] = ()
+    choice: str = ""
+    numbers: bool = True
+    words: Mapping[str, str] = field(default_factory=dict)
 
-    def gates(self) -> Gates:
-        """The gates as numbers; UsageError for one that is none."""
-        saving, agreement = self.min_saving, self.min_agreement
-        if self.max_error is not None and not self.max_error >= 0:
-            raise UsageError(f"{self.max_error} is not an error above 0", where="--max-error")
-        return Gates(
-            max_error=self.max_error,
-            min_saving=None if saving is None else parse_share(saving, "--min-saving"),
-            min_agreement=None if agreement is None else parse_share(agreement, "--min-agreement"),
-        )
+
+def option(kind: str, default: Any, help: str, heading: str, *commands: str, **more: Any) -> Any:
+    """A field that is an option; ``more`` are fields of :class:`Option`."""
+    metadata = {"option": Option(kind, help, heading, commands, **more)}
+    if kind == RANKS:
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """A set of options. Values are as they are typed: ``None`` is not given."""
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """The options with these values; UsageError, with the nearest name, for an unknown one."""
+        check_known(values, [f.name for f in fields(cls)], "keyword arguments")
+        plain = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**{name: value for name, value in plain.items() if value is not None})
+
+    @classmethod
+    def declared(cls, command: str | None = None) -> Iterator[tuple[Field[Any], Option]]:
+        """The fields that are options, of one command or of all."""
+        for each in fields(cls):
+            declaration: Option = each.metadata["option"]
+            if command is None or command in declaration.commands:
+                yield each, declaration
+
+
+@dataclass(frozen=True, slots=True)
+class Settings(Options):
+    """Everything that decides what a conversion does, and nothing about where it writes."""
+
+    # fmt: off
+    method: str = option(TEXT, "dac", "How kernels are split: dac, spatial, spatial-horizontal; with a budget also auto, the best for each layer (dac).", LAYERS, *SPLITS, metavar="METHOD")
+    rank: int | None = option(WHOLE, None, "The same rank for every layer.", LAYERS, "convert", metavar="R", choice="ranks")
+    ranks: dict[str, int] = option(RANKS, None, "A rank for each name; names may be globs.", LAYERS, "convert", metavar="NAME=R,...", choice="ranks")
+    energy: float | None = option(NUMBER, None, "The smallest rank that keeps this share of the squared singular values, as 0.95.", LAYERS, "convert", metavar="SHARE", choice="ranks")
+    energy_over: str = option(TEXT, "mean", "That share on average over the channels, or of every channel (mean).", LAYERS, "convert", metavar="mean|max")
+    macs: str | float | None = option(SHARE, None, "The best ranks that keep at most this share of the MACs, as 0.45.", LAYERS, "convert", metavar="SHARE", choice="ranks")
+    params: str | float | None = option(SHARE, None, "The best ranks that keep at most this share of the parameters.", LAYERS, "convert", metavar="SHARE", choice="ranks")
+    latency: str | float | None = option(SHARE, None, "The best ranks that keep at most this share of the measured time, as 0.6.", LAYERS, "convert", metavar="SHARE", choice="ranks")
+    plan: str | None = option(PATH, None, "A plan in JSON, as --dry-run writes it.", LAYERS, "convert", metavar="FILE", choice="ranks")
+    from_sweep: str | None = option(TEXT, None, "A point of a sweep's results; --pick says which.", LAYERS, "convert", metavar="FILE", choice="ranks")
+    pick: str | None = option(TEXT, None, "The best point within limits, as 'macs<=0.5'; or knee.", LAYERS, "convert", metavar="WHICH")
+    first_k: int | None = option(WHOLE, None, "Only the first K layers.", LAYERS, *SPLITS, metavar="K", choice="layers")
+    last_k: int | None = option(WHOLE, None, "Only the last K layers.", LAYERS, *SPLITS, metavar="K", choice="layers")
+    layers: tuple[str, ...] = option(TEXTS, (), "Only layers that match; repeatable.", LAYERS, *SPLITS, metavar="GLOB", numbers=False)
+    skip: tuple[str, ...] = option(TEXTS, (), "No layers that match; repeatable.", LAYERS, *SPLITS, metavar="GLOB", numbers=False)
+    allow_costlier: bool = option(FLAG, False, "Split a layer even where its rank makes it cost more.", LAYERS, *SPLITS)
+    fuse: bool = option(SWITCH, True, "Merge BatchNorm and branches without loss first (yes).", LAYERS, *SPLITS)
+    kernel_scale: str = option(TEXT, "own", "Split kernels as trained, as BatchNorm folded them, or with every output channel at norm 1 (own).", LAYERS, *SPLITS, metavar="own|folded|unit")
+    form: str | None = option(TEXT, None, "How DAC's depthwise convs are written: multiplier, sum, repeat, concat, or the fastest for each layer (auto).", SPEED, "convert", metavar="FORM")
+    tune: bool = option(FLAG, False, "Time the layers here: take the fastest form, leave alone what gets no faster.", SPEED, "inspect", "convert")
+    target: str | None = option(TEXT, None, "What will run the model: onnxruntime or torch (the runtime of its format).", SPEED, "inspect", "convert", metavar="RUNTIME")
+    timings: str | None = option(PATH, None, "Where measured times are kept (in the user's cache folder).", SPEED, "inspect", "convert", metavar="FILE")
+    calibrate: str | None = option(TEXT, None, "none, synthetic, distilled, auto, or a folder of images or .npy/.npz of unlabelled inputs (auto with a budget, else none).", CALIBRATION, *SPLITS, metavar="HOW")
+    calibration_images: int | None = option(COUNT, None, "How many inputs at most.", CALIBRATION, *SPLITS, metavar="N")
+    input_mean: str | None = option(NUMBERS, None, "Mean that is subtracted from the model's input.", CALIBRATION, *SPLITS, metavar="M,...")
+    input_std: str | None = option(NUMBERS, None, "Deviation that the input is divided by after that.", CALIBRATION, *SPLITS, metavar="S,...")
+    input_range: str | None = option(NUMBERS, None, "The range of the input before that, as 0,255 (0,1).", CALIBRATION, *SPLITS, metavar="LOW,HIGH")
+    input_layout: str | None = option(TEXT, None, "Where the channels of the input are.", CALIBRATION, *SPLITS, metavar="nchw|nhwc")
+    input_order: str = option(TEXT, "rgb", "Order of the colours that the model takes (rgb).", CALIBRATION, *SPLITS, metavar="rgb|bgr")
+    device: str | None = option(TEXT, None, "Where images are distilled: cpu, cuda (cuda if present).", CALIBRATION, *SPLITS, metavar="DEVICE")
+    input_shape: tuple[str, ...] = option(TEXTS, (), "Sizes that the model does not fix, as 1,3,224,224 or NAME:1,3,224,224; repeatable.", OPENING, *EVERY, metavar="SHAPE")
+    arch: str | None = option(TEXT, None, "What builds the network of a state dict: PACKAGE.MODULE:FACTORY or FILE.py:FACTORY.", OPENING, *EVERY, metavar="FACTORY")
+    arch_arg: tuple[str, ...] = option(TEXTS, (), "An argument of the factory; repeatable.", OPENING, *EVERY, metavar="NAME=VALUE")
+    key: str | None = option(TEXT, None, "The checkpoint's entry that holds the state dict.", OPENING, *EVERY)
+    trust_pickle: bool = option(FLAG, False, "Let a pickle run the code that it names. Only for files that you trust.", OPENING, *EVERY)
+    verify: bool = option(SWITCH, True, "Run original and converted model side by side (yes).", CHECKS, "convert", "fuse", numbers=False)
+    samples: int | None = option(COUNT, None, "Seeded inputs to run (8).", CHECKS, *RUNS, metavar="N", words={"sweep": "Seeded inputs to compare outputs on (32)."})
+    seed: int = option(NATURAL, 0, "Their seed (0).", CHECKS, *RUNS, metavar="N")
+    threads: int | None = option(COUNT, None, "Threads of the runtime (its own choice).", SPEED, "inspect", *RUNS, metavar="N", numbers=False)
+    max_error: float | None = option(NUMBER, None, "Fail above this relative output error.", CHECKS, "convert", "fuse", "check", metavar="ERROR", numbers=False)
+    min_saving: str | float | None = option(SHARE, None, "Fail if fewer MACs are saved, as 40%.", CHECKS, "convert", metavar="SHARE", numbers=False)
+    min_agreement: str | float | None = option(SHARE, None, "Fail if fewer inputs keep their top class, as 99%.", CHECKS, "convert", "check", metavar="SHARE", numbers=False)
+    # fmt: on
+
+    BUDGETS: ClassVar[tuple[str, ...]] = ("macs", "params", "latency")
+
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from the defaults, as JSON has them, for the provenance."""
+        default = Settings()
+        return {
+            f.name: list(value) if isinstance(value, tuple) else value
+            for f in fields(self)
+            if (value := getattr(self, f.name)) != getattr(default, f.name)
+        }
+
+    def chosen_by(self, *choices: str) -> list[str]:
+        """The options, as they are typed, that choose ranks or layers."""
+        names = [f.name for f, o in self.declared() if o.choice in choices]
+        return [option_text(n) for n in names if getattr(self, n) not in (None, {}, ())]
 
     def budget(self, name: str) -> float | None:
-        """The budget of that name as a share; UsageError for one that is none."""
-        text = getattr(self, name)
-        return None if text is None else parse_share(str(text), f"--{name}")
+        """The budget of that name as a share; UsageError for a value that is none."""
+        value = getattr(self, name)
+        return None if value is None else parse_share(value, option_text(name))
+
+    @property
+    def load_options(self) -> LoadOptions:
+        """How the model is opened."""
+        from dacconv.formats.base import LoadOptions
+
+        return LoadOptions(
+            input_shapes=parse_shapes(self.input_shape),
+            arch=self.arch,
+            arch_args=parse_arguments(self.arch_arg),
+            key=self.key,
+            trust_pickle=self.trust_pickle,
+            vouched=self.layers,
+        )
+
+    @property
+    def rank_options(self) -> RankOptions:
+        """How ranks are chosen."""
+        from dacconv.planning import RankOptions
+
+        return RankOptions(
+            method=self.method,
+            rank=self.rank,
+            ranks=self.ranks,
+            energy=self.energy,
+            energy_over=self.energy_over,
+            macs=self.budget("macs"),
+            params=self.budget("params"),
+            latency=self.budget("latency"),
+            allow_costlier=self.allow_costlier,
+        )
+
+    @property
+    def selection(self) -> Selection:
+        """Which layers are split."""
+        from dacconv.planning import Selection
+
+        return Selection(self.first_k, self.last_k, tuple(self.layers), tuple(self.skip))
+
+    @property
+    def split_options(self) -> SplitOptions:
+        """How the layers are split."""
+        from dacconv.planning.spectra import SplitOptions
+
+        return SplitOptions(self.fuse, self.kernel_scale, self.form)
+
+    @property
+    def timing_options(self) -> TimingOptions:
+        """How the layers are timed."""
+        from dacconv.timing.speeds import TimingOptions
+
+        tune = self.tune or self.latency is not None
+        if self.timings is not None and not tune:
+            raise UsageError("goes with --tune or --latency", where="--timings")
+        path = None if self.timings is None else Path(self.timings)
+        return TimingOptions(tune, self.target, self.threads, self.device, path)
 
     @property
     def calibration(self) -> str:
-        """How to calibrate: what was asked for, else ``auto`` with a budget and ``none``."""
-        budgeted = any(getattr(self, name) is not None for name in BUDGET_KEYS)
+        """How to calibrate: as given, else ``auto`` with a budget and ``none`` without."""
+        budgeted = any(getattr(self, name) is not None for name in self.BUDGETS)
         return self.calibrate or ("auto" if budgeted else "none")
 
+    @property
+    def calibration_options(self) -> CalibrationOptions:
+        """What the model is calibrated on."""
+        from dacconv.calibration.prepare import CalibrationOptions
+
+        return CalibrationOptions(self.calibration, self.input_options, self.seed, self.device)
+
+    @property
     def input_options(self) -> InputOptions:
-        """What the user says about the model's input; UsageError where it makes no sense."""
+        """What the user says about the model's input; UsageError for what makes no sense."""
         from dacconv.calibration.inputs.pixels import InputOptions
 
-        for name, value, known in (
+        for name, value, choices in (
             ("layout", self.input_layout, ("nchw", "nhwc")),
             ("order", self.input_order, ("rgb", "bgr")),
         ):
-            if value is not None and value not in known:
+            if value is not None and value not in choices:
                 raise UsageError(
-                    f"'{value}' is not one of {', '.join(known)}", where=f"--input-{name}"
+                    f"'{value}' is not one of {', '.join(choices)}", where=f"--input-{name}"
                 )
         span = parse_numbers(self.input_range, "--input-range")
         if span is not None and (len(span) != 2 or span[0] == span[1]):
@@ -118,234 +262,139 @@ class Settings:
             images=self.calibration_images,
         )
 
-    def changed(self) -> dict[str, Any]:
-        """The settings that differ from the defaults, for the provenance."""
-        default = Settings()
-        return {
-            f.name: _plain(getattr(self, f.name))
-            for f in fields(self)
-            if getattr(self, f.name) != getattr(default, f.name)
-        }
+    @property
+    def check_options(self) -> CheckOptions:
+        """How the outputs of two models are compared."""
+        from dacconv.conversion.verification import SAMPLES, CheckOptions
+
+        return CheckOptions(self.verify, self.samples or SAMPLES, self.seed, self.threads)
+
+    @property
+    def gates(self) -> Gates:
+        """The gates as numbers; UsageError for a value that is none."""
+        from dacconv.conversion.gates import Gates
+
+        if self.max_error is not None and not self.max_error >= 0:
+            raise UsageError(f"{self.max_error} is not an error above 0", where="--max-error")
+        return Gates(
+            max_error=self.max_error,
+            min_saving=self.budget("min_saving"),
+            min_agreement=self.budget("min_agreement"),
+        )
 
 
-def settings(config: Path | None, given: Mapping[str, Any]) -> Settings:
-    """The settings of a TOML file, with those that the command line gives put over them.
+@dataclass(frozen=True, slots=True)
+class SweepOptions(Options):
+    """What a sweep tries and measures, besides the settings of every conversion."""
 
-    ``given`` holds None for what was not given. A way to choose ranks on the command line
-    replaces the one of the file, and so do --first-k and --last-k.
-    """
-    values = read_toml(config) if config else {}
-    mine = {key: value for key, value in given.items() if value not in (None, (), {}, [])}
-    return Settings(**overlaid(values, mine))
-
-
-def overlaid(values: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with ``mine`` over them; one way to choose ranks or layers replaces another."""
-    for group in (RANK_KEYS, RANGE_KEYS):
-        if any(key in mine for key in group):
-            values = {key: value for key, value in values.items() if key not in group}
-    return {**values, **mine}
+    # fmt: off
+    mode: tuple[str, ...] = option(TEXTS, (), "single: one layer at a time; first-k, last-k: the first or last k layers; uniform: all; budget: the best ranks within --budgets (single); repeatable.", TRIED, "sweep", metavar="MODE")
+    ranks: str | None = option(TEXT, None, "Ranks to try, as 1-5 or 1,2,4 (1-5).", TRIED, "sweep", metavar="R,...")
+    budgets: str | None = option(TEXT, None, "Shares of the MACs, as 0.3,0.4,0.5.", TRIED, "sweep", metavar="SHARE,...")
+    task: str | None = option(TEXT, None, "Your own measure: called with the model, returns a number or a dict of numbers.", MEASURED, "sweep", metavar="FILE.py:FUNCTION", names=("--eval",))
+    data: Path | None = option(PATH, None, "Top-1 on images and labels in .npz.", MEASURED, "sweep", metavar="FILE")
+    bench: bool = option(FLAG, False, "Time every point beside the original.", MEASURED, "sweep")
+    jobs: int | None = option(COUNT, None, "Measure N points at a time, with a thread each (as many as there are cores).", WORKERS, "sweep", metavar="N")
+    dask: str | None = option(TEXT, None, "The workers of a Dask scheduler, as tcp://host:8786.", WORKERS, "sweep", metavar="ADDRESS")
+    # fmt: on
 
 
-def from_options(config: Path | None, options: Mapping[str, Any]) -> Settings:
-    """The settings that a command line gives; ``options`` may hold others, which are not used.
+@dataclass(frozen=True, slots=True)
+class BenchOptions(Options):
+    """How models are timed side by side."""
 
-    None, an empty list and a flag that is off (but not ``--no-...``) are not given.
-    """
-    known = {f.name for f in fields(Settings)}
-    given: dict[str, Any] = {}
-    for name, value in options.items():
-        if name not in known or value is None or (value is False and name not in SWITCHES):
-            continue
-        given[name] = _CONVERT.get(name, _plain_option)(value)
-    return settings(config, given)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read settings from TOML; keys are the names of the options, ``last-k`` or ``last_k``.
-
-    Raises:
-        UsageError: not TOML, an unknown key (names the nearest), a value of a wrong type.
-    """
-    data = load_toml(path)
-    check_known(data, setting_names(), str(path))
-    return entries(data, str(path))
+    # fmt: off
+    batch: str | None = option(TEXT, None, "Batch sizes, as 1,8 (the models' own).", MEASURED, "bench", metavar="N,...")
+    threads: str | None = option(TEXT, None, "Threads, as 1,2 (the runtime's own choice).", MEASURED, "bench", metavar="N,...")
+    rounds: int | None = option(WHOLE, None, "Alternating rounds at most (20).", MEASURED, "bench", metavar="N")
+    seconds: float | None = option(NUMBER, None, "Time for each batch and thread count (20).", MEASURED, "bench", metavar="S")
+    layers: bool = option(FLAG, False, "Times by layer too, by the runtime's profiler.", MEASURED, "bench")
+    seed: int | None = option(NATURAL, None, "Seed of the inputs (0).", MEASURED, "bench", metavar="N")
+    device: str | None = option(TEXT, None, "For torch models: cpu, cuda (cpu).", MEASURED, "bench", metavar="DEVICE")
+    dtype: str | None = option(TEXT, None, "For torch models: float16, bfloat16.", MEASURED, "bench", metavar="DTYPE")
+    channels_last: bool = option(FLAG, False, "Run torch models with channels last.", MEASURED, "bench")
+    # fmt: on
 
 
-def load_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file holds; UsageError where it cannot be read."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError("no such file", where=str(path)) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"not readable as TOML: {error}", where=str(path)) from error
+@dataclass(frozen=True, slots=True)
+class Outputs(Options):
+    """Where a command writes, and whether it may overwrite."""
+
+    # fmt: off
+    config: Path | None = option(PATH, None, "Settings in TOML; options win.", LAYERS, *SPLITS, metavar="FILE")
+    output: Path | None = option(PATH, None, "The file to write.", OUTPUT, "convert", "fuse", "sweep", metavar="FILE", names=("-o", "--output"), words={"sweep": "Results, .csv or .json; an interrupted sweep continues from them."})
+    output_dir: Path | None = option(PATH, None, "The folder to write into; created if missing.", OUTPUT, "convert", metavar="DIR", names=("-O", "--output-dir"))
+    jobs: int = option(COUNT, 1, "Convert N models at a time (1).", OUTPUT, "convert", "run", metavar="N")
+    force: bool = option(FLAG, False, "Overwrite.", OUTPUT, "convert", "fuse", "run", "sweep", words={"sweep": "Overwrite the results and start afresh."})
+    keep: bool = option(FLAG, False, "Write even if a gate is missed.", OUTPUT, "convert", "fuse")
+    dry_run: bool = option(FLAG, False, "Print and write the plan only (-o names it).", OUTPUT, "convert", "run")
+    reproduce: bool = option(FLAG, False, "Convert again as CONVERTED says that it was, and compare the weights.", CHECKS, "check")
+    json: Path | None = option(PATH, None, "Write the report as JSON; - is stdout.", OUTPUT, "inspect", "convert", "fuse", "check", "bench", metavar="FILE")
+    markdown: Path | None = option(PATH, None, "Write the report as Markdown; - is stdout.", OUTPUT, "inspect", "convert", "fuse", "bench", metavar="FILE")
+    html: Path | None = option(PATH, None, "Write the report as a page; - is stdout.", OUTPUT, *EVERY, metavar="FILE")
+    plots: Path | None = option(PATH, None, "Draw figures there, .png and .svg.", OUTPUT, "inspect", "convert", "fuse", "sweep", metavar="DIR")
+    plot: Path | None = option(PATH, None, "Draw the result, as .png or .svg.", OUTPUT, "bench", metavar="FILE")
+    # fmt: on
+
+    @property
+    def reports(self) -> dict[str, Path]:
+        """Where the reports go, by their kind."""
+        named = {kind: getattr(self, kind) for kind in ("json", "markdown", "html", "plots")}
+        return {kind: path for kind, path in named.items() if path is not None}
 
 
-def setting_names() -> tuple[str, ...]:
-    """The names of all settings, as a file spells them."""
-    return tuple(f.name.replace("_", "-") for f in fields(Settings))
+COMMANDS: dict[str, tuple[type[Options], ...]] = {
+    "inspect": (Settings, Outputs),
+    "convert": (Settings, Outputs),
+    "fuse": (Settings, Outputs),
+    "check": (Settings, Outputs),
+    "run": (Outputs,),
+    "bench": (BenchOptions, Settings, Outputs),
+    "sweep": (SweepOptions, Settings, Outputs),
+}
+"""The options of each command, in the order of its help."""
 
 
-def check_known(data: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    """Raise UsageError, with the nearest known one, for a key that is not known."""
+def option_text(name: str) -> str:
+    """A setting's name as it is typed: ``--last-k``."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_known(data: Mapping[str, Any], names: Any, where: str) -> None:
+    """Raise UsageError, with the nearest known name, for a key that is not known."""
+    known = [name.replace("_", "-") for name in names]
     for key in data:
         if key.replace("_", "-") not in known:
-            near = get_close_matches(key.replace("_", "-"), known, n=1, cutoff=0.0)[0]
+            (near,) = get_close_matches(key.replace("_", "-"), known, n=1, cutoff=0.0)
             raise UsageError(f"unknown key '{key}'", where=where, hint=f"the nearest is '{near}'")
 
 
-def entries(data: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Settings as TOML has them, as the fields of :class:`Settings`."""
-    names = {key: key.replace("-", "_") for key in data}
-    return {name: _checked(name, data[key], f"{where}, {key}") for key, name in names.items()}
+def overlaid(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with ``others`` over them.
+
+    A way to choose ranks among ``others`` replaces that of ``values``, and so do --first-k and
+    --last-k.
+    """
+    choices: dict[str, set[str]] = {}
+    for each, declaration in Settings.declared():
+        if declaration.choice:
+            choices.setdefault(declaration.choice, set()).add(each.name)
+    for names in choices.values():
+        if any(name in others for name in names):
+            values = {key: value for key, value in values.items() if key not in names}
+    return {**values, **others}
 
 
-def parse_ranks(text: str) -> dict[str, int]:
-    """``NAME=R,NAME=R`` as a mapping; UsageError where it is not that."""
-    ranks: dict[str, int] = {}
-    for part in text.split(","):
-        name, equals, rank = part.rpartition("=")
-        if not equals or not name.strip():
-            raise UsageError(f"'{part}' is not NAME=RANK", where="--ranks")
-        try:
-            ranks[name.strip()] = int(rank)
-        except ValueError as error:
-            raise UsageError(f"'{rank}' is not a whole number", where=f"--ranks {name}") from error
-    return ranks
+def options_table(command: str) -> str:
+    """The options of a command as a Markdown table, for the documentation."""
+    lines = ["| option | meaning |", "| --- | --- |"]
+    for group in COMMANDS[command]:
+        for each, declaration in group.declared(command):
+            names = ", ".join(declaration.names or (option_text(each.name),))
+            metavar = f" {declaration.metavar}" if declaration.metavar else ""
+            words = declaration.words.get(command, declaration.help)
+            lines.append(f"| `{names}{metavar}` | {words} |".replace("|max", "\\|max"))
+    return "\n".join(lines) + "\n"
 
 
-def parse_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
-    """``0.5,0.5,0.5`` as numbers; UsageError where it is not that."""
-    if text is None:
-        return None
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"'{text}' is not a list of numbers", where=option) from error
-    if not all(math.isfinite(value) for value in values):
-        raise UsageError(f"'{text}' holds a number that is not finite", where=option)
-    return values
-
-
-def parse_counts(text: str | None, option: str) -> tuple[int, ...]:
-    """``1,8`` as whole numbers above 0; nothing for None; UsageError where it is not that."""
-    if text is None:
-        return ()
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(
-            f"'{text}' is not a list of whole numbers above 0", where=option, hint="as in 1,8"
-        )
-    return tuple(int(part) for part in parts)
-
-
-def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """``[name:]1,3,224,224`` as input name -> shape; the name ``""`` is the first input."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for text in texts:
-        name, _, sizes = text.rpartition(":")
-        try:
-            shape = tuple(int(size) for size in sizes.replace("x", ",").split(","))
-        except ValueError:
-            shape = ()
-        if not shape or min(shape) < 1:
-            raise UsageError(
-                f"'{text}' is not a shape",
-                where="--input-shape",
-                hint="write sizes above 0, as in 1,3,224,224 or image:1,3,224,224",
-            )
-        shapes[name] = shape
-    return shapes
-
-
-def parse_arguments(texts: tuple[str, ...]) -> dict[str, Any]:
-    """``k=v`` as keyword arguments; v is read as TOML (number, true, "text", list) or text."""
-    arguments: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip().isidentifier():
-            raise UsageError(f"'{text}' is not NAME=VALUE", where="--arch-arg")
-        try:
-            arguments[name.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            arguments[name.strip()] = {"True": True, "False": False, "None": None}.get(value, value)
-    return arguments
-
-
-def _checked(name: str, value: object, where: str) -> Any:
-    """A TOML value as the type that the setting has."""
-    if name in ("layers", "skip", "arch_arg", "input_shape"):
-        items = [value] if isinstance(value, str) else value
-        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-            raise UsageError("is not text or a list of texts", where=where)
-        return tuple(items)
-    if name == "ranks":
-        if isinstance(value, str):
-            return parse_ranks(value)
-        if not isinstance(value, dict):
-            raise UsageError("is not a table of layer = rank", where=where)
-        return value
-    shares = ("min_saving", "min_agreement", *BUDGET_KEYS)
-    if name in shares and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    if name in ("input_mean", "input_std", "input_range") and not isinstance(value, str):
-        return ",".join(map(str, value if isinstance(value, list) else [value]))
-    kinds = _KINDS[name]
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise UsageError(f"{value!r} is not {' or '.join(k.__name__ for k in kinds)}", where=where)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"{value} is not a finite number", where=where)
-    return value
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _plain_option(value: Any) -> Any:
-    return tuple(value) if isinstance(value, (list, tuple)) else value
-
-
-_CONVERT: dict[str, Callable[[Any], Any]] = {"ranks": parse_ranks, "plan": str, "timings": str}
-"""Options whose text is something else as a setting."""
-
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    "rank": (int,),
-    "energy": (float, int),
-    "energy_over": (str,),
-    "macs": (str,),
-    "params": (str,),
-    "latency": (str,),
-    "plan": (str,),
-    "from_sweep": (str,),
-    "pick": (str,),
-    "first_k": (int,),
-    "last_k": (int,),
-    "allow_costlier": (bool,),
-    "fuse": (bool,),
-    "kernel_scale": (str,),
-    "form": (str,),
-    "tune": (bool,),
-    "target": (str,),
-    "timings": (str,),
-    "calibrate": (str,),
-    "calibration_images": (int,),
-    "input_mean": (str,),
-    "input_std": (str,),
-    "input_range": (str,),
-    "input_layout": (str,),
-    "input_order": (str,),
-    "device": (str,),
-    "arch": (str,),
-    "key": (str,),
-    "trust_pickle": (bool,),
-    "verify": (bool,),
-    "samples": (int,),
-    "seed": (int,),
-    "threads": (int,),
-    "max_error": (float, int),
-    "min_saving": (str,),
-    "min_agreement": (str,),
-}
+__all__ = ["COMMANDS", "Settings", "parse_ranks"]

@@ -166,7 +166,7 @@ def uniform_rank(model: object, macs: float) -> int:
     """The largest rank that keeps the whole network within the budget."""
     fits = [1]
     for rank in range(1, 10):
-        report = pipeline.preview(model, pipeline.plan(model, rank=rank))
+        report = pipeline.preview(model, dacconv.plan(model, rank=rank))
         if 1 - report.saving() <= macs:
             fits.append(rank)
     return max(fits)
@@ -176,8 +176,8 @@ def convert(task: Task, way: str, macs: float, folder: Path, images: int | None)
     start = time.perf_counter()
     model, kind, _, count = task.model, *way.partition(":")
     if kind == "uniform":
-        plan = pipeline.plan(model, rank=uniform_rank(model, macs))
-        done = pipeline.convert(model, plan)
+        plan = dacconv.plan(model, rank=uniform_rank(model, macs))
+        done = dacconv.convert(model, plan)
     else:
         number = int(count) if count else images
         scaled = {} if kind == "auto" else task.options
@@ -185,9 +185,9 @@ def convert(task: Task, way: str, macs: float, folder: Path, images: int | None)
         if how.endswith(".npy"):
             scaled = {}
         options = InputOptions(images=number, **scaled)
-        calibrated, _ = pipeline.calibrate(model, how, options=options)
-        plan = pipeline.plan(model, macs=macs, calibrated=calibrated)
-        done = pipeline.convert(model, plan, calibrated=calibrated)
+        calibrated, _ = dacconv.calibrate(model, how, options=options)
+        plan = dacconv.plan(model, macs=macs, calibrated=calibrated)
+        done = dacconv.convert(model, plan, calibrated=calibrated)
     seconds = time.perf_counter() - start
     check = done.report.calibration
     return {

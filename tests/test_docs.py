@@ -7,10 +7,9 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 
-from dacconv.cli.app import app
+from dacconv.cli.app import click_app as app
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,7 +30,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def known(name: str) -> set[str]:
     command = app.commands[name]
-    options = (p for p in command.params if isinstance(p, click.Option))
+    options = (p for p in command.params if p.param_type_name == "option")
     return {"-h", "--help"} | {n for p in options for n in (*p.opts, *p.secondary_opts)}
 
 

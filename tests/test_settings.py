@@ -1,7 +1,9 @@
 import pytest
 
 from dacconv.errors import UsageError
-from dacconv.settings import Settings, parse_arguments, parse_ranks, parse_shapes, settings
+from dacconv.jobs.settings_file import read_settings
+from dacconv.settings import Settings
+from dacconv.support.parsing import parse_arguments, parse_ranks, parse_shapes
 
 
 @pytest.fixture
@@ -16,15 +18,17 @@ def toml(tmp_path):
 
 def test_a_file_and_the_options_over_it(toml):
     path = toml('rank = 3\nlast-k = 5\nlayers = "conv*"\nmin-saving = "40%"\n')
-    assert settings(path, {}) == Settings(rank=3, last_k=5, layers=("conv*",), min_saving="40%")
-    assert settings(path, {"energy": 0.9, "first_k": 2}) == Settings(
+    assert read_settings(path, {}) == Settings(
+        rank=3, last_k=5, layers=("conv*",), min_saving="40%"
+    )
+    assert read_settings(path, {"energy": 0.9, "first_k": 2}) == Settings(
         energy=0.9, first_k=2, layers=("conv*",), min_saving="40%"
     )
 
 
 def test_ranks_as_a_table(toml):
     path = toml('[ranks]\n"layer3.*" = 2\nconv1 = 4\n')
-    assert settings(path, {}).ranks == {"layer3.*": 2, "conv1": 4}
+    assert read_settings(path, {}).ranks == {"layer3.*": 2, "conv1": 4}
 
 
 @pytest.mark.parametrize(
@@ -41,13 +45,13 @@ def test_ranks_as_a_table(toml):
 )
 def test_a_file_that_cannot_be(toml, text, words):
     with pytest.raises(UsageError) as caught:
-        settings(toml(text), {})
+        read_settings(toml(text), {})
     assert words in str(caught.value)
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
-        settings(tmp_path / "no.toml", {})
+        read_settings(tmp_path / "no.toml", {})
 
 
 def test_ranks():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -29,6 +29,21 @@ FEWEST = 16
 """Images below which distillation is not worth its while."""
 WAYS = ("none", "synthetic", "distilled", "auto")
 """What ``--calibrate`` takes besides a path."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationOptions:
+    """What a model is calibrated on.
+
+    ``how`` is one of ``WAYS`` (``auto`` takes the best that the model allows), or the path of a
+    folder of images or of an array. ``input`` is what the user says about the model's input,
+    ``device`` where images are distilled.
+    """
+
+    how: str = "auto"
+    input: InputOptions = field(default_factory=InputOptions)
+    seed: int = 0
+    device: str | None = None
 
 
 @runtime_checkable
@@ -130,48 +145,39 @@ class Calibrated:
 def prepare(
     model: Model,
     view: Model | MergedModel,
-    how: str,
-    options: InputOptions,
-    *,
+    options: CalibrationOptions,
     kernel_scale: str,
-    seed: int,
-    device: str | None,
     progress: Progress,
 ) -> tuple[Calibrated | None, str]:
-    """The model with its calibration inputs, or None, and what was done in words.
-
-    ``how`` is one of ``WAYS`` or a path. ``auto`` takes the best that the model allows.
+    """The model with its calibration inputs, or None, and in words what was done.
 
     Raises:
         UnsupportedError: the model does not allow what was asked for; never with ``auto``.
     """
-    if how == "none":
-        return None, "no calibration: weights only"
+    automatic = options.how == "auto"
     reason = why_not(model)
     if reason is None and not isinstance(model, Walkable):
         reason = "a model of this format cannot be run layer by layer"
     if reason is not None:
-        if how == "auto":
+        if automatic:
             return None, f"no calibration: {reason}"
         raise UnsupportedError(f"cannot calibrate: {reason}", where=str(model.path))
     try:
-        inputs = _inputs(model, how, options, seed, device, progress)
+        inputs = _inputs(model, options, progress)
     except UnsupportedError as error:
-        if how == "auto":
+        if automatic:
             return None, f"no calibration: {error.what}"
         raise
     flat = view.rewrite([]) if isinstance(view, MergedModel) else view
-    return Calibrated(view, flat, inputs, kernel_scale, seed, device, progress), inputs.told
+    calibrated = Calibrated(
+        view, flat, inputs, kernel_scale, options.seed, options.device, progress
+    )
+    return calibrated, inputs.told
 
 
-def _inputs(
-    model: Model,
-    how: str,
-    options: InputOptions,
-    seed: int,
-    device: str | None,
-    progress: Progress,
-) -> Inputs:
+def _inputs(model: Model, calibration: CalibrationOptions, progress: Progress) -> Inputs:
+    how, options = calibration.how, calibration.input
+    seed, device = calibration.seed, calibration.device
     if how not in WAYS:
         return _given(model, Path(how), options, seed, device, progress)
     many, refused = 0, ""

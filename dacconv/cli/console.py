@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import click
+import typer
 
 from dacconv.conversion.report import CONVENTION, Report
 from dacconv.reports import benchmark_words as benchmark_text
@@ -56,17 +56,17 @@ def print_benchmark(result: Benchmark) -> None:
     """The tables of a benchmark on stdout, and its warnings on stderr."""
     for title, rows, marked in benchmark_text.tables(result):
         if title:
-            click.secho(title, bold=True)
+            typer.secho(title, bold=True)
         if sys.stdout.isatty():
             from dacconv.cli.terminal import print_cells
 
             print_cells(rows, marked)
         else:
             print_lines(formatting.aligned(rows, formatting.TEXT_COLUMNS))
-        click.echo()
+        typer.echo()
     print_lines(benchmark_text.facts(result))
     for note in result.notes:
-        click.secho(f"warning: {note}", err=True, fg="yellow")
+        typer.secho(f"warning: {note}", err=True, fg="yellow")
 
 
 def print_sweep(done: Swept, output: Path | None) -> None:
@@ -74,7 +74,7 @@ def print_sweep(done: Swept, output: Path | None) -> None:
     from dacconv.reports import sweep_words as sweep_text
 
     for line in done.told:
-        click.echo(line, err=True)
+        typer.echo(line, err=True)
     print_lines(sweep_text.facts(done.sweep))
     for table in sweep_text.tables(done.sweep):
         print_lines(["", table.title])
@@ -86,20 +86,20 @@ def print_sweep(done: Swept, output: Path | None) -> None:
             print_lines(formatting.aligned([table.columns, *table.rows], 1))
     print_lines(["", *sweep_text.advice(done.sweep, str(output or "RESULTS"))])
     if output is not None:
-        click.echo(f"wrote {output}")
+        typer.echo(f"wrote {output}")
 
 
 def print_lines(lines: Sequence[str]) -> None:
     """Lines on stdout."""
     for line in lines:
-        click.echo(line)
+        typer.echo(line)
 
 
 def print_missed(missed: Sequence[str]) -> None:
     """The gates that were missed, on stderr."""
     for line in missed:
-        click.secho("gate missed: ", err=True, nl=False, fg="red", bold=True)
-        click.echo(line, err=True)
+        typer.secho("gate missed: ", err=True, nl=False, fg="red", bold=True)
+        typer.echo(line, err=True)
 
 
 def print_results(results: Sequence[Result]) -> None:
@@ -123,7 +123,7 @@ def print_results(results: Sequence[Result]) -> None:
     for result in results:
         if result.error:
             known = result.error.startswith(str(result.task.source))
-            click.echo(result.error if known else f"{result.task.name}: {result.error}", err=True)
+            typer.echo(result.error if known else f"{result.task.name}: {result.error}", err=True)
         if result.outcome:
             print_missed([f"{result.task.name}: {m}" for m in result.outcome.report.missed])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dacconv.conversion.report import Report
-from dacconv.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +19,6 @@ class Gates:
     def need_verification(self) -> bool:
         """Whether a gate looks at the outputs."""
         return self.max_error is not None or self.min_agreement is not None
-
-
-def parse_share(text: str, option: str) -> float:
-    """``40%`` or ``0.4`` as 0.4; UsageError for what is neither."""
-    try:
-        value = float(text.removesuffix("%").strip()) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise UsageError(f"'{text}' is not a share", where=option, hint="write 40% or 0.4")
-    return value
 
 
 def missed(report: Report, gates: Gates) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,27 +11,25 @@ from dacconv import __version__
 from dacconv.conversion.report import Report
 from dacconv.conversion.report_build import build_report, merging_of
 from dacconv.conversion.splitting import rewrites, split_layer
+from dacconv.decompositions import ALL, Method
 from dacconv.decompositions import survey as survey_graph
 from dacconv.decompositions.forms import AUTO, MULTIPLIER, possible
 from dacconv.errors import UnsupportedError, UsageError
-from dacconv.formats import open_model
-from dacconv.formats.base import LoadOptions, Model
+from dacconv.formats.base import Model
 from dacconv.fusions.merged import MergedModel, merged
 from dacconv.graph.types import Layer, Plan, Provenance
 from dacconv.planning import Evidence, RankOptions, Selection, Times, select
-from dacconv.planning.plans import bind, eligible_by, make_plan, methods_of
-from dacconv.planning.spectra import OWN, Spectra
+from dacconv.planning.plans import bind, make_plan, methods_of
+from dacconv.planning.spectra import OWN, Spectra, SplitOptions
 from dacconv.support.files import Digest, require_folder
 from dacconv.support.progress import Progress, silent
 
-if TYPE_CHECKING:  # plain DAC does without, and starts sooner for it
-    from dacconv.calibration.inputs.pixels import InputOptions
-    from dacconv.calibration.prepare import Calibrated
+if TYPE_CHECKING:  # plain DAC does without them, and starts sooner
+    from dacconv.calibration.prepare import Calibrated, CalibrationOptions
     from dacconv.timing import Speeds, Timer
+    from dacconv.timing.speeds import TimingOptions
 
-WEIGHTS_ONLY = "weights"
-GRAPH_FORMATS = ("onnx", "pt2")
-"""Formats in which a split layer is operators of a graph, not layers that have names."""
+EVERY_LAYER, AS_TRAINED = Selection(), SplitOptions()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,296 +50,209 @@ class Conversion:
         target = Path(path)
         check_target(self.model, target, force=force)
         origin = self.report.provenance
-        facts = {} if origin is None else _plain(origin)
+        facts = {} if origin is None else asdict(origin)
         return self.model.save(target, provenance=facts, plan=self.plan)
 
 
-def load(path: str | Path, options: LoadOptions | None = None, **more: Any) -> Model:
-    """Open a checkpoint; ``more`` are fields of :class:`~dacconv.formats.base.LoadOptions`.
-
-    >>> model = load("resnet.onnx")
-    >>> model = load("vgg.pth", arch="nets.py:vgg16", input_shapes={"": (1, 3, 224, 224)})
-
-    Raises:
-        FormatError: not a file that dacconv reads; the message says what it is.
-        UsageError: the options do not fit the file.
-    """
-    return open_model(Path(path), replace(options or LoadOptions(), **more))
-
-
-def survey(model: Model, *, fuse: bool = True) -> tuple[Layer, ...]:
+def survey(
+    model: Model, *, fuse: bool = True, methods: Sequence[Method] = ALL
+) -> tuple[Layer, ...]:
     """Every layer of the model that carries multiply-adds, eligible or with its reason.
 
-    With ``fuse`` what can be merged without loss is one layer; see :func:`convert`.
+    A layer is eligible if one of the methods can split it. With ``fuse`` everything that can be
+    merged without loss is one layer; see :func:`convert`.
     """
-    return survey_graph(seen(model, fuse=fuse).graph())
+    return survey_graph(view_of(model, fuse=fuse).graph(), methods)
 
 
 def plan(
     model: Model,
+    ranks: RankOptions,
+    selection: Selection = EVERY_LAYER,
+    split: SplitOptions = AS_TRAINED,
     *,
-    method: str = "dac",
-    rank: int | None = None,
-    ranks: Mapping[str, int] | None = None,
-    energy: float | None = None,
-    energy_over: str = "mean",
-    macs: float | None = None,
-    params: float | None = None,
-    latency: float | None = None,
-    first_k: int | None = None,
-    last_k: int | None = None,
-    layers: Sequence[str] = (),
-    skip: Sequence[str] = (),
-    allow_costlier: bool = False,
-    fuse: bool = True,
-    kernel_scale: str = OWN,
     calibrated: Calibrated | None = None,
-    form: str | None = None,
     speeds: Speeds | None = None,
-    open_forms: bool = False,
     progress: Progress = silent,
 ) -> Plan:
-    """Choose a rank for each selected layer; exactly one way to choose is given.
+    """Choose a method, a rank and a form for each selected layer.
 
-    ``macs``, ``params`` and ``latency`` are budgets: the share of the original's that may be
-    left. They minimise the damage that ``calibrated`` measures, or the squared kernel errors.
-
-    ``form`` is how the split layers are written, see ``dacconv.decompositions.forms``; ``auto``
-    takes the fastest, as predicted. By default that is ``auto``, and in state dicts and modules,
-    where users meet the layers by name, ``multiplier``. With ``speeds`` from :func:`timer` forms
-    are measured, a layer that does not get faster is left alone, and ``latency`` can be given; with
-    those from :func:`lookup` they are predicted for another runtime or number of threads.
-    ``open_forms`` leaves the forms to :func:`with_forms`.
+    A budget among ``ranks`` minimises the damage that ``calibrated`` measures, else the squared
+    kernel errors. With ``speeds`` that are measured (see :func:`timer`) a layer that does not get
+    faster is left alone, and a budget of time can be given.
 
     Raises:
         UsageError: options that contradict each other or the model.
         UnsupportedError: the model has no layer that can be split.
     """
-    view = seen(model, fuse=fuse)
-    rows = survey_graph(view.graph())
-    require_eligible(rows, model.path)
-    spectra = Spectra(view, rows, kernel_scale, progress)
-    selection = Selection(first_k, last_k, tuple(layers), tuple(skip))
-    methods = methods_of(method)
-    damage = None
-    budgeted = any(share is not None for share in (macs, params, latency))
-    if calibrated is not None and budgeted:
+    chosen = choose(
+        model, ranks, selection, split, calibrated=calibrated, speeds=speeds, progress=progress
+    )
+    return with_forms(model, chosen, split, speeds)
+
+
+def choose(
+    model: Model,
+    ranks: RankOptions,
+    selection: Selection,
+    split: SplitOptions,
+    *,
+    calibrated: Calibrated | None = None,
+    speeds: Speeds | None = None,
+    progress: Progress = silent,
+) -> Plan:
+    """As :func:`plan`, with the forms left open."""
+    view = view_of(model, fuse=split.fuse)
+    methods = methods_of(ranks.method)
+    layers = survey_graph(view.graph(), methods)
+    require_eligible(layers, model.path)
+    spectra = Spectra(view, layers, split.kernel_scale, progress)
+    damage, times = None, None
+    if calibrated is not None and ranks.budgeted:
         from dacconv.conversion.calibrated import measured_damage
 
-        chosen = select(eligible_by(rows, methods), selection)
-        damage = measured_damage(calibrated, chosen, methods, spectra)
-    times = None
-    if latency is not None:
-        times = _times(model, rows, speeds, form, fuse=fuse)
-    options = RankOptions(
-        method=method,
-        rank=rank,
-        ranks=dict(ranks or {}),
-        energy=energy,
-        energy_over=energy_over,
-        macs=macs,
-        params=params,
-        latency=latency,
-        allow_costlier=allow_costlier,
-    )
-    made = make_plan(options, selection, Evidence(rows, spectra, damage, times))
-    return made if open_forms else with_forms(model, made, rows, form, speeds)
+        damage = measured_damage(calibrated, select(layers, selection), methods, spectra)
+    if ranks.latency is not None:
+        times = _times(model, layers, split, speeds)
+    return make_plan(ranks, selection, Evidence(layers, spectra, damage, times))
 
 
 def bind_plan(
-    model: Model,
-    given: Plan,
-    *,
-    where: str,
-    allow_costlier: bool = False,
-    fuse: bool = True,
-    form: str | None = None,
-    speeds: Speeds | None = None,
-    open_forms: bool = False,
+    model: Model, plan: Plan, *, where: str, allow_costlier: bool = False, fuse: bool = True
 ) -> Plan:
-    """Hold a plan from a file against this model; see :func:`dacconv.planning.plans.bind`.
+    """Check a plan from a file against this model; see :func:`dacconv.planning.plans.bind`.
 
-    ``form``, ``speeds`` and ``open_forms`` are about the forms that it leaves open, as in
-    :func:`plan`.
+    The forms that it leaves open stay open.
     """
-    rows = survey(model, fuse=fuse)
-    require_eligible(rows, model.path)
-    bound = bind(given, rows, where=where, allow_costlier=allow_costlier)
-    return bound if open_forms else with_forms(model, bound, rows, form, speeds)
+    layers = survey(model, fuse=fuse)
+    require_eligible(layers, model.path)
+    return bind(plan, layers, where=where, allow_costlier=allow_costlier)
+
+
+def with_forms(
+    model: Model, plan: Plan, split: SplitOptions = AS_TRAINED, speeds: Speeds | None = None
+) -> Plan:
+    """The plan with the forms that it leaves open decided.
+
+    ``split.form`` is the form to take; ``auto`` takes the fastest one. The default is ``auto``,
+    but the paper's ``multiplier`` for a model whose layers users know by name, unless times are
+    measured.
+    """
+    from dacconv.timing.choose import choose_forms
+
+    speeds = speeds or predicted_speeds(model)
+    form = split.form or (MULTIPLIER if model.named_layers and not speeds.measured else AUTO)
+    explicit = form != AUTO or any(c.form not in (AUTO, MULTIPLIER) for c in plan.choices)
+
+    def possible_forms(layer: Layer) -> tuple[str, ...]:
+        return possible(model.constructs(len(layer.geometry.kernel), own_layers=explicit))
+
+    layers = survey(model, fuse=split.fuse)
+    return choose_forms(plan, layers, form, possible_forms, speeds, format=model.format)
 
 
 def timer(
-    model: Model,
-    *,
-    target: str | None = None,
-    threads: int | None = None,
-    device: str | None = None,
-    timings: str | Path | None = None,
-    fuse: bool = True,
-    progress: Progress = silent,
+    model: Model, options: TimingOptions, *, fuse: bool = True, progress: Progress = silent
 ) -> Timer:
     """What measures the layers of a model in the runtime that they will run in.
 
-    ``target`` is ``onnxruntime`` or ``torch``, by default the one of the model's format.
-    Times are kept in the file ``timings``, by default in the user's cache folder.
+    Times are kept in the file ``options.timings``, by default in the user's cache folder.
 
     Raises:
         UsageError: there is no such target or device.
     """
-    from dacconv.support.machine import cores
     from dacconv.timing import Timer, target_for
     from dacconv.timing.cache import Cache, default_path
 
-    where = target_for(model.format, target, threads, device, cores())
-    path = Path(timings) if timings is not None else default_path()
-    return Timer(seen(model, fuse=fuse), where, Cache(path), progress)
+    target = target_for(model.engine, options)
+    return Timer(
+        view_of(model, fuse=fuse), target, Cache(options.timings or default_path()), progress
+    )
 
 
-def lookup(model: Model, *, target: str | None = None, threads: int | None = None) -> Speeds:
+def predicted_speeds(model: Model, options: TimingOptions | None = None) -> Speeds:
     """Predicted times of the model's layers, for the runtime that will run them.
 
     Raises:
         UsageError: there is no such target.
     """
-    from dacconv.support.machine import cores
     from dacconv.timing import PredictedSpeeds, target_for
+    from dacconv.timing.speeds import TimingOptions
 
-    return PredictedSpeeds(target_for(model.format, target, threads, None, cores()))
-
-
-def with_forms(
-    model: Model, made: Plan, rows: Sequence[Layer], form: str | None, speeds: Speeds | None
-) -> Plan:
-    """The plan with the forms that it leaves open decided; see :func:`plan`."""
-    from dacconv.timing.choose import choose_forms
-
-    graph = model.format in GRAPH_FORMATS
-    speeds = speeds or lookup(model)
-    wanted = form or (AUTO if graph or speeds.measured else MULTIPLIER)
-    asked = wanted != AUTO or any(c.form not in (AUTO, MULTIPLIER) for c in made.choices)
-
-    def possible_forms(layer: Layer) -> tuple[str, ...]:
-        return possible(model.constructs(len(layer.geometry.kernel), own_layers=asked))
-
-    return choose_forms(
-        made,
-        rows,
-        wanted,
-        possible_forms,
-        speeds,
-        format=model.format,
-    )
-
-
-def _times(
-    model: Model, rows: Sequence[Layer], speeds: Speeds | None, form: str | None, *, fuse: bool
-) -> Times:
-    from dacconv.timing import Timer
-    from dacconv.timing.whole import layer_times
-
-    if not isinstance(speeds, Timer):
-        raise UsageError("--latency needs measured times", where="--latency", hint="give --tune")
-
-    def carried_out(plan: Plan) -> Model:
-        return convert(model, plan, fuse=fuse).model
-
-    return layer_times(model, rows, speeds, form or AUTO, carried_out)
+    options = options or TimingOptions()
+    return PredictedSpeeds(target_for(model.engine, replace(options, device=None)))
 
 
 def convert(
     model: Model,
     plan: Plan,
+    split: SplitOptions = AS_TRAINED,
     *,
-    fuse: bool = True,
-    kernel_scale: str = OWN,
     calibrated: Calibrated | None = None,
-    options: Mapping[str, Any] | None = None,
+    recorded: Mapping[str, Any] | None = None,
     digest: Digest | None = None,
     progress: Progress = silent,
 ) -> Conversion:
-    """Carry out a plan. The model stays as it is; ``options`` go into the provenance.
+    """Carry out a plan. The model stays as it is; ``recorded`` options go into the provenance.
 
-    With ``fuse`` what can be merged without loss is merged, as far as the format allows.
-    ``kernel_scale`` says in which scale of its output channels a kernel is split; see
-    :data:`dacconv.planning.spectra.KERNEL_SCALES`. With ``calibrated`` (see :func:`calibrate`) the
-    layers' outputs are reproduced, not only their kernels, wherever that does no harm.
-    ``digest`` is that of the file, if it is being computed already.
+    Everything that can be merged without loss is merged, unless ``split.fuse`` is false. With
+    ``calibrated`` (see :func:`calibrate`) the layers' outputs are reproduced, not only their
+    kernels, wherever that does no harm. ``digest`` is that of the file, if it is being computed.
 
     Raises:
         UnsupportedError: a chosen layer has weights that are NaN or infinite.
     """
-    view = seen(model, fuse=fuse)
+    view = view_of(model, fuse=split.fuse)
     graph = view.graph()
-    rows = survey_graph(graph)
-    layers, spectra = {layer.name: layer for layer in rows}, Spectra(view, rows, kernel_scale)
+    layers = {layer.name: layer for layer in survey_graph(graph)}
+    spectra = Spectra(view, list(layers.values()), split.kernel_scale)
     constructs = model.constructs(2, own_layers=True)
     splits = {}
-    for done, choice in enumerate(plan.choices):
-        progress("splitting", done, len(plan.choices))
+    for count, choice in enumerate(plan.choices):
+        progress("splitting", count, len(plan.choices))
         splits[choice.layer] = split_layer(spectra, layers[choice.layer], choice)
     progress("splitting", len(plan.choices), len(plan.choices))
-    changed = view.rewrite(rewrites(graph, list(splits.values()), constructs))
+    converted = view.rewrite(rewrites(graph, list(splits.values()), constructs))
     calibration = None
     if calibrated is not None and plan.choices:
         from dacconv.conversion.calibrated import judge, rebuilt_splits
 
         chosen = [layers[choice.layer] for choice in plan.choices]
-        better, told = rebuilt_splits(calibrated, chosen, splits)
-        other = view.rewrite(rewrites(graph, list(better.values()), constructs))
-        calibration = judge(calibrated, changed, other, told)
+        better, how = rebuilt_splits(calibrated, chosen, splits)
+        rebuilt = view.rewrite(rewrites(graph, list(better.values()), constructs))
+        calibration = judge(calibrated, converted, rebuilt, how)
         if calibration.taken:
-            changed, splits = other, better
+            converted, splits = rebuilt, better
     errors = {name: split.error for name, split in splits.items()}
     merging = merging_of(view)
-    built = build_report(model.format, model.graph(), plan=plan, errors=errors, merging=merging)
-    made = replace(
-        built,
-        calibration=calibration,
-        provenance=Provenance(
-            version=__version__,
-            sha256=(digest or Digest(model.path)).of(*model.files),
-            source=model.path.name,
-            options=dict(options or {}),
-        ),
+    report = build_report(model.format, model.graph(), plan=plan, errors=errors, merging=merging)
+    origin = Provenance(
+        version=__version__,
+        sha256=(digest or Digest(model.path)).of(*model.files),
+        source=model.path.name,
+        options=dict(recorded or {}),
     )
-    return Conversion(changed, made, plan)
+    report = replace(report, calibration=calibration, provenance=origin)
+    return Conversion(converted, report, plan)
 
 
 def calibrate(
     model: Model,
-    how: str = "auto",
-    *,
-    options: InputOptions | None = None,
-    fuse: bool = True,
-    kernel_scale: str = OWN,
-    seed: int = 0,
-    device: str | None = None,
+    options: CalibrationOptions,
+    split: SplitOptions = AS_TRAINED,
     progress: Progress = silent,
 ) -> tuple[Calibrated | None, str]:
-    """Inputs for a model that :func:`plan` and :func:`convert` measure on; and what they are.
-
-    ``how`` is ``none``, ``synthetic``, ``distilled``, ``auto`` or the path of a folder of
-    images or an array.
+    """Inputs that :func:`plan` and :func:`convert` measure a model on; and what they are.
 
     Raises:
         UnsupportedError: the model does not allow that; never with ``auto``.
         UsageError: the path, or the options about the input, do not fit.
     """
-    if how == "none":
+    if options.how == "none":
         return None, "no calibration: weights only"
-    from dacconv.calibration.inputs.pixels import InputOptions
     from dacconv.calibration.prepare import prepare
 
-    return prepare(
-        model,
-        seen(model, fuse=fuse),
-        how,
-        options or InputOptions(),
-        kernel_scale=kernel_scale,
-        seed=seed,
-        device=device,
-        progress=progress,
-    )
+    return prepare(model, view_of(model, fuse=split.fuse), options, split.kernel_scale, progress)
 
 
 def inspect(model: Model) -> Report:
@@ -351,13 +262,28 @@ def inspect(model: Model) -> Report:
 
 def preview(model: Model, plan: Plan, *, fuse: bool = True) -> Report:
     """The report of a plan that is not carried out: costs, but no errors."""
-    merging = merging_of(seen(model, fuse=fuse))
+    merging = merging_of(view_of(model, fuse=fuse))
     return build_report(model.format, model.graph(), plan=plan, merging=merging)
 
 
-def seen(model: Model, *, fuse: bool) -> Model | MergedModel:
+def view_of(model: Model, *, fuse: bool) -> Model | MergedModel:
     """The model as the policies and the split see it: merged, where that can be."""
-    return merged(model) if fuse and model.format != WEIGHTS_ONLY else model
+    return merged(model) if fuse and model.has_dataflow else model
+
+
+def _times(
+    model: Model, layers: Sequence[Layer], split: SplitOptions, speeds: Speeds | None
+) -> Times:
+    from dacconv.timing import Timer
+    from dacconv.timing.whole import layer_times
+
+    if not isinstance(speeds, Timer):
+        raise UsageError("--latency needs measured times", where="--latency", hint="give --tune")
+
+    def converted(plan: Plan) -> Model:
+        return convert(model, plan, replace(split, kernel_scale=OWN)).model
+
+    return layer_times(model, layers, speeds, split.form or AUTO, converted)
 
 
 def require_eligible(layers: Sequence[Layer], path: Path) -> None:
@@ -367,17 +293,17 @@ def require_eligible(layers: Sequence[Layer], path: Path) -> None:
     reasons: dict[str, list[str]] = {}
     for layer in layers:
         reasons.setdefault(layer.skip or "", []).append(layer.name)
-    told = "; ".join(f"{_names(names)}: {reason}" for reason, names in reasons.items())
+    summary = "; ".join(f"{_names(names)}: {reason}" for reason, names in reasons.items())
     raise UnsupportedError(
         "no layer of this model can be split",
         where=str(path),
-        hint=told or "it holds no conv and no linear layer",
+        hint=summary or "it holds no conv and no linear layer",
     )
 
 
 def require_dataflow(model: Model) -> None:
     """Raise UnsupportedError for a model whose file does not say what reads what."""
-    if model.format == WEIGHTS_ONLY:
+    if not model.has_dataflow:
         raise UnsupportedError(
             "a state dict alone cannot be fused: it does not say which layer reads which",
             where=str(model.path),
@@ -396,7 +322,7 @@ def check_target(model: Model, target: Path, *, force: bool) -> None:
         raise UsageError("is a folder; name a file", where=str(target))
     require_folder(target)
     for path in (target, *model.side_files(target)):
-        if any(path.exists() and path.samefile(mine) for mine in model.files):
+        if any(path.exists() and path.samefile(file) for file in model.files):
             raise UsageError("is the input; it is never overwritten", where=str(path))
         if path.exists() and not force:
             raise UsageError(
@@ -406,12 +332,3 @@ def check_target(model: Model, target: Path, *, force: bool) -> None:
 
 def _names(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-
-
-def _plain(origin: Provenance) -> dict[str, Any]:
-    return {
-        "version": origin.version,
-        "sha256": origin.sha256,
-        "source": origin.source,
-        "options": dict(origin.options),
-    }

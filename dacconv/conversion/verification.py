@@ -23,16 +23,24 @@ BUDGET_SECONDS = 3.0
 """Extra rounds, on top of one per sample, stop after this time."""
 
 
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """How two models are compared: on ``samples`` inputs of a seed, with so many threads."""
+
+    verify: bool = True
+    samples: int = SAMPLES
+    seed: int = 0
+    threads: int | None = None
+
+
 def verify(
     original: Model,
     converted: Model,
+    options: CheckOptions | None = None,
     *,
-    samples: int = SAMPLES,
-    seed: int = 0,
-    threads: int | None = None,
     progress: Progress = silent,
 ) -> Verification:
-    """Run both models on ``samples`` seeded inputs, alternating, and compare every output.
+    """Run both models on the same seeded inputs, alternating, and compare every output.
 
     Inputs are standard normal (uniform 0..255 for uint8). An input whose batch axis is free
     is run with batch 1, which is also what the latency is for.
@@ -40,13 +48,14 @@ def verify(
     Raises:
         UnsupportedError: a model cannot be run, or the size of an input is not known.
     """
+    options = options or CheckOptions()
     for model in (original, converted):
         if reason := why_not(model):
             raise UnsupportedError(reason, where=str(model.path))
     specs = original.inputs()
     check_same_inputs(specs, converted.inputs())
-    batches = seeded_inputs(specs, samples, seed)
-    first, second = original.runner(threads=threads), converted.runner(threads=threads)
+    batches = seeded_inputs(specs, options.samples, options.seed)
+    first, second = (model.runner(threads=options.threads) for model in (original, converted))
     compared = Comparison()
     times: list[tuple[float, float]] = []
     for runner in (first, second):
@@ -68,7 +77,7 @@ def verify(
         outputs=outputs,
         latency=_latency(times, batch_of(batches[0])),
         samples=sum(batch_of(feeds) for feeds in batches),
-        seed=seed,
+        seed=options.seed,
         runtime=original.runtime,
         inputs=tuple(f"{name} {_shape(a.shape)} {a.dtype}" for name, a in batches[0].items()),
     )

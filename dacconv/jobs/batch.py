@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dacconv.conversion.pipeline import default_target
 from dacconv.errors import UsageError, describe
-from dacconv.jobs import convert as jobs
+from dacconv.jobs import convert as converting
 from dacconv.jobs.convert import Outcome
 from dacconv.settings import Settings
 from dacconv.support.files import as_write_error
@@ -33,10 +33,10 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
-    """How tasks are done: ``at_once`` of them, as ``jobs.convert.convert_file`` has it."""
+class Handling:
+    """How tasks are done: ``jobs`` at a time; the rest as in ``jobs.convert.convert_file``."""
 
-    at_once: int = 1
+    jobs: int = 1
     force: bool = False
     keep: bool = False
     dry_run: bool = False
@@ -106,11 +106,11 @@ def check_outputs(tasks: Sequence[Task]) -> None:
 
 
 def run_all(
-    tasks: Sequence[Task], manner: Manner, told: Callable[[Result, int, int], None]
+    tasks: Sequence[Task], handling: Handling, notify: Callable[[Result, int, int], None]
 ) -> list[Result]:
-    """Do all tasks, several at once where ``manner`` says so; results in the order of the tasks.
+    """Do all tasks, several at once where ``handling`` says so; results in the order of the tasks.
 
-    ``told`` is called with each result when it is there, how many are, and of how many.
+    ``notify`` is called with each result as soon as it is there, their number so far and in all.
 
     Raises:
         UsageError: outputs that collide, before anything is done.
@@ -118,9 +118,9 @@ def run_all(
     check_outputs(tasks)
     make_folders(tasks)
     results: dict[int, Result] = {}
-    for index, result in _results(tasks, manner):
+    for index, result in _results(tasks, handling):
         results[index] = result
-        told(result, len(results), len(tasks))
+        notify(result, len(results), len(tasks))
     return [results[index] for index in range(len(tasks))]
 
 
@@ -138,25 +138,25 @@ def make_folders(tasks: Iterable[Task]) -> None:
                 raise as_write_error(error, path.parent) from error
 
 
-def attempt(task: Task, manner: Manner) -> Result:
+def attempt(task: Task, handling: Handling) -> Result:
     """Do one task; whatever goes wrong is in the result."""
     try:
-        if manner.dry_run:
-            outcome = jobs.dry_run(
-                task.source, task.settings, output=task.output, force=manner.force
+        if handling.dry_run:
+            outcome = converting.dry_run(
+                task.source, task.settings, output=task.output, force=handling.force
             )
         else:
-            outcome = jobs.convert_file(
+            outcome = converting.convert_file(
                 task.source,
                 task.settings,
                 output=task.output,
-                force=manner.force,
-                keep=manner.keep,
+                force=handling.force,
+                keep=handling.keep,
             )
     except Exception as error:
         message, code = describe(error)
         return Result(task, None, message, code)
-    return Result(task, _timed_among(outcome, manner), code=1 if outcome.report.missed else 0)
+    return Result(task, _timed_among(outcome, handling), code=1 if outcome.report.missed else 0)
 
 
 def exit_code(results: Sequence[Result]) -> int:
@@ -164,24 +164,24 @@ def exit_code(results: Sequence[Result]) -> int:
     return max((result.code for result in results), default=0)
 
 
-def _results(tasks: Sequence[Task], manner: Manner) -> Iterator[tuple[int, Result]]:
-    at_once = min(manner.at_once, len(tasks))
+def _results(tasks: Sequence[Task], handling: Handling) -> Iterator[tuple[int, Result]]:
+    at_once = min(handling.jobs, len(tasks))
     if at_once == 1:
         for index, task in enumerate(tasks):
-            yield index, attempt(task, manner)
+            yield index, attempt(task, handling)
         return
     missing = set(range(len(tasks)))
-    for index, result in _in_processes(list(enumerate(tasks)), manner, at_once):
+    for index, result in _in_processes(list(enumerate(tasks)), handling, at_once):
         missing.discard(index)
         yield index, result
     for index in sorted(missing):  # a process died: who kills it alone is the one to blame
-        alone = list(_in_processes([(index, tasks[index])], manner, 2))
+        alone = list(_in_processes([(index, tasks[index])], handling, 2))
         died = Result(tasks[index], None, "its process died; perhaps the memory is full", 3)
         yield alone[0] if alone else (index, died)
 
 
 def _in_processes(
-    numbered: Sequence[tuple[int, Task]], manner: Manner, at_once: int
+    numbered: Sequence[tuple[int, Task]], handling: Handling, at_once: int
 ) -> Iterator[tuple[int, Result]]:
     """Results as they come; those that a dying process takes with it do not."""
     from joblib import Parallel, delayed
@@ -189,21 +189,21 @@ def _in_processes(
 
     parallel = Parallel(n_jobs=at_once, return_as="generator_unordered", batch_size=1)
     try:
-        yield from parallel(delayed(_numbered)(index, task, manner) for index, task in numbered)
+        yield from parallel(delayed(_numbered)(index, task, handling) for index, task in numbered)
     except TerminatedWorkerError:
         return
 
 
-def _numbered(index: int, task: Task, manner: Manner) -> tuple[int, Result]:
-    return index, attempt(task, manner)
+def _numbered(index: int, task: Task, handling: Handling) -> tuple[int, Result]:
+    return index, attempt(task, handling)
 
 
-def _timed_among(outcome: Outcome, manner: Manner) -> Outcome:
+def _timed_among(outcome: Outcome, handling: Handling) -> Outcome:
     """The outcome with the word that its times are not worth much, where that is so."""
     report = outcome.report
-    if manner.at_once == 1 or report.verification is None:
+    if handling.jobs == 1 or report.verification is None:
         return outcome
-    note = f"timed while up to {manner.at_once} conversions ran at once: the times say little"
+    note = f"timed while up to {handling.jobs} conversions ran at once: the times say little"
     return replace(outcome, report=replace(report, notes=(*report.notes, note)))
 
 

@@ -12,14 +12,15 @@ from dacconv.conversion.report import Report
 from dacconv.conversion.verification import verify
 from dacconv.decompositions.forms import AUTO
 from dacconv.errors import UsageError
-from dacconv.formats.base import LoadOptions, Model
+from dacconv.formats import open_model
+from dacconv.formats.base import Model
 from dacconv.formats.inputs import why_not
 from dacconv.graph import plan_json
 from dacconv.graph.findings import Verification
 from dacconv.graph.types import Plan
-from dacconv.jobs.decisions import Decision, carry_out, decide, timer_for
+from dacconv.jobs.decide import Decision, decide, timer_for
 from dacconv.planning import BUDGETS
-from dacconv.settings import Settings, parse_arguments, parse_shapes
+from dacconv.settings import Settings
 from dacconv.support.files import Digest, write_text
 from dacconv.support.progress import Progress, silent
 
@@ -35,21 +36,9 @@ class Outcome:
     written: tuple[Path, ...]
 
 
-def load_options(settings: Settings) -> LoadOptions:
-    """How the settings say that a checkpoint is opened."""
-    return LoadOptions(
-        input_shapes=parse_shapes(settings.input_shape),
-        arch=settings.arch,
-        arch_args=parse_arguments(settings.arch_arg),
-        key=settings.key,
-        trust_pickle=settings.trust_pickle,
-        vouched=settings.layers,
-    )
-
-
 def open_with(path: Path, settings: Settings) -> Model:
     """Open a checkpoint as the settings say."""
-    return pipeline.load(path, load_options(settings))
+    return open_model(path, settings.load_options)
 
 
 def convert_file(
@@ -67,21 +56,21 @@ def convert_file(
         DacconvError: whatever is wrong with the input, the options or the target.
     """
     digest = Digest(path)
-    gates = settings.gates()
+    gates = settings.gates
     if gates.need_verification and not settings.verify:
         raise UsageError("--max-error and --min-agreement need the verification")
     model = open_with(path, settings)
     target = output or default_target(path)
     check_target(model, target, force=force)
     decision = decide(model, settings, progress)
-    done = carry_out(
+    done = pipeline.convert(
         model,
         decision.plan,
-        settings,
-        progress,
+        settings.split_options,
         calibrated=decision.calibrated,
-        options=settings.changed(),
+        recorded=settings.changed(),
         digest=digest,
+        progress=progress,
     )
     done = replace(done, report=_decided(done.report, model, settings, decision))
     done = _verified(model, done, settings, progress)
@@ -126,9 +115,9 @@ def fuse_file(
     target = output or path.with_name(f"{path.stem}.fused{path.suffix}")
     pipeline.require_dataflow(model)
     check_target(model, target, force=force)
-    done = pipeline.convert(model, NO_SPLIT, options=settings.changed(), progress=progress)
+    done = pipeline.convert(model, NO_SPLIT, recorded=settings.changed(), progress=progress)
     done = _verified(model, done, settings, progress)
-    gates = settings.gates()
+    gates = settings.gates
     if gates.max_error is None and settings.verify and done.report.verification:
         gates = replace(gates, max_error=lossless_error(done.report.verification))
     return _saved(done, gates, target, force=force, keep=keep)
@@ -146,16 +135,9 @@ def compare_files(
     """Run two models side by side: the verification and the gates that it misses."""
     first = open_with(original, settings)
     second = open_with(converted, settings)
-    check = verify(
-        first,
-        second,
-        samples=settings.samples,
-        seed=settings.seed,
-        threads=settings.threads,
-        progress=progress,
-    )
+    check = verify(first, second, settings.check_options, progress=progress)
     report = replace(pipeline.inspect(first), verification=check)
-    return check, tuple(missed(report, replace(settings.gates(), min_saving=None)))
+    return check, tuple(missed(report, replace(settings.gates, min_saving=None)))
 
 
 def _saved(done: Conversion, gates: Gates, target: Path, *, force: bool, keep: bool) -> Outcome:
@@ -180,7 +162,7 @@ def inspect_file(path: Path, settings: Settings, progress: Progress = silent) ->
 
 def _decided(report: Report, model: Model, settings: Settings, decision: Decision) -> Report:
     """The report with what it was decided by, and with what was measured of its layers."""
-    report = _noted(report, decision.told, settings)
+    report = _noted(report, decision.inputs, settings)
     if decision.timer is None:
         return report
     from dacconv.timing.rows import plan_times
@@ -213,15 +195,8 @@ def _verified(model: Model, done: Conversion, settings: Settings, progress: Prog
     if not settings.verify:
         return replace(done, report=replace(done.report, unverified="--no-verify was given"))
     if reason := why_not(model):
-        if settings.gates().need_verification:
+        if settings.gates.need_verification:
             raise UsageError(f"the gates need the model to run, but {reason}")
         return replace(done, report=replace(done.report, unverified=reason))
-    check = verify(
-        model,
-        done.model,
-        samples=settings.samples,
-        seed=settings.seed,
-        threads=settings.threads,
-        progress=progress,
-    )
+    check = verify(model, done.model, settings.check_options, progress=progress)
     return replace(done, report=replace(done.report, verification=check))

@@ -25,7 +25,8 @@ from typing import Any
 from dacconv.conversion.pipeline import default_target
 from dacconv.errors import UsageError
 from dacconv.jobs.batch import SUFFIXES, Result, Task, report_path
-from dacconv.settings import Settings, check_known, entries, load_toml, overlaid, setting_names
+from dacconv.jobs.settings_file import entries, load_toml, setting_names
+from dacconv.settings import Settings, check_known, overlaid
 from dacconv.support.files import Digest
 
 FILE = "dacconv.toml"

@@ -18,9 +18,17 @@ from dacconv.formats import read_record
 from dacconv.formats.base import Model, Record
 from dacconv.graph.types import FloatArray, Plan
 from dacconv.jobs import convert as jobs
-from dacconv.jobs import decisions
+from dacconv.jobs import decide
+from dacconv.jobs.settings_file import entries, setting_names
 from dacconv.planning.plans import plan_from_dict
-from dacconv.settings import Settings, check_known, entries, overlaid, setting_names
+from dacconv.settings import (
+    OPENING,
+    Outputs,
+    Settings,
+    check_known,
+    option_text,
+    overlaid,
+)
 from dacconv.support.files import Digest
 from dacconv.support.progress import Progress, silent
 
@@ -42,7 +50,7 @@ class Reproduction:
     difference: float = 0.0
     problem: str = ""
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """The outcome in a sentence."""
         if self.exact:
             return "reproduced, byte for byte"
@@ -106,14 +114,14 @@ def _converted(
     plan = _plan(record, where)
     if plan.choices:  # for the errors only: the reasons are to stay as they are recorded
         pipeline.bind_plan(model, plan, where=where, allow_costlier=True, fuse=settings.fuse)
-    calibrated, _ = decisions.calibrated_for(model, settings, progress)
-    done = decisions.carry_out(
+    calibrated, _ = decide.calibrate(model, settings, progress)
+    done = pipeline.convert(
         model,
         plan,
-        settings,
-        progress,
+        settings.split_options,
         calibrated=calibrated,
-        options=record.provenance["options"],
+        recorded=record.provenance["options"],
+        progress=progress,
     )
     origin = done.report.provenance
     if origin is None:
@@ -196,19 +204,19 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def opening(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings among a command's options that say how to open a model."""
-    names = ("input_shape", "arch", "arch_arg", "key", "trust_pickle")
-    return {
-        name: tuple(value) if isinstance(value, (list, tuple)) else value
-        for name, value in given.items()
-        if name in names and value
-    }
+def opening(settings: Settings) -> dict[str, Any]:
+    """The settings of a command that say how to open a model."""
+    default = Settings()
+    names = [f.name for f, declaration in Settings.declared() if declaration.heading == OPENING]
+    values = {name: getattr(settings, name) for name in names}
+    return {name: value for name, value in values.items() if value != getattr(default, name)}
 
 
-def require_alone(given: Mapping[str, Any]) -> None:
+def require_alone(settings: Settings, outputs: Outputs) -> None:
     """Raise UsageError for options that compare outputs, which nothing does here."""
-    names = ("json", "html", "max_error", "min_agreement", "samples", "seed")
-    others = [f"--{name.replace('_', '-')}" for name in names if given.get(name) is not None]
+    others = [option_text(kind) for kind in outputs.reports]
+    compared = ("max_error", "min_agreement", "samples", "seed")
+    default = Settings()
+    others += [option_text(n) for n in compared if getattr(settings, n) != getattr(default, n)]
     if others:
         raise UsageError(f"--reproduce runs no model; it excludes {', '.join(others)}")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dacconv.conversion.gates import parse_share
 from dacconv.errors import UsageError
 from dacconv.jobs.convert import open_with
-from dacconv.planning import Selection
-from dacconv.settings import Settings
+from dacconv.settings import Settings, SweepOptions
 from dacconv.support.files import Digest, require_folder
+from dacconv.support.parsing import parse_shares
 from dacconv.support.progress import Progress, silent
 from dacconv.sweeps.data import read_data
 from dacconv.sweeps.files import Journal, check_suffix, read_sweep, set_aside
@@ -20,27 +19,9 @@ from dacconv.sweeps.measure import SAMPLES, Setup
 from dacconv.sweeps.points import BUDGET, SINGLE, Grid, parse_ranks
 from dacconv.sweeps.pool import Where
 from dacconv.sweeps.results import PointResult, Sweep
-from dacconv.sweeps.run import Prepared, counted, prepare
+from dacconv.sweeps.run import Prepared, Selected, counted, prepare
 
 RANKS = "1-5"
-APART = ("layers", "skip", "threads", "verify", "max_error", "min_saving", "min_agreement")
-"""Settings that change no number of a point."""
-
-__all__ = ["SAMPLES", "Swept", "Wanted", "sweep_file", "wanted"]
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a sweep does, besides what every command does with a model.
-
-    ``task`` is ``FILE.py:FUNCTION``, ``data`` a ``.npz`` of labelled images.
-    """
-
-    grid: Grid
-    where: Where = field(default_factory=Where)
-    bench: bool = False
-    task: str | None = None
-    data: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,38 +32,31 @@ class Swept:
     told: tuple[str, ...]
 
 
-def wanted(
-    modes: Sequence[str],
-    ranks: str | None,
-    budgets: str | None,
-    *,
-    jobs: int | None = None,
-    dask: str | None = None,
-    bench: bool = False,
-    task: str | None = None,
-    data: Path | None = None,
-) -> Wanted:
-    """What a command line asks for; modes may be given as ``single,last-k``.
+def grid_of(options: SweepOptions, method: str) -> Grid:
+    """The points that a command line asks for; modes may be given as ``single,last-k``.
 
     Raises:
-        UsageError: what cannot be, or excludes each other.
+        UsageError: impossible values, or budgets for another mode.
     """
-    names = tuple(name.strip() for text in modes for name in text.split(","))
-    if jobs is not None and dask is not None:
-        raise UsageError("--jobs are processes of this machine, --dask asks a cluster: give one")
-    shares = tuple(
-        parse_share(text.strip(), "--budgets") for text in (budgets.split(",") if budgets else ())
-    )
-    if shares and BUDGET not in names:
+    names = tuple(name.strip() for text in options.mode for name in text.split(","))
+    budgets = parse_shares(options.budgets, "--budgets") if options.budgets else ()
+    if budgets and BUDGET not in names:
         raise UsageError("budgets are for --mode budget", where="--budgets")
-    grid = Grid(tuple(dict.fromkeys(names)) or (SINGLE,), parse_ranks(ranks or RANKS), shares)
-    return Wanted(grid, Where(jobs, dask), bench, task, data)
+    ranks = parse_ranks(options.ranks or RANKS)
+    return Grid(tuple(dict.fromkeys(names)) or (SINGLE,), ranks, budgets, method)
+
+
+def workers_of(options: SweepOptions) -> Where:
+    """Who measures the points; UsageError where both processes and a cluster are named."""
+    if options.jobs is not None and options.dask is not None:
+        raise UsageError("--jobs are processes of this machine, --dask asks a cluster: give one")
+    return Where(options.jobs, options.dask)
 
 
 def sweep_file(
     path: Path,
     settings: Settings,
-    asked: Wanted,
+    options: SweepOptions,
     *,
     output: Path | None = None,
     force: bool = False,
@@ -96,7 +70,8 @@ def sweep_file(
     Raises:
         DacconvError: whatever is wrong with the input, the options or the results file.
     """
-    digest = Digest(path)
+    settings = replace(settings, samples=settings.samples or SAMPLES)
+    digest, grid, where = Digest(path), grid_of(options, settings.method), workers_of(options)
     if output is not None:
         check_suffix(output)
         require_folder(output)
@@ -104,12 +79,11 @@ def sweep_file(
             read_sweep(output)  # a file of something else is found out before the work
     prepared = prepare(
         open_with(path, settings),
-        asked.grid,
-        Selection(settings.first_k, settings.last_k, settings.layers, settings.skip),
-        _setup(settings, asked),
-        where=asked.where,
-        allow_costlier=settings.allow_costlier,
-        options=_options(settings, asked),
+        grid,
+        Selected(settings.selection, settings.allow_costlier),
+        _setup(settings, options, grid),
+        where=where,
+        recorded=_recorded(settings, options, grid),
         digest=digest,
         progress=progress,
     )
@@ -131,42 +105,40 @@ def sweep_file(
     return Swept(done, told)
 
 
-def _setup(settings: Settings, wanted: Wanted) -> Setup:
+def _setup(settings: Settings, options: SweepOptions, grid: Grid) -> Setup:
     return Setup(
-        samples=settings.samples,
-        seed=settings.seed,
-        threads=settings.threads or (None if wanted.where.jobs is None else 1),
-        fuse=settings.fuse,
-        kernel_scale=settings.kernel_scale,
-        bench=wanted.bench,
-        task=wanted.task,
-        data=read_data(wanted.data) if wanted.data else None,
-        calibrate=_calibration(settings, wanted),
-        input_options=settings.input_options(),
-        device=settings.device,
+        check=settings.check_options,
+        split=settings.split_options,
+        calibration=replace(settings.calibration_options, how=_calibration(settings, grid)),
+        threads=settings.threads or (None if options.jobs is None else 1),
+        bench=options.bench,
+        task=options.task,
+        data=read_data(options.data) if options.data else None,
     )
 
 
-def _options(settings: Settings, wanted: Wanted) -> dict[str, Any]:
+def _recorded(settings: Settings, options: SweepOptions, grid: Grid) -> dict[str, Any]:
     """What the numbers depend on, besides the model."""
-    options = {k: v for k, v in settings.changed().items() if k not in APART}
-    options |= {name: getattr(settings, name) for name in ("samples", "fuse", "kernel_scale")}
-    options["calibrate"] = _calibration(settings, wanted)
-    if wanted.bench:
-        options |= {"bench": True, "threads": settings.threads}
-    if wanted.task is not None:
-        options["eval"] = wanted.task
-        source = Path(wanted.task.rpartition(":")[0])
+    apart = {f.name for f, declaration in Settings.declared() if not declaration.numbers}
+    recorded = {k: v for k, v in settings.changed().items() if k not in apart}
+    recorded |= {name: getattr(settings, name) for name in ("samples", "fuse", "kernel_scale")}
+    recorded["calibrate"] = _calibration(settings, grid)
+    if options.bench:
+        recorded |= {"bench": True, "threads": settings.threads}
+    if options.task is not None:
+        recorded["eval"] = options.task
+        source = Path(options.task.rpartition(":")[0])
         if source.is_file():
-            options["eval_sha256"] = Digest(source).of(source)
-    if wanted.data is not None:
-        options |= {"data": wanted.data.name, "data_sha256": Digest(wanted.data).of(wanted.data)}
-    return options
+            recorded["eval_sha256"] = Digest(source).of(source)
+    if options.data is not None:
+        data = options.data
+        recorded |= {"data": data.name, "data_sha256": Digest(data).of(data)}
+    return recorded
 
 
-def _calibration(settings: Settings, wanted: Wanted) -> str:
-    """As ``convert`` has it: inputs are found with a budget, and not used without."""
-    return settings.calibrate or ("auto" if BUDGET in wanted.grid.modes else "none")
+def _calibration(settings: Settings, grid: Grid) -> str:
+    """As ``convert`` does: inputs are drawn for a budget, and not used without."""
+    return settings.calibrate or ("auto" if BUDGET in grid.modes else "none")
 
 
 def _known(

@@ -51,6 +51,11 @@ class RankOptions:
     latency: float | None = None
     allow_costlier: bool = False
 
+    @property
+    def budgeted(self) -> bool:
+        """Whether ranks are chosen within a budget."""
+        return any(share is not None for share in (self.macs, self.params, self.latency))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:

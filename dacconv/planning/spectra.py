@@ -29,6 +29,19 @@ goes back into one factor of the split, and the cost is the same.
 """
 
 
+@dataclass(frozen=True, slots=True)
+class SplitOptions:
+    """How layers are split.
+
+    With ``fuse`` everything that can be merged without loss is merged before. ``kernel_scale`` is
+    one of ``KERNEL_SCALES``, ``form`` a form of DAC's depthwise convs; None is the default.
+    """
+
+    fuse: bool = True
+    kernel_scale: str = OWN
+    form: str | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Spectra:
     """The decompositions of a model's layers by each method, computed once, on demand."""

@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dacconv.conversion import pipeline
-from dacconv.conversion.verification import side_by_side
+from dacconv.conversion.verification import CheckOptions, side_by_side
 from dacconv.formats.base import Model
 from dacconv.formats.inputs import batch_of, seeded_inputs, why_not
 from dacconv.graph.cost import Cost
 from dacconv.graph.types import Plan
-from dacconv.planning.spectra import OWN
+from dacconv.planning.spectra import SplitOptions
 from dacconv.support.machine import cores
 from dacconv.support.progress import Progress, silent
 from dacconv.sweeps import data as labelled_data
@@ -27,9 +27,10 @@ from dacconv.sweeps.variants import Variants
 
 if TYPE_CHECKING:
     from dacconv.calibration.inputs.pixels import InputOptions
-    from dacconv.calibration.prepare import Calibrated
+    from dacconv.calibration.prepare import Calibrated, CalibrationOptions
 
 SAMPLES = 32
+SWEEP_CHECK, AS_TRAINED = CheckOptions(samples=SAMPLES), SplitOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +38,28 @@ class Setup:
     """What is measured of each point, and on what.
 
     ``task`` is the user's function or ``FILE.py:FUNCTION``; ``data`` are labelled images.
-    ``calibrate`` is as in ``pipeline.calibrate``.
+    ``threads`` are those of the runtime, in each process.
     """
 
-    samples: int = SAMPLES
-    seed: int = 0
+    check: CheckOptions = SWEEP_CHECK
+    split: SplitOptions = AS_TRAINED
+    calibration: CalibrationOptions | None = None
     threads: int | None = None
-    fuse: bool = True
-    kernel_scale: str = OWN
     bench: bool = False
     task: Task | str | None = None
     data: labelled_data.LabelledData | None = None
-    calibrate: str = "none"
-    input_options: InputOptions | None = None
-    device: str | None = None
+
+    @property
+    def calibrate(self) -> str:
+        """How the points are calibrated."""
+        return "none" if self.calibration is None else self.calibration.how
+
+    @property
+    def input_options(self) -> InputOptions:
+        """What the user says about the model's input."""
+        from dacconv.calibration.inputs.pixels import InputOptions
+
+        return InputOptions() if self.calibration is None else self.calibration.input
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,22 +102,15 @@ class Bench:
     @cached_property
     def _calibration(self) -> tuple[Calibrated | None, str]:
         setup = self.setup
-        return pipeline.calibrate(
-            self.model,
-            setup.calibrate,
-            options=setup.input_options,
-            fuse=setup.fuse,
-            kernel_scale=setup.kernel_scale,
-            seed=setup.seed,
-            device=setup.device,
-            progress=self.progress,
-        )
+        if setup.calibration is None:
+            return None, "no calibration: weights only"
+        return pipeline.calibrate(self.model, setup.calibration, setup.split, self.progress)
 
     @cached_property
     def variants(self) -> Variants:
         """The model's conversions."""
         setup = self.setup
-        return Variants(self.model, setup.fuse, setup.kernel_scale, self.calibrated)
+        return Variants(self.model, setup.split, self.calibrated)
 
     @cached_property
     def judges(self) -> tuple[Judge, ...]:
@@ -117,13 +119,11 @@ class Bench:
             return ()
         setup, model = self.setup, self.model
         runner = model.runner(threads=setup.threads)
-        inputs = seeded_inputs(model.inputs(), setup.samples, setup.seed)
+        inputs = seeded_inputs(model.inputs(), setup.check.samples, setup.check.seed)
         same = same_outputs(runner, inputs, self.largest)
         if setup.data is None:
             return (same,)
-        from dacconv.calibration.inputs.pixels import InputOptions
-
-        options = setup.input_options or InputOptions()
+        options = setup.input_options
         return (same, labelled_data.judge(model, runner, setup.data, options, self.largest))
 
     def original(self) -> PointResult:
@@ -184,7 +184,7 @@ class Bench:
             task = run_task(call, self._converted(point), point.label, setup.threads)
         if setup.bench and not self.unrun:
             pair = [m.runner(threads=setup.threads) for m in (self.model, self._converted(point))]
-            feeds = seeded_inputs(self.model.inputs(), 1, setup.seed)[0]
+            feeds = seeded_inputs(self.model.inputs(), 1, setup.check.seed)[0]
             latency = side_by_side(pair[0], pair[1], feeds)
         return PointResult(
             label=point.label,

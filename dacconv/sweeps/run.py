@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dacconv import __version__
@@ -12,20 +12,17 @@ from dacconv.conversion import pipeline
 from dacconv.conversion.report import CONVENTION
 from dacconv.errors import UsageError
 from dacconv.formats.base import Model
-from dacconv.graph.types import Array, Layer, Plan
-from dacconv.planning import Selection, select
+from dacconv.graph.types import Layer, Plan
+from dacconv.planning import RankOptions, Selection, select
 from dacconv.planning.plans import eligible_by, methods_of
-from dacconv.planning.spectra import OWN
 from dacconv.support.files import Digest
 from dacconv.support.progress import Progress, silent
 from dacconv.support.user_code import absolute
-from dacconv.sweeps.data import labelled
 from dacconv.sweeps.judges import passes
-from dacconv.sweeps.measure import SAMPLES, Bench, Setup
-from dacconv.sweeps.points import BUDGET, SINGLE, Grid, Point, points
+from dacconv.sweeps.measure import Bench, Setup
+from dacconv.sweeps.points import Grid, Point, points
 from dacconv.sweeps.pool import ALONE, Where, Work, measure_all, parts, start
 from dacconv.sweeps.results import PointResult, Sweep, bare
-from dacconv.sweeps.tasks import Task
 
 VERSION = 1
 """Of the results' schema."""
@@ -80,62 +77,33 @@ class Prepared:
         return replace(self.blank, rows=(self.blank.original, *known))
 
 
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """Which layers a sweep splits, and whether also where that makes them cost more."""
+
+    selection: Selection = field(default_factory=Selection)
+    allow_costlier: bool = False
+
+
 def sweep(
     model: Model,
+    grid: Grid,
+    selected: Selected | None = None,
+    setup: Setup | None = None,
     *,
-    ranks: Sequence[int] = (1, 2, 3, 4, 5),
-    mode: str | Sequence[str] = SINGLE,
-    budgets: Sequence[float] = (),
-    layers: Sequence[str] = (),
-    skip: Sequence[str] = (),
-    allow_costlier: bool = False,
-    fuse: bool = True,
-    kernel_scale: str = OWN,
-    calibrate: str | None = None,
-    samples: int = SAMPLES,
-    seed: int = 0,
-    threads: int | None = None,
-    bench: bool = False,
-    task: Task | None = None,
-    data: tuple[Array, Array] | None = None,
     jobs: int = 1,
     progress: Progress = silent,
 ) -> Sweep:
     """Split a model in many ways and measure each against the original.
 
-    ``mode`` is one of ``single``, ``first-k``, ``last-k``, ``uniform`` and ``budget``, or
-    several; ``budgets`` are shares of the MACs. ``task`` is called with every model (see
-    ``sweeps.tasks.Net``) and returns a number or a dict of numbers; ``data`` are images and
-    labels for top-1. With ``jobs`` above 1 the model is opened again, from its file, by as many
-    processes.
-
-    >>> found = sweep(load("resnet.onnx"), ranks=range(1, 6), mode=("first-k", "last-k"))
-    >>> Path("results.csv").write_text(to_csv(found))
+    With ``jobs`` above 1 the model is opened again, from its file, by as many processes.
 
     Raises:
-        UsageError: options that contradict each other or the model; ``task`` fails.
+        UsageError: options that contradict each other or the model; the user's task fails.
         UnsupportedError: the model has no layer that can be split.
     """
-    modes = (mode,) if isinstance(mode, str) else tuple(mode)
-    setup = Setup(
-        samples=samples,
-        seed=seed,
-        threads=threads,
-        fuse=fuse,
-        kernel_scale=kernel_scale,
-        bench=bench,
-        task=task,
-        data=labelled(*data, "data") if data else None,
-        calibrate=calibrate or ("auto" if BUDGET in modes else "none"),
-    )
     prepared = prepare(
-        model,
-        Grid(modes, tuple(ranks), tuple(budgets)),
-        Selection(layers=tuple(layers), skip=tuple(skip)),
-        setup,
-        where=Where(jobs),
-        allow_costlier=allow_costlier,
-        progress=progress,
+        model, grid, selected or Selected(), setup or Setup(), where=Where(jobs), progress=progress
     )
     rows = counted(prepared.measured(prepared.points), len(prepared.points), progress)
     return prepared.finished(rows)
@@ -144,18 +112,17 @@ def sweep(
 def prepare(
     model: Model,
     grid: Grid,
-    selection: Selection,
+    wanted: Selected,
     setup: Setup,
     *,
     where: Where = ALONE,
-    allow_costlier: bool = False,
-    options: Mapping[str, Any] | None = None,
+    recorded: Mapping[str, Any] | None = None,
     digest: Digest | None = None,
     progress: Progress = silent,
 ) -> Prepared:
     """Open the bench: the points of the grid, and the original's row.
 
-    ``options`` are what the results depend on besides the model, as data for the header.
+    ``recorded`` are the options that the results depend on besides the model, for the header.
     """
     if where.parallel and setup.bench:
         raise UsageError(
@@ -168,25 +135,20 @@ def prepare(
         start(where)
     rows = eligible_by(bench.variants.layers, methods_of(grid.method))
     pipeline.require_eligible(rows, model.path)
-    selected = select(rows, selection)
+    selected = select(rows, wanted.selection)
+
+    selection = replace(wanted.selection, first_k=None, last_k=None)
 
     def budget_plan(share: float) -> Plan:
+        ranks = RankOptions(method=grid.method, macs=share, allow_costlier=wanted.allow_costlier)
+        calibrated = bench.calibrated
         return pipeline.plan(
-            model,
-            method=grid.method,
-            macs=share,
-            layers=selection.layers,
-            skip=selection.skip,
-            allow_costlier=allow_costlier,
-            fuse=setup.fuse,
-            kernel_scale=setup.kernel_scale,
-            calibrated=bench.calibrated,
-            progress=progress,
+            model, ranks, selection, setup.split, calibrated=calibrated, progress=progress
         )
 
     found = tuple(
-        replace(point, plan=_settled(model, point.plan, rows))
-        for point in points(grid, rows, selected, budget_plan, allow_costlier=allow_costlier)
+        replace(point, plan=_settled(model, point.plan))
+        for point in points(grid, rows, selected, budget_plan, allow_costlier=wanted.allow_costlier)
     )
     blank = Sweep(
         header={
@@ -195,7 +157,7 @@ def prepare(
             "sha256": (digest or Digest(model.path)).of(*model.files),
             "source": model.path.name,
             "format": model.format,
-            "options": dict(_plain(setup) if options is None else options),
+            "options": dict(_plain(setup) if recorded is None else recorded),
             "inputs": bench.told,
             "convention": CONVENTION,
         },
@@ -241,10 +203,9 @@ def counted(
         yield row
 
 
-def _settled(model: Model, plan: Plan, rows: Sequence[Layer]) -> Plan:
+def _settled(model: Model, plan: Plan) -> Plan:
     """The plan in the forms that ``convert`` would take, without what it notes about them."""
-    made = pipeline.with_forms(model, plan, rows, None, None)
-    return Plan(bare(made.choices))
+    return Plan(bare(pipeline.with_forms(model, plan).choices))
 
 
 def _shares(bench: Bench, layer: Layer, method: str) -> tuple[float, ...]:
@@ -259,9 +220,18 @@ def _shares(bench: Bench, layer: Layer, method: str) -> tuple[float, ...]:
 
 def _plain(setup: Setup) -> dict[str, Any]:
     """The setup as data, for a sweep that was not started with options."""
-    given = {f.name: getattr(setup, f.name) for f in fields(setup)}
-    if setup.task is not None and not isinstance(setup.task, str):
-        given["task"] = getattr(setup.task, "__qualname__", "task")
-    given["data"] = setup.data.name if setup.data else None
-    given["input_options"] = asdict(setup.input_options) if setup.input_options else None
-    return {key: value for key, value in given.items() if value is not None}
+    task = setup.task
+    if task is not None and not isinstance(task, str):
+        task = getattr(task, "__qualname__", "task")
+    data = {
+        "samples": setup.check.samples,
+        "seed": setup.check.seed,
+        "threads": setup.threads,
+        "fuse": setup.split.fuse,
+        "kernel_scale": setup.split.kernel_scale,
+        "bench": setup.bench,
+        "task": task,
+        "data": setup.data.name if setup.data else None,
+        "calibrate": setup.calibrate,
+    }
+    return {key: value for key, value in data.items() if value is not None}

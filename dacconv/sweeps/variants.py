@@ -16,7 +16,7 @@ from dacconv.formats.base import Divisible, Model
 from dacconv.fusions.merged import MergedModel
 from dacconv.graph.cost import Cost, total
 from dacconv.graph.types import Choice, Layer, Plan
-from dacconv.planning.spectra import OWN, Spectra
+from dacconv.planning.spectra import Spectra, SplitOptions
 from dacconv.sweeps.prefixes import Stops, Word
 
 if TYPE_CHECKING:
@@ -44,15 +44,14 @@ class Variants:
     """The conversions of a model. What is worked out about it is kept."""
 
     model: Model
-    fuse: bool = True
-    kernel_scale: str = OWN
+    split: SplitOptions = field(default_factory=SplitOptions)
     calibrated: Calibrated | None = None
     _splits: dict[Choice, Split] = field(default_factory=dict)
 
     @cached_property
     def view(self) -> Model | MergedModel:
         """The model as it is split."""
-        return pipeline.seen(self.model, fuse=self.fuse)
+        return pipeline.view_of(self.model, fuse=self.split.fuse)
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -62,7 +61,7 @@ class Variants:
     @cached_property
     def spectra(self) -> Spectra:
         """The decomposition of each layer."""
-        return Spectra(self.view, self.layers, self.kernel_scale)
+        return Spectra(self.view, self.layers, self.split.kernel_scale)
 
     def cost(self, plan: Plan) -> Cost:
         """What the converted model costs, as its report would say."""
@@ -73,7 +72,7 @@ class Variants:
     @cached_property
     def _whole(self) -> dict[str, Cost]:
         """What each layer costs that is not split."""
-        rows = pipeline.preview(self.model, Plan(()), fuse=self.fuse).rows
+        rows = pipeline.preview(self.model, Plan(()), fuse=self.split.fuse).rows
         return {row.name: row.after for row in rows}
 
     def kernel_errors(self, plan: Plan) -> list[float]:
@@ -94,13 +93,8 @@ class Variants:
     def convert(self, plan: Plan) -> Model:
         """The converted model: what ``pipeline.convert`` makes, from what is known already."""
         if self.calibrated is not None:
-            return pipeline.convert(
-                self.model,
-                plan,
-                fuse=self.fuse,
-                kernel_scale=self.kernel_scale,
-                calibrated=self.calibrated,
-            ).model
+            calibrated = self.calibrated
+            return pipeline.convert(self.model, plan, self.split, calibrated=calibrated).model
         return self._rewritten({c.layer: self._split(c) for c in plan.choices})
 
     def _rewritten(self, splits: Mapping[str, Split], *, whole: bool = False) -> Model:

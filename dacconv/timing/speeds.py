@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from dacconv.errors import UsageError
 from dacconv.graph.types import Choice, Layer
+from dacconv.support.machine import cores
 
 ONNXRUNTIME, TORCH, TORCH_NN = "onnxruntime", "torch", "torch.nn"
 """Runtimes. Under ``torch.nn`` a form is made of plain layers, under ``torch`` of calls."""
@@ -35,23 +37,35 @@ class Target:
     device: str = "cpu"
 
 
-def target_for(
-    format: str, runtime: str | None, threads: int | None, device: str | None, cores: int
-) -> Target:
-    """The target of a model of that format; ``runtime`` is ``onnxruntime`` or ``torch``.
+@dataclass(frozen=True, slots=True)
+class TimingOptions:
+    """How the layers of a model are timed.
+
+    ``target`` is ``onnxruntime`` or ``torch``, by default the runtime of the model's format;
+    ``threads`` are all cores by default. ``timings`` is the file that keeps measured times.
+    """
+
+    tune: bool = False
+    target: str | None = None
+    threads: int | None = None
+    device: str | None = None
+    timings: Path | None = None
+
+
+def target_for(engine: str, options: TimingOptions) -> Target:
+    """The target of a model that ``engine`` runs; see ``Model.engine``.
 
     Raises:
         UsageError: no such runtime, or a device that it is not for.
     """
-    own = ONNXRUNTIME if format == "onnx" else TORCH
-    wanted = runtime or own
-    if wanted not in (ONNXRUNTIME, TORCH):
-        raise UsageError(f"'{wanted}' is not onnxruntime or torch", where="--target")
-    where = device or "cpu"
-    if wanted == ONNXRUNTIME and where != "cpu":
+    runtime = options.target or (ONNXRUNTIME if engine == ONNXRUNTIME else TORCH)
+    if runtime not in (ONNXRUNTIME, TORCH):
+        raise UsageError(f"'{runtime}' is not onnxruntime or torch", where="--target")
+    device = options.device or "cpu"
+    if runtime == ONNXRUNTIME and device != "cpu":
         raise UsageError(
-            f"layers are timed on the cpu in ONNX Runtime, not on {where}", where="--device"
+            f"layers are timed on the cpu in ONNX Runtime, not on {device}", where="--device"
         )
-    if wanted == TORCH and format not in ("onnx", "pt2"):
-        wanted = TORCH_NN
-    return Target(wanted, threads or cores, where)
+    if runtime == TORCH and engine == TORCH_NN:
+        runtime = TORCH_NN
+    return Target(runtime, options.threads or cores(), device)

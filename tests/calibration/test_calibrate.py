@@ -17,7 +17,6 @@ from dacconv.calibration.inputs.images import dead_leaves
 from dacconv.calibration.inputs.pixels import InputOptions
 from dacconv.calibration.inputs.scale import scale_of_biases
 from dacconv.calibration.study import relative_error
-from dacconv.conversion import pipeline
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.torch import distil as torch_distil
 
@@ -73,9 +72,9 @@ def few_steps(monkeypatch):
 
 
 def converted(model, how, **choice):
-    calibrated, told = pipeline.calibrate(model, how, options=InputOptions(images=24))
-    plan = pipeline.plan(model, calibrated=calibrated, **choice)
-    return pipeline.convert(model, plan, calibrated=calibrated), calibrated, told
+    calibrated, told = dacconv.calibrate(model, how, options=InputOptions(images=24))
+    plan = dacconv.plan(model, calibrated=calibrated, **choice)
+    return dacconv.convert(model, plan, calibrated=calibrated), calibrated, told
 
 
 def test_reconstruction_lowers_the_error_that_it_reports(model):
@@ -87,8 +86,8 @@ def test_reconstruction_lowers_the_error_that_it_reports(model):
     for row in done.report.rows:
         if row.fit:
             assert row.fit.held <= row.fit.plain
-    plain = pipeline.convert(model, done.plan).model
-    fresh = pipeline.calibrate(model, "synthetic", options=InputOptions(images=24), seed=7)[0]
+    plain = dacconv.convert(model, done.plan).model
+    fresh = dacconv.calibrate(model, "synthetic", options=InputOptions(images=24), seed=7)[0]
     original = [model.runner()(feeds) for feeds in fresh.inputs.held]
 
     def error(made):
@@ -103,19 +102,19 @@ def test_the_same_result_twice_and_full_rank_is_exact(model):
     x = {"image": np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)}
     for key, value in first.model.runner()(x).items():
         np.testing.assert_array_equal(value, again.model.runner()(x)[key])
-    calibrated, _ = pipeline.calibrate(model, "synthetic", options=InputOptions(images=24))
-    plan = pipeline.plan(model, rank=100, allow_costlier=True)
-    full = pipeline.convert(model, plan, calibrated=calibrated).model.runner()(x)
+    calibrated, _ = dacconv.calibrate(model, "synthetic", options=InputOptions(images=24))
+    plan = dacconv.plan(model, rank=100, allow_costlier=True)
+    full = dacconv.convert(model, plan, calibrated=calibrated).model.runner()(x)
     for key, value in model.runner()(x).items():
         np.testing.assert_allclose(full[key], value, rtol=2e-3, atol=2e-3)
 
 
 def test_rank_alone_stays_as_it_was(model):
-    plan = pipeline.plan(model, rank=2)
-    without, said = pipeline.calibrate(model, "none")
+    plan = dacconv.plan(model, rank=2)
+    without, said = dacconv.calibrate(model, "none")
     assert without is None
     assert "weights only" in said
-    assert pipeline.convert(model, plan).report.calibration is None
+    assert dacconv.convert(model, plan).report.calibration is None
 
 
 def test_a_budget_is_met_with_the_bias_counted(model):
@@ -140,11 +139,11 @@ def test_without_batchnorm_auto_is_synthetic_and_says_so(plain_net):
     assert any("no BatchNorm" in note for note in calibrated.inputs.notes)
     assert any("-2..2.4 was assumed" in note for note in calibrated.inputs.notes)
     with pytest.raises(UnsupportedError, match="no BatchNorm"):
-        pipeline.calibrate(plain_net, "distilled")
+        dacconv.calibrate(plain_net, "distilled")
 
 
 def test_the_first_batchnorm_tells_how_the_input_is_scaled(model):
-    scaled = pipeline.calibrate(model, "synthetic")[0].inputs.images
+    scaled = dacconv.calibrate(model, "synthetic")[0].inputs.images
     spread = scaled.std()
     assert 0.5 < spread / np.sqrt(16 / 12) < 2
     assert abs(scaled.mean()) < 1
@@ -214,7 +213,7 @@ def test_the_plain_split_stays_where_nothing_else_does_better(model, monkeypatch
     assert not done.report.calibration.taken
     assert all(row.fit is None for row in done.report.rows)
     x = {"image": np.ones((1, 3, 16, 16), np.float32)}
-    plain = pipeline.convert(model, done.plan).model.runner()(x)
+    plain = dacconv.convert(model, done.plan).model.runner()(x)
     for key, value in done.model.runner()(x).items():
         np.testing.assert_array_equal(value, plain[key])
 
@@ -245,7 +244,7 @@ def test_tuning_that_harms_the_second_family_is_not_taken(model, monkeypatch):
 
 
 def test_jittered_images_hold_the_same_pixels(model):
-    calibrated, _ = pipeline.calibrate(model, "synthetic", options=InputOptions(images=8))
+    calibrated, _ = dacconv.calibrate(model, "synthetic", options=InputOptions(images=8))
     inputs, rng = calibrated.inputs, np.random.default_rng(0)
     given = inputs.fitted[0]
     made = inputs.slot.jittered(given, rng)
@@ -260,12 +259,12 @@ def test_inputs_from_files(model, tmp_path):
     pixels = rng.integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", x=pixels, y=np.arange(12))
     given = InputOptions(mean=(0.5,), std=(0.25,))
-    read = pipeline.calibrate(model, str(tmp_path / "x.npz"), options=given)[0].inputs
+    read = dacconv.calibrate(model, str(tmp_path / "x.npz"), options=given)[0].inputs
     expected = (pixels.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25
     np.testing.assert_allclose(read.images, expected, atol=1e-5)
     raw = rng.standard_normal((12, 3, 16, 16)).astype(np.float32)
     np.save(tmp_path / "x.npy", raw)
-    read = pipeline.calibrate(model, str(tmp_path / "x.npy"))[0].inputs
+    read = dacconv.calibrate(model, str(tmp_path / "x.npy"))[0].inputs
     np.testing.assert_array_equal(read.images, raw)
     assert sum(len(feeds["image"]) for feeds in read.held) == 6
     assert sum(len(feeds["image"]) for feeds in read.fitted) == 6 + 256
@@ -279,7 +278,7 @@ def test_inputs_from_files(model, tmp_path):
     folder.mkdir()
     for i, image in enumerate(pixels):
         Image.fromarray(image).save(folder / f"{i:02}.png")
-    read = pipeline.calibrate(model, str(folder), options=InputOptions(range=(0, 255)))[0].inputs
+    read = dacconv.calibrate(model, str(folder), options=InputOptions(range=(0, 255)))[0].inputs
     np.testing.assert_allclose(read.images, pixels.transpose(0, 3, 1, 2), atol=1e-2)
 
 
@@ -287,13 +286,13 @@ def test_a_fixed_batch_gets_two_whole_ones_at_least(tmp_path):
     torch.save(trained(norm=False), tmp_path / "net.pt")
     shape = {"": (40, 3, 16, 16)}
     model = dacconv.load(tmp_path / "net.pt", trust_pickle=True, input_shapes=shape)
-    found = pipeline.calibrate(model, "synthetic")[0].inputs
+    found = dacconv.calibrate(model, "synthetic")[0].inputs
     for family in (found.fitted, found.held, found.second):
         assert family
         assert {len(array) for feeds in family for array in feeds.values()} == {40}
     np.save(tmp_path / "x.npy", np.zeros((79, 3, 16, 16), np.float32))
     with pytest.raises(UsageError, match="79 inputs are too few") as caught:
-        pipeline.calibrate(model, str(tmp_path / "x.npy"))
+        dacconv.calibrate(model, str(tmp_path / "x.npy"))
     assert "at least 80" in caught.value.hint
 
 
@@ -314,7 +313,7 @@ def test_bad_inputs_are_told(model, tmp_path, name, content):
     elif content is not None:
         np.save(path, content)
     with pytest.raises(UsageError) as caught:
-        pipeline.calibrate(model, str(path))
+        dacconv.calibrate(model, str(path))
     assert caught.value.where == str(path)
 
 

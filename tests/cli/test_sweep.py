@@ -15,11 +15,11 @@ import onnx
 import pytest
 
 import dacconv
+from dacconv.api import sweep
 from dacconv.jobs import sweep as sweep_job
-from dacconv.settings import Settings
+from dacconv.settings import Settings, SweepOptions
 from dacconv.sweeps.files import read_sweep, to_csv
 from dacconv.sweeps.measure import Bench
-from dacconv.sweeps.run import sweep
 from tests import cli_nets
 
 USER = '''
@@ -163,7 +163,7 @@ def test_a_point_becomes_a_plan(run, work):
         (("--pick", "macs<=0.01"), "none of the 9 points"),
         ((), "which point?"),
         (("--pick", "knee", "--rank", 2), "excludes --rank"),
-        (("--pick", "last-1@1", "--kernel-scale", "unit"), "made with --kernel-scale own"),
+        (("--pick", "last-1@1", "--kernel-scale", "unit"), "run with --kernel-scale own"),
     ):
         done = run("convert", "net.onnx", "--from-sweep", "r.json", *options, "-o", "c.onnx")
         assert done.code == 2
@@ -241,9 +241,9 @@ def test_a_killed_sweep_goes_on_where_it_stopped(work, counted):
         process.send_signal(signal.SIGKILL)
     kept = [row.label for row in read_sweep(work / "r.csv").points]
     assert 2 <= len(kept) < 9
-    wanted = sweep_job.wanted((), "1-3", None, task="slow.py:slow")
+    options = SweepOptions(ranks="1-3", task="slow.py:slow")
     done = sweep_job.sweep_file(
-        Path("net.onnx"), Settings(samples=2), wanted, output=Path("r.csv")
+        Path("net.onnx"), Settings(samples=2), options, output=Path("r.csv")
     ).sweep
     assert not set(kept) & set(counted)
     assert sorted([*kept, *counted]) == sorted(row.label for row in done.points)

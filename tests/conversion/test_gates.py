@@ -1,11 +1,12 @@
 import pytest
 
-from dacconv.conversion.gates import Gates, missed, parse_share
+from dacconv.conversion.gates import Gates, missed
 from dacconv.conversion.report import Report, Row
 from dacconv.errors import UsageError
 from dacconv.graph.cost import Cost
 from dacconv.graph.findings import Latency, Verification
 from dacconv.graph.types import Geometry
+from dacconv.support.parsing import parse_share
 
 GEOMETRY = Geometry(1, 1, (3, 3), (1, 1), (1, 1), 1, False, None, None)
 LATENCY = Latency(1.0, 1.0, 1.0, 1.0, 1.0, 1, 1)

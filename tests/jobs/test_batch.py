@@ -11,7 +11,7 @@ import pytest
 from dacconv.errors import DacconvError, UsageError
 from dacconv.jobs.batch import (
     FAILED,
-    Manner,
+    Handling,
     Task,
     attempt,
     check_outputs,
@@ -47,7 +47,7 @@ def tasks(models, folder=None, **more) -> tuple[Task, ...]:
 def test_one_that_fails_stops_no_other(zoo) -> None:
     zoo[1].write_text("no model")
     told: list[tuple[str, int, int]] = []
-    results = run_all(tasks(zoo), Manner(), lambda r, n, of: told.append((r.status, n, of)))
+    results = run_all(tasks(zoo), Handling(), lambda r, n, of: told.append((r.status, n, of)))
     assert told == [("done", 1, 3), ("failed", 2, 3), ("done", 3, 3)]
     assert [result.task.source for result in results] == zoo
     assert "text file" in results[1].error
@@ -57,7 +57,7 @@ def test_one_that_fails_stops_no_other(zoo) -> None:
 
 def test_a_bug_is_told_as_one(zoo, monkeypatch) -> None:
     monkeypatch.setattr("dacconv.jobs.convert.open_with", lambda *_: 1 / 0)
-    result = attempt(tasks(zoo)[0], Manner())
+    result = attempt(tasks(zoo)[0], Handling())
     assert (result.status, result.code) == (FAILED, 3)
     assert "this is a bug in dacconv" in result.error
 
@@ -65,7 +65,7 @@ def test_a_bug_is_told_as_one(zoo, monkeypatch) -> None:
 def test_at_once_is_the_same_as_one_by_one(zoo, tmp_path) -> None:
     for name, at_once in (("one", 1), ("two", 2)):
         made = tasks(zoo[:1], tmp_path / name / "x") + tasks(zoo[1:2], tmp_path / name / "y")
-        assert exit_code(run_all(made, Manner(at_once), quiet)) == 0
+        assert exit_code(run_all(made, Handling(at_once), quiet)) == 0
     for folder in ("x", "y"):
         one, two = (tmp_path / name / folder / "net.dac.onnx" for name in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
@@ -79,7 +79,7 @@ def test_a_process_that_dies_takes_no_other_with_it(zoo, tmp_path) -> None:
     torch.save(cli_nets.trained().state_dict(), tmp_path / "net.pth")
     deadly = replace(RANK, arch=f"{killer}:Net", input_shape=("1,3,12,12",))
     died = Task("deadly", tmp_path / "net.pth", deadly, tmp_path / "net.dac.pth")
-    results = run_all((died, *tasks(zoo)), Manner(2), quiet)
+    results = run_all((died, *tasks(zoo)), Handling(2), quiet)
     assert [result.status for result in results] == ["failed", "done", "done", "done"]
     assert "its process died" in results[0].error
 
@@ -87,7 +87,7 @@ def test_a_process_that_dies_takes_no_other_with_it(zoo, tmp_path) -> None:
 def test_outputs_that_collide_are_refused_before_anything_runs(zoo, tmp_path) -> None:
     out = tmp_path / "out"
     with pytest.raises(UsageError, match="would both write it"):
-        run_all(tasks(zoo, out), Manner(), quiet)
+        run_all(tasks(zoo, out), Handling(), quiet)
     assert not out.exists()
     check_outputs(tasks(zoo))
     with pytest.raises(UsageError, match="would both write it"):
@@ -103,7 +103,7 @@ def test_outputs_that_collide_are_refused_before_anything_runs(zoo, tmp_path) ->
 
 def test_a_folder_that_cannot_be_made(zoo) -> None:
     with pytest.raises(DacconvError, match="cannot write"):
-        run_all(tasks(zoo[:1], zoo[1]), Manner(), quiet)
+        run_all(tasks(zoo[:1], zoo[1]), Handling(), quiet)
 
 
 # -- the command --------------------------------------------------------------------------

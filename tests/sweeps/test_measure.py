@@ -11,15 +11,14 @@ import torch
 from torch import nn
 
 import dacconv
-from dacconv.conversion import pipeline
-from dacconv.conversion.verification import verify
+from dacconv.api import sweep
+from dacconv.conversion.verification import CheckOptions
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Divisible
 from dacconv.sweeps import prefixes
 from dacconv.sweeps.measure import Bench, Setup
 from dacconv.sweeps.points import Grid, points
 from dacconv.sweeps.results import bare
-from dacconv.sweeps.run import sweep
 from tests import cli_nets
 from tests.conftest import ROOT
 
@@ -48,8 +47,8 @@ def test_every_point_is_what_converting_and_verifying_it_gives(nets, name, fuse)
     found = sweep(model, ranks=(2, 9), mode=MODES, samples=5, fuse=fuse)
     assert len(found.points) == 6 + 2 * 6 + 2
     for row in found.points[::2] if fuse else found.points[::5]:
-        done = pipeline.convert(model, row.plan, fuse=fuse)
-        check = verify(model, done.model, samples=5)
+        done = dacconv.convert(model, row.plan, fuse=fuse)
+        check = dacconv.verify(model, done.model, samples=5)
         assert close(row.output_error, check.relative_error), row.label
         assert row.agreement == check.agreement
         assert (row.macs, row.params) == (done.report.after.macs, done.report.after.params)
@@ -61,11 +60,11 @@ def test_every_point_is_what_converting_and_verifying_it_gives(nets, name, fuse)
 
 def test_points_are_written_in_the_forms_of_a_conversion(nets):
     model = dacconv.load(nets / "net.onnx")
-    bench = Bench(model, Setup(samples=1))
+    bench = Bench(model, Setup(CheckOptions(samples=1)))
     for form in ("multiplier", "sum", "concat"):
-        plan = pipeline.plan(model, rank=2, form=form)
+        plan = dacconv.plan(model, rank=2, form=form)
         mine = bench.variants.convert(plan).graph()
-        theirs = pipeline.convert(model, plan).model.graph()
+        theirs = dacconv.convert(model, plan).model.graph()
         assert Counter(node.op for node in mine.nodes) == Counter(n.op for n in theirs.nodes)
     assert Counter(node.op for node in mine.nodes)["concat"] > 0
 
@@ -73,12 +72,16 @@ def test_points_are_written_in_the_forms_of_a_conversion(nets):
 def test_scales_of_kernels_and_calibration_are_those_of_a_conversion(nets):
     model = dacconv.load(nets / "net.onnx")
     found = sweep(model, ranks=(2,), mode="uniform", samples=4, kernel_scale="unit")
-    done = pipeline.convert(model, found.points[0].plan, kernel_scale="unit")
-    assert close(found.points[0].output_error, verify(model, done.model, samples=4).relative_error)
+    done = dacconv.convert(model, found.points[0].plan, kernel_scale="unit")
+    assert close(
+        found.points[0].output_error, dacconv.verify(model, done.model, samples=4).relative_error
+    )
     found = sweep(model, ranks=(2,), mode="uniform", samples=4, calibrate="synthetic")
-    inputs, told = pipeline.calibrate(model, "synthetic")
-    done = pipeline.convert(model, found.points[0].plan, calibrated=inputs)
-    assert close(found.points[0].output_error, verify(model, done.model, samples=4).relative_error)
+    inputs, told = dacconv.calibrate(model, "synthetic")
+    done = dacconv.convert(model, found.points[0].plan, calibrated=inputs)
+    assert close(
+        found.points[0].output_error, dacconv.verify(model, done.model, samples=4).relative_error
+    )
     assert told in found.header["inputs"]
 
 
@@ -87,13 +90,13 @@ def test_budgets_are_kept_and_are_those_of_convert(nets):
     found = sweep(model, mode="budget", budgets=(0.5, 0.8), calibrate="none", samples=2)
     for row, share in zip(found.points, (0.5, 0.8), strict=True):
         assert row.macs <= share * found.original.macs
-        assert row.choices == bare(pipeline.plan(model, macs=share).choices)
+        assert row.choices == bare(dacconv.plan(model, macs=share).choices)
 
 
 def test_a_shared_prefix_is_run_once(nets, monkeypatch):
     """One run to each layer for all its ranks, one through it for each, the rest made once."""
     model = dacconv.load(nets / "net.onnx")
-    bench = Bench(model, Setup(samples=3))
+    bench = Bench(model, Setup(CheckOptions(samples=3)))
     layers = [layer for layer in bench.variants.layers if layer.skip is None]
     grid = points(Grid(("single",), (1, 2, 3)), bench.variants.layers, layers, None,
                   allow_costlier=False)  # fmt: skip
@@ -115,11 +118,13 @@ def test_a_shared_prefix_is_run_once(nets, monkeypatch):
 
 def test_later_points_go_on_from_where_earlier_ones_began(nets, monkeypatch):
     model = dacconv.load(nets / "net.onnx")
-    bench = Bench(model, Setup(samples=3))
+    bench = Bench(model, Setup(CheckOptions(samples=3)))
     layers = [layer for layer in bench.variants.layers if layer.skip is None]
     grid = points(Grid(("single",), (1, 2)), bench.variants.layers, layers, None,
                   allow_costlier=False)  # fmt: skip
-    together = {row.label: row for row in Bench(model, Setup(samples=3)).measure(grid)}
+    together = {
+        row.label: row for row in Bench(model, Setup(CheckOptions(samples=3))).measure(grid)
+    }
     starts: list[bool] = []
     resume = type(model).resume
 
@@ -140,10 +145,10 @@ def test_later_points_go_on_from_where_earlier_ones_began(nets, monkeypatch):
 
 def test_what_is_run_has_the_outputs_of_what_is_written(nets):
     model = dacconv.load(nets / "net.onnx")
-    variants = Bench(model, Setup(samples=1)).variants
+    variants = Bench(model, Setup(CheckOptions(samples=1))).variants
     feeds = {"image": cli_nets.images(3)}
     for form in ("multiplier", "sum"):
-        plan = pipeline.plan(model, rank=2, form=form)
+        plan = dacconv.plan(model, rank=2, form=form)
         stand_in, made = variants.stand_in(plan), variants.convert(plan)
         convs, others = (Counter(n.op for n in m.graph().nodes)["conv"] for m in (stand_in, made))
         assert convs < others
@@ -260,7 +265,7 @@ def test_points_of_programs_are_what_converting_them_gives(in_place):
     found = sweep(model, ranks=(1, 6), mode=("single", "last-k"), samples=5)
     assert len(found.points) == 12
     for row in found.points:
-        check = verify(model, pipeline.convert(model, row.plan).model, samples=5)
+        check = dacconv.verify(model, dacconv.convert(model, row.plan).model, samples=5)
         assert close(row.output_error, check.relative_error), row.label
 
 

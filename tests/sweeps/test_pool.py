@@ -17,7 +17,7 @@ from joblib.externals.loky import get_reusable_executor
 
 from dacconv.errors import UsageError
 from dacconv.jobs import sweep as sweep_job
-from dacconv.settings import Settings
+from dacconv.settings import Settings, SweepOptions
 from dacconv.sweeps.files import Journal, read_sweep
 from tests import cli_nets
 
@@ -49,9 +49,9 @@ def own_processes():
 
 
 def rows(model="net.onnx", arch=None, **more):
-    wanted = sweep_job.wanted(("single", "last-k"), "1-9", None, **more)
+    options = SweepOptions(mode=("single", "last-k"), ranks="1-9", **more)
     settings = Settings(samples=3, arch=arch, input_shape=("1,3,12,12",) if arch else ())
-    return sweep_job.sweep_file(Path(model), settings, wanted, output=Path("r.csv")).sweep.rows
+    return sweep_job.sweep_file(Path(model), settings, options, output=Path("r.csv")).sweep.rows
 
 
 @pytest.mark.parametrize("how", ["threads", "processes", "state dict"])

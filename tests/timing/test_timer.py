@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from dacconv.conversion import pipeline
 from dacconv.decompositions.forms import FORMS
 from dacconv.errors import UsageError
 from dacconv.graph.types import Choice, Conv, Geometry, Layer, Plan, Skipped
+from dacconv.support.machine import cores
 from dacconv.timing import PredictedSpeeds, Target, Timer, target_for
 from dacconv.timing import timer as timing
 from dacconv.timing.cache import Cache
 from dacconv.timing.choose import choose_forms
+from dacconv.timing.speeds import TimingOptions
 
 ORT = Target("onnxruntime", 1)
 RANK_2, RANK_3 = Choice("conv", "dac", (2,)), Choice("conv", "dac", (3,))
@@ -98,26 +101,29 @@ def test_nothing_known_means_the_multiplier() -> None:
 
 def test_predictions_are_for_the_threads_and_the_runtime_to_come(assets) -> None:
     model = dacconv.load(assets / "fashion.onnx")
-    speeds = pipeline.lookup(model, target="torch", threads=1)
+    speeds = pipeline.predicted_speeds(model, TimingOptions(target="torch", threads=1))
     assert isinstance(speeds, PredictedSpeeds)
     assert speeds.target == Target("torch", 1)
-    layers = {layer.name: layer for layer in pipeline.survey(model)}
+    layers = {layer.name: layer for layer in dacconv.survey(model)}
     for target in ("onnxruntime", "torch"):
-        speeds = pipeline.lookup(model, target=target, threads=1)
-        for choice in pipeline.plan(model, rank=3, speeds=speeds).choices:
+        speeds = pipeline.predicted_speeds(model, TimingOptions(target=target, threads=1))
+        for choice in dacconv.plan(model, rank=3, speeds=speeds).choices:
             times = speeds(layers[choice.layer], choice, tuple(FORMS))
             assert choice.form == min(times, key=times.get)
 
 
 def test_targets() -> None:
-    assert target_for("onnx", None, None, None, 4) == Target("onnxruntime", 4)
-    assert target_for("onnx", "torch", 2, None, 4) == Target("torch", 2)
-    assert target_for("state_dict", None, 1, "cuda", 4) == Target("torch.nn", 1, "cuda")
-    assert target_for("pt2", None, 1, None, 4) == Target("torch", 1)
+    def target(engine: str, *given: Any) -> Target:
+        return target_for(engine, TimingOptions(True, *given))
+
+    assert target("onnxruntime") == Target("onnxruntime", cores())
+    assert target("onnxruntime", "torch", 2) == Target("torch", 2)
+    assert target("torch.nn", None, 1, "cuda") == Target("torch.nn", 1, "cuda")
+    assert target("torch", None, 1) == Target("torch", 1)
     with pytest.raises(UsageError, match="'tvm' is not onnxruntime or torch"):
-        target_for("onnx", "tvm", None, None, 4)
+        target("onnxruntime", "tvm")
     with pytest.raises(UsageError, match="not on cuda"):
-        target_for("onnx", None, None, "cuda", 4)
+        target("onnxruntime", None, None, "cuda")
 
 
 class One:

@@ -6,11 +6,10 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
 
 from dacconv.errors import UsageError
 from dacconv.formats.base import LoadOptions
@@ -38,70 +37,74 @@ SETTLE_SECONDS = 0.003
 PROFILE_ROUNDS, PROFILE_RUNS, PROFILE_SECONDS = 5, 20, 3.0
 
 
+@dataclass(frozen=True, slots=True)
+class Procedure:
+    """How models are measured.
+
+    Every combination of ``batches`` and ``threads`` is one case; without them the models run as
+    their inputs are, with the threads that the runtime chooses. A case takes about ``seconds``,
+    at most ``rounds`` rounds and at least six. ``layers`` adds the times by layer for the first
+    case. ``device``, ``dtype`` and ``channels_last`` are for torch.
+    """
+
+    batches: Sequence[int] = ()
+    threads: Sequence[int] = ()
+    rounds: int = ROUNDS
+    seconds: float = SECONDS
+    layers: bool = False
+    device: str = "cpu"
+    dtype: str | None = None
+    channels_last: bool = False
+    seed: int = 0
+
+
 def bench(
-    original: str | Path,
-    *others: str | Path,
-    batches: Sequence[int] = (),
-    threads: Sequence[int] = (),
-    rounds: int = ROUNDS,
-    seconds: float = SECONDS,
-    layers: bool = False,
-    device: str = "cpu",
-    dtype: str | None = None,
-    channels_last: bool = False,
-    seed: int = 0,
+    paths: Sequence[Path],
+    procedure: Procedure | None = None,
     options: LoadOptions | None = None,
+    *,
     progress: Progress = silent,
-    **more: Any,
 ) -> Benchmark:
-    """Measure time, memory and size of models side by side; ``more`` are ``LoadOptions``.
-
-    Every combination of ``batches`` and ``threads`` is one case; without them the models run
-    as their inputs are, with the threads that the runtime chooses. A case takes about
-    ``seconds``, at most ``rounds`` rounds and at least six. ``layers`` adds the times by
-    layer for the first case. ``device``, ``dtype`` and ``channels_last`` are for torch.
-
-    >>> result = bench("resnet.onnx", "resnet.dac.onnx", batches=(1, 8), threads=(1, 2))
-    >>> result.cases[0].timings[1].ratio
+    """Measure time, memory and size of models side by side, the first against the others.
 
     Raises:
         UsageError: options that make no sense, or that a model does not allow.
         UnsupportedError: a model cannot be run; its process ended or gave no answer.
     """
-    _check(batches, threads, rounds, seconds)
+    how = procedure or Procedure()
+    _check(how)
     facts = machine()
-    given = replace(options or LoadOptions(), **more)
-    opened = open_all([Path(original), *map(Path, others)], given)
+    models = open_all(list(paths), options or LoadOptions())
     plans = [
-        ([with_batch(one, batch) for one in opened] if batch else list(opened), count)
-        for batch, count in product(batches or (None,), threads or (None,))
+        ([with_batch(model, batch) for model in models] if batch else list(models), count)
+        for batch, count in product(how.batches or (None,), how.threads or (None,))
     ]
     settings = [
-        Setting(threads=count, device=device, dtype=dtype, channels_last=channels_last)
-        for _, count in plans
+        Setting(count, how.device, how.dtype, channels_last=how.channels_last) for _, count in plans
     ]
     cases = tuple(
-        _case(models, setting, rounds, seconds, seed, progress)
-        for (models, _), setting in zip(plans, settings, strict=True)
+        _case(subjects, setting, how, progress)
+        for (subjects, _), setting in zip(plans, settings, strict=True)
     )
     table = None
-    if layers:
-        table = _layers(plans[0][0], settings[0], cases[0], seed, progress)
+    if how.layers:
+        table = _layers(plans[0][0], settings[0], cases[0], how.seed, progress)
     return Benchmark(
         machine=facts,
-        models=tuple(one.subject for one in opened),
-        device=device,
-        dtype=dtype,
-        channels_last=channels_last,
-        seed=seed,
+        models=tuple(model.subject for model in models),
+        device=how.device,
+        dtype=how.dtype,
+        channels_last=how.channels_last,
+        seed=how.seed,
         cases=cases,
         layers=table,
         notes=tuple(warnings(facts, cases)),
     )
 
 
-def _check(batches: Sequence[int], threads: Sequence[int], rounds: int, seconds: float) -> None:
-    for name, values in (("--batch", batches), ("--threads", threads)):
+def _check(how: Procedure) -> None:
+    rounds, seconds = how.rounds, how.seconds
+    for name, values in (("--batch", how.batches), ("--threads", how.threads)):
         for value in values:
             if value < 1:
                 raise UsageError(f"{value} is not a number above 0", where=name)
@@ -119,12 +122,11 @@ def _check(batches: Sequence[int], threads: Sequence[int], rounds: int, seconds:
 def _case(
     models: Sequence[Opened],
     setting: Setting,
-    rounds: int,
-    seconds: float,
-    seed: int,
+    how: Procedure,
     progress: Progress,
 ) -> Case:
     """All models under one setting, each in a process of its own, in alternating rounds."""
+    rounds, seconds, seed = how.rounds, how.seconds, how.seed
     task = _task(models, setting)
     turns: list[list[Turn]] = [[] for _ in models]
     fresh = 0

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 import dacconv
+from dacconv.api import bench
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import LoadOptions
 from dacconv.formats.timing import Setting
@@ -27,7 +28,7 @@ from dacconv.timing.benchmark.result import (
     Subject,
     Timing,
 )
-from dacconv.timing.benchmark.run import _order, bench
+from dacconv.timing.benchmark.run import _order
 from dacconv.timing.intervals import Interval
 from tests import cli_nets
 

@@ -1,0 +1,262 @@
+"""The Python API: the path of a conversion, with the options as keyword arguments.
+
+The keywords of :func:`plan`, :func:`convert`, :func:`calibrate` and :func:`sweep` are the names of
+the command line's options, with underscores; ``dacconv.settings`` lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dacconv.conversion import pipeline
+from dacconv.conversion.pipeline import Conversion
+from dacconv.conversion.report import Report
+from dacconv.formats import open_model
+from dacconv.formats.base import LoadOptions, Model
+from dacconv.graph.findings import Verification
+from dacconv.graph.types import Array, Layer, Plan
+from dacconv.settings import Settings
+from dacconv.support.progress import Progress, silent
+
+if TYPE_CHECKING:  # imports are most of the start-up time
+    from dacconv.calibration.inputs.pixels import InputOptions
+    from dacconv.calibration.prepare import Calibrated
+    from dacconv.sweeps.results import Sweep
+    from dacconv.sweeps.tasks import Task
+    from dacconv.timing import Speeds
+    from dacconv.timing.benchmark.result import Benchmark
+
+
+def load(path: str | Path, options: LoadOptions | None = None, **more: Any) -> Model:
+    """Open a checkpoint; ``more`` are fields of :class:`~dacconv.formats.base.LoadOptions`.
+
+    >>> model = load("resnet.onnx")
+    >>> model = load("vgg.pth", arch="nets.py:vgg16", input_shapes={"": (1, 3, 224, 224)})
+
+    Raises:
+        FormatError: not a file that dacconv reads; the message says what it is.
+        UsageError: the options do not fit the file.
+    """
+    return open_model(Path(path), replace(options or LoadOptions(), **more))
+
+
+def inspect(model: Model) -> Report:
+    """The report of a model as it is: every layer, its sizes and costs."""
+    return pipeline.inspect(model)
+
+
+def survey(model: Model, *, fuse: bool = True) -> tuple[Layer, ...]:
+    """Every layer of the model that carries multiply-adds, eligible or with its reason.
+
+    With ``fuse`` everything that can be merged without loss is one layer.
+    """
+    return pipeline.survey(model, fuse=fuse)
+
+
+def calibrate(
+    model: Model,
+    how: str = "auto",
+    *,
+    options: InputOptions | None = None,
+    progress: Progress = silent,
+    **settings: Any,
+) -> tuple[Calibrated | None, str]:
+    """Inputs that :func:`plan` and :func:`convert` measure a model on; and what they are in words.
+
+    Args:
+        model: an opened model.
+        how: ``none``, ``synthetic``, ``distilled``, ``auto``, or the path of a folder of images
+            or of an array.
+        options: what is known about the input, instead of ``input_mean`` and its like.
+        progress: called with a task, the steps done and their number.
+        settings: options such as ``fuse``, ``kernel_scale``, ``seed``, ``input_range``.
+
+    Raises:
+        UnsupportedError: the model does not allow that; never with ``auto``.
+        UsageError: the path, or the options about the input, do not fit.
+    """
+    values = Settings.of(calibrate=how, **settings)
+    calibration = values.calibration_options
+    if options is not None:
+        calibration = replace(calibration, input=options)
+    return pipeline.calibrate(model, calibration, values.split_options, progress)
+
+
+def plan(
+    model: Model,
+    *,
+    calibrated: Calibrated | None = None,
+    speeds: Speeds | None = None,
+    progress: Progress = silent,
+    **settings: Any,
+) -> Plan:
+    """Choose a method, a rank and a form for each layer.
+
+    >>> plan(model, rank=2, last_k=5)
+    >>> plan(model, macs=0.45, method="auto")
+
+    Args:
+        model: an opened model.
+        calibrated: inputs from :func:`calibrate`; a budget minimises the damage that they show.
+        speeds: measured or estimated times of the layers.
+        progress: called with a task, the steps done and their number.
+        settings: options; exactly one of ``rank``, ``ranks``, ``energy``, ``macs``, ``params`` and
+            ``latency`` is needed.
+
+    Raises:
+        UsageError: options that contradict each other or the model, or unknown ones.
+        UnsupportedError: the model has no layer that can be split.
+    """
+    values = Settings.of(**settings)
+    return pipeline.plan(
+        model,
+        values.rank_options,
+        values.selection,
+        values.split_options,
+        calibrated=calibrated,
+        speeds=speeds,
+        progress=progress,
+    )
+
+
+def convert(
+    model: Model,
+    plan: Plan,
+    *,
+    calibrated: Calibrated | None = None,
+    progress: Progress = silent,
+    **settings: Any,
+) -> Conversion:
+    """Carry out a plan. The model stays as it is; nothing is written before ``save``.
+
+    Args:
+        model: an opened model.
+        plan: what to do to each layer.
+        calibrated: inputs from :func:`calibrate`: the layers' outputs are reproduced on them.
+        progress: called with a task, the steps done and their number.
+        settings: ``fuse`` and ``kernel_scale``.
+
+    Raises:
+        UnsupportedError: a chosen layer has weights that are NaN or infinite.
+    """
+    split = Settings.of(**settings).split_options
+    return pipeline.convert(model, plan, split, calibrated=calibrated, progress=progress)
+
+
+def fuse(model: Model, progress: Progress = silent) -> Conversion:
+    """Merge BatchNorm, parallel branches and chains into single convs, without loss.
+
+    Raises:
+        UnsupportedError: the file does not say which layer reads which.
+    """
+    pipeline.require_dataflow(model)
+    return pipeline.convert(model, Plan(()), progress=progress)
+
+
+def verify(
+    original: Model, converted: Model, *, progress: Progress = silent, **settings: Any
+) -> Verification:
+    """Run two models on the same seeded inputs, alternating, and compare every output.
+
+    Args:
+        original: the model before.
+        converted: the model after.
+        progress: called with a task, the steps done and their number.
+        settings: ``samples``, ``seed`` and ``threads``.
+
+    Raises:
+        UnsupportedError: a model cannot be run, or the size of an input is not known.
+    """
+    from dacconv.conversion.verification import verify as compare
+
+    return compare(original, converted, Settings.of(**settings).check_options, progress=progress)
+
+
+def bench(
+    original: str | Path,
+    *others: str | Path,
+    options: LoadOptions | None = None,
+    progress: Progress = silent,
+    **settings: Any,
+) -> Benchmark:
+    """Measure time, memory and size of models side by side, each in its own process.
+
+    >>> result = bench("resnet.onnx", "resnet.dac.onnx", batches=(1, 8), threads=(1, 2))
+    >>> result.cases[0].timings[1].ratio
+
+    Args:
+        original: the model that the others are compared with.
+        others: the other models; formats may differ.
+        options: how the models are opened; fields of it may be given as keywords as well.
+        progress: called with a task, the steps done and their number.
+        settings: fields of :class:`~dacconv.timing.benchmark.run.Procedure`.
+
+    Raises:
+        UsageError: options that make no sense, or that a model does not allow.
+        UnsupportedError: a model cannot be run; its process ended or gave no answer.
+    """
+    from dacconv.timing.benchmark.run import Procedure
+    from dacconv.timing.benchmark.run import bench as bench_models
+
+    names = [f.name for f in fields(Procedure)]
+    opening = {name: value for name, value in settings.items() if name not in names}
+    how = Procedure(**{name: value for name, value in settings.items() if name in names})
+    opened = replace(options or LoadOptions(), **opening)
+    return bench_models([Path(p) for p in (original, *others)], how, opened, progress=progress)
+
+
+def sweep(
+    model: Model,
+    *,
+    ranks: Sequence[int] = (1, 2, 3, 4, 5),
+    mode: str | Sequence[str] = "single",
+    budgets: Sequence[float] = (),
+    task: Task | None = None,
+    data: tuple[Array, Array] | None = None,
+    progress: Progress = silent,
+    **settings: Any,
+) -> Sweep:
+    """Split a model in many ways and measure each against the original.
+
+    >>> results = sweep(load("resnet.onnx"), ranks=range(1, 6), mode=("first-k", "last-k"))
+
+    Args:
+        model: an opened model.
+        ranks: the ranks to try.
+        mode: ``single``, ``first-k``, ``last-k``, ``uniform``, ``budget``, or several.
+        budgets: shares of the MACs, for ``budget``.
+        task: called with every model (see ``sweeps.tasks.Net``); returns a number, or a dict.
+        data: images and labels for top-1.
+        progress: called with a task, the steps done and their number.
+        settings: options such as ``method``, ``layers``, ``samples``; and ``bench``, ``jobs``.
+
+    Raises:
+        UsageError: options that contradict each other or the model; ``task`` fails.
+        UnsupportedError: the model has no layer that can be split.
+    """
+    from dacconv.sweeps.data import labelled
+    from dacconv.sweeps.measure import SAMPLES, Setup
+    from dacconv.sweeps.points import BUDGET, Grid
+    from dacconv.sweeps.run import Selected
+    from dacconv.sweeps.run import sweep as run_sweep
+
+    bench, jobs = bool(settings.pop("bench", False)), int(settings.pop("jobs", 1))
+    values = Settings.of(**settings)
+    modes = (mode,) if isinstance(mode, str) else tuple(mode)
+    how = values.calibrate or ("auto" if BUDGET in modes else "none")
+    check = values.check_options
+    setup = Setup(
+        check=replace(check, samples=values.samples or SAMPLES),
+        split=values.split_options,
+        calibration=replace(values.calibration_options, how=how),
+        threads=values.threads,
+        bench=bench,
+        task=task,
+        data=labelled(*data, "data") if data else None,
+    )
+    grid = Grid(modes, tuple(ranks), tuple(budgets), values.method)
+    chosen = Selected(values.selection, values.allow_costlier)
+    return run_sweep(model, grid, chosen, setup, jobs=jobs, progress=progress)
