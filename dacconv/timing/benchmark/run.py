@@ -19,7 +19,7 @@ from dacconv.timing.benchmark.client import Turn, Worker
 from dacconv.timing.benchmark.layers import layer_times
 from dacconv.timing.benchmark.machine import machine, warnings
 from dacconv.timing.benchmark.result import Benchmark, Case, LayerTimes, Memory, Timing
-from dacconv.timing.benchmark.subjects import Opened, open_all, told_input, with_batch
+from dacconv.timing.benchmark.subjects import OpenModel, input_text, open_all, with_batch
 from dacconv.timing.intervals import median_interval
 
 ROUNDS, FEWEST_ROUNDS = 20, 6
@@ -68,43 +68,44 @@ def bench(
     """Measure time, memory and size of models side by side, the first against the others.
 
     Raises:
-        UsageError: options that make no sense, or that a model does not allow.
-        UnsupportedError: a model cannot be run; its process ended or gave no answer.
+        UsageError: an option is invalid, or does not fit a model.
+        UnsupportedError: a model cannot be run: its process ended or did not answer.
     """
-    how = procedure or Procedure()
-    _check(how)
+    procedure = procedure or Procedure()
+    _check(procedure)
     facts = machine()
     models = open_all(list(paths), options or LoadOptions())
     plans = [
         ([with_batch(model, batch) for model in models] if batch else list(models), count)
-        for batch, count in product(how.batches or (None,), how.threads or (None,))
+        for batch, count in product(procedure.batches or (None,), procedure.threads or (None,))
     ]
     settings = [
-        Setting(count, how.device, how.dtype, channels_last=how.channels_last) for _, count in plans
+        Setting(count, procedure.device, procedure.dtype, channels_last=procedure.channels_last)
+        for _, count in plans
     ]
     cases = tuple(
-        _case(subjects, setting, how, progress)
+        _case(subjects, setting, procedure, progress)
         for (subjects, _), setting in zip(plans, settings, strict=True)
     )
     table = None
-    if how.layers:
-        table = _layers(plans[0][0], settings[0], cases[0], how.seed, progress)
+    if procedure.layers:
+        table = _layers(plans[0][0], settings[0], cases[0], procedure.seed, progress)
     return Benchmark(
         machine=facts,
         models=tuple(model.subject for model in models),
-        device=how.device,
-        dtype=how.dtype,
-        channels_last=how.channels_last,
-        seed=how.seed,
+        device=procedure.device,
+        dtype=procedure.dtype,
+        channels_last=procedure.channels_last,
+        seed=procedure.seed,
         cases=cases,
         layers=table,
         notes=tuple(warnings(facts, cases)),
     )
 
 
-def _check(how: Procedure) -> None:
-    rounds, seconds = how.rounds, how.seconds
-    for name, values in (("--batch", how.batches), ("--threads", how.threads)):
+def _check(procedure: Procedure) -> None:
+    rounds, seconds = procedure.rounds, procedure.seconds
+    for name, values in (("--batch", procedure.batches), ("--threads", procedure.threads)):
         for value in values:
             if value < 1:
                 raise UsageError(f"{value} is not a number above 0", where=name)
@@ -120,19 +121,19 @@ def _check(how: Procedure) -> None:
 
 
 def _case(
-    models: Sequence[Opened],
+    models: Sequence[OpenModel],
     setting: Setting,
-    how: Procedure,
+    procedure: Procedure,
     progress: Progress,
 ) -> Case:
-    """All models under one setting, each in a process of its own, in alternating rounds."""
-    rounds, seconds, seed = how.rounds, how.seconds, how.seed
+    """Time all models under one setting, each in its own process, in alternating rounds."""
+    rounds, seconds, seed = procedure.rounds, procedure.seconds, procedure.seed
     task = _task(models, setting)
     turns: list[list[Turn]] = [[] for _ in models]
     fresh = 0
     started = time.monotonic()
     with ExitStack() as stack:
-        crew = _Crew(stack.enter_context(_loaded(models, setting, seed)))
+        group = _Workers(stack.enter_context(_loaded(models, setting, seed)))
         starting = time.monotonic() - started
         for done in range(rounds):
             spent = time.monotonic() - started
@@ -140,20 +141,21 @@ def _case(
                 break
             progress(task, done, rounds)
             if done == 1:
-                short = all(found[0].median < SHORT_SECONDS for found in turns)
-                fresh = fresh_turns(starting, spent - starting, math.inf if short else seconds)
+                is_short = all(of_model[0].median < SHORT_SECONDS for of_model in turns)
+                time_limit = math.inf if is_short else seconds
+                fresh = fresh_turns(starting, spent - starting, time_limit)
             if fresh:
                 stack.close()
-                crew = _Crew(stack.enter_context(_loaded(models, setting, seed)))
-            for index, turn in enumerate(crew.round(done, fresh or 1)):
+                group = _Workers(stack.enter_context(_loaded(models, setting, seed)))
+            for index, turn in enumerate(group.round(done, fresh or 1)):
                 turns[index].append(turn)
         progress(task, rounds, rounds)
-        held = [worker.memory() for worker in crew.workers]
+        memories = [worker.memory() for worker in group.workers]
     timings = tuple(
-        _timing(one.subject.name, turns[i], turns[0] if i else None, held[i])
-        for i, one in enumerate(models)
+        _timing(model.subject.name, turns[i], turns[0] if i else None, memories[i])
+        for i, model in enumerate(models)
     )
-    inputs = tuple(told_input(spec) for spec in models[0].inputs)
+    inputs = tuple(input_text(spec) for spec in models[0].inputs)
     return Case(_batch(models[0]), setting.threads, inputs, len(turns[0]), timings, fresh > 0)
 
 
@@ -167,7 +169,7 @@ def fresh_turns(starting: float, turn: float, seconds: float) -> int:
     return turns if FEWEST_ROUNDS * (starting + turns * turn) <= seconds else 0
 
 
-class _Crew:
+class _Workers:
     """A worker for each model, after its first runs."""
 
     def __init__(self, workers: Sequence[Worker]) -> None:
@@ -186,13 +188,13 @@ class _Crew:
 
 @contextmanager
 def _loaded(
-    models: Sequence[Opened], setting: Setting, seed: int, *, profile: bool = False
+    models: Sequence[OpenModel], setting: Setting, seed: int, *, profile: bool = False
 ) -> Iterator[list[Worker]]:
     """A process for each model, with the model loaded."""
     with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(one.path)) for one in models]
-        for worker, one in zip(workers, models, strict=True):
-            worker.load(one.options, setting, one.inputs, seed, profile=profile)
+        workers = [stack.enter_context(Worker(model.path)) for model in models]
+        for worker, model in zip(workers, models, strict=True):
+            worker.load(model.options, setting, model.inputs, seed, profile=profile)
         yield workers
 
 
@@ -238,9 +240,9 @@ def _timing(name: str, turns: list[Turn], first: list[Turn] | None, memory: Memo
 
 
 def _layers(
-    models: Sequence[Opened], setting: Setting, case: Case, seed: int, progress: Progress
+    models: Sequence[OpenModel], setting: Setting, case: Case, seed: int, progress: Progress
 ) -> LayerTimes:
-    """The models under their profilers, in alternating rounds, each in a fresh process."""
+    """Profile the models in alternating rounds, each in a new process."""
     profiles: list[list[Profile]] = [[] for _ in models]
     with _loaded(models, setting, seed, profile=True) as workers:
         for done in range(PROFILE_ROUNDS):
@@ -250,16 +252,16 @@ def _layers(
                 runs = max(3, min(PROFILE_RUNS, int(affordable)))
                 profiles[index].append(workers[index].profile(runs))
     progress("timing layers", PROFILE_ROUNDS, PROFILE_ROUNDS)
-    graphs = [one.model.graph() for one in models]
+    graphs = [model.model.graph() for model in models]
     best = [min(of, key=lambda profile: profile.ms) for of in profiles]
     return layer_times(best, graphs, case.batch, setting.threads)
 
 
-def _batch(model: Opened) -> int:
+def _batch(model: OpenModel) -> int:
     shape = model.inputs[0].shape if model.inputs else None
     return shape[0] or 1 if shape else 1
 
 
-def _task(models: Sequence[Opened], setting: Setting) -> str:
+def _task(models: Sequence[OpenModel], setting: Setting) -> str:
     threads = "" if setting.threads is None else f", {setting.threads} threads"
     return f"timing, batch {_batch(models[0])}{threads}"

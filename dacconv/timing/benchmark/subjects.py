@@ -16,7 +16,7 @@ from dacconv.timing.benchmark.result import Subject
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Opened:
+class OpenModel:
     """An opened model. The sizes of its ``inputs`` are all known."""
 
     subject: Subject
@@ -26,7 +26,7 @@ class Opened:
     inputs: tuple[ValueSpec, ...]
 
 
-def open_all(paths: Sequence[Path], options: LoadOptions) -> tuple[Opened, ...]:
+def open_all(paths: Sequence[Path], options: LoadOptions) -> tuple[OpenModel, ...]:
     """Open every model.
 
     Raises:
@@ -40,7 +40,7 @@ def open_all(paths: Sequence[Path], options: LoadOptions) -> tuple[Opened, ...]:
     return opened
 
 
-def with_batch(opened: Opened, batch: int) -> Opened:
+def with_batch(opened: OpenModel, batch: int) -> OpenModel:
     """The same model on ``batch`` samples at once.
 
     Raises:
@@ -73,7 +73,7 @@ def with_batch(opened: Opened, batch: int) -> Opened:
     )
 
 
-def _open(path: Path, name: str, options: LoadOptions) -> Opened:
+def _open(path: Path, name: str, options: LoadOptions) -> OpenModel:
     model = timing_adapter(kind(path)).open_model(path, options)
     if reason := why_not(model):
         raise UnsupportedError(reason, where=str(path))
@@ -83,7 +83,7 @@ def _open(path: Path, name: str, options: LoadOptions) -> Opened:
     )
     size = sum(file.stat().st_size for file in model.files)
     subject = Subject(name, str(path), model.format, model.runtime, size)
-    return Opened(subject, path, options, model, inputs)
+    return OpenModel(subject, path, options, model, inputs)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -92,7 +92,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [str(p) if names.count(p.name) > 1 else p.name for p in paths]
 
 
-def _check_same(first: Opened, other: Opened) -> None:
+def _check_same(first: OpenModel, other: OpenModel) -> None:
     """Refuse different shapes or types of inputs; names may differ, as they do between formats."""
     same = len(first.inputs) == len(other.inputs) and all(
         a.shape == b.shape and (a.dtype == b.dtype or _floats(a, b))
@@ -109,11 +109,11 @@ def _floats(a: ValueSpec, b: ValueSpec) -> bool:
     return a.dtype.startswith("float") and b.dtype.startswith("float")
 
 
-def _inputs_text(opened: Opened) -> str:
-    return f"{opened.subject.name} takes {', '.join(map(told_input, opened.inputs)) or 'nothing'}"
+def _inputs_text(opened: OpenModel) -> str:
+    return f"{opened.subject.name} takes {', '.join(map(input_text, opened.inputs)) or 'nothing'}"
 
 
-def told_input(spec: ValueSpec) -> str:
+def input_text(spec: ValueSpec) -> str:
     """``image 1x3x224x224 float32``."""
     return f"{spec.name} {'x'.join(map(str, spec.shape or ())) or 'scalar'} {spec.dtype}"
 
