@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import traceback
 
 
 class DacconvError(Exception):
@@ -39,6 +38,8 @@ def describe(error: Exception) -> tuple[str, int]:
         "\n  please report it; DACCONV_DEBUG=1 shows where it happened. Nothing was written."
     )
     if os.environ.get("DACCONV_DEBUG"):
+        import traceback
+
         message += "\n" + "".join(traceback.format_exception(error))
     return message, 3
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dacconv.errors import DacconvError, UsageError
+
+if TYPE_CHECKING:  # imported where it is used: --help does without
+    import hashlib
 
 
 class WriteError(DacconvError):
@@ -51,6 +53,8 @@ def replacing(*targets: Path) -> Iterator[tuple[Path, ...]]:
         try:
             for target in targets:
                 current = target
+                import tempfile
+
                 handle, name = tempfile.mkstemp(
                     prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent
                 )
@@ -87,6 +91,8 @@ class Digest:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        import hashlib
+
         self._hash = hashlib.sha256()
         self._failure: OSError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)

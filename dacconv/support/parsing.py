@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from typing import Any
 
 from dacconv.errors import UsageError
@@ -86,6 +85,8 @@ def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
 
 def parse_arguments(texts: tuple[str, ...]) -> dict[str, Any]:
     """``k=v`` as keyword arguments; v is read as TOML (number, true, "text", list) or text."""
+    import tomllib  # imported where it is used: --help does without
+
     arguments: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
