@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from dacconv.formats.base import Feeds, Model
 from dacconv.graph.types import Array, ValueSpec
+
+LARGEST_INPUT = 1 << 31
+"""The most elements of an input that are made to run a model."""
 
 
 def why_not(model: Model) -> str | None:
@@ -19,6 +23,11 @@ def why_not(model: Model) -> str | None:
             return (
                 f"the model does not fix the size of input '{spec.name}' ({sizes_of(spec)}): "
                 "give --input-shape"
+            )
+        if math.prod(size or 1 for size in spec.shape) > LARGEST_INPUT:
+            return (
+                f"the model's input '{spec.name}' is {sizes_of(spec)}: that is more than the "
+                f"{LARGEST_INPUT:,} elements that dacconv makes"
             )
     return None
 

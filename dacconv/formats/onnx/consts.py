@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,11 +12,13 @@ import numpy as np
 from onnx import AttributeProto, TensorProto
 
 from dacconv.formats.onnx.document import DEFAULT_DOMAINS, Document, Entry
-from dacconv.formats.onnx.operators import OPERATORS, CannotEvaluate, evaluate
+from dacconv.formats.onnx.operators import LARGEST, OPERATORS, CannotEvaluate, evaluate
 from dacconv.formats.onnx.tensors import FLOATS, numpy_dtype
 from dacconv.graph.types import Array
 
 _SMALL = 4096
+_WORK = 16
+"""Computing a constant may give ``LARGEST`` elements, and this many times those that it reads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +27,8 @@ class Constants:
 
     document: Document
     _cache: dict[str, Array] = field(default_factory=dict)
+    _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    _refused: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def makers(self) -> dict[str, Entry]:
@@ -81,12 +87,38 @@ class Constants:
             return self._cache[name]
         if name not in self.chained:
             raise CannotEvaluate(f"{name!r} is not a constant")
+        if name in self._refused:
+            raise CannotEvaluate(self._refused[name])
+        try:
+            value = self._computed(name)
+        except CannotEvaluate as error:
+            self._refused[name] = str(error)
+            raise
+        if value.size <= _SMALL:
+            self._cache[name] = value
+        return value
+
+    def _computed(self, name: str) -> Array:
+        """The value at the end of a chain; an intermediate result is freed after its last use."""
+        chain = self.chain(name)
+        uses = Counter(value for entry in chain for value in entry.proto.input)
+        stored = {v for e in chain for v in e.reads if v in self.document.tensors}
+        budget = LARGEST + _WORK * sum(self.document.tensors[value].size for value in stored)
         local: dict[str, Array] = {}
-        for entry in self.chain(name):
+        for entry in chain:
             inputs = [self._input(value, local) for value in entry.proto.input]
-            local[entry.proto.output[0]] = evaluate(entry.proto, inputs)
-        if local[name].size <= _SMALL:
-            self._cache[name] = local[name]
+            result = evaluate(entry.proto, inputs, budget)
+            if entry.op == "Constant":
+                budget += _WORK * result.size
+            elif not any(x is not None and np.may_share_memory(x, result) for x in inputs):
+                budget -= result.size
+            if budget < 0:
+                raise CannotEvaluate("the constant takes too much computing")
+            local[entry.proto.output[0]] = result
+            uses.subtract(entry.proto.input)
+            for value in {*entry.proto.input} - {name}:
+                if not uses[value]:
+                    local.pop(value, None)
         return local[name]
 
     def _input(self, name: str, local: dict[str, Array]) -> Array | None:
@@ -98,10 +130,12 @@ class Constants:
         """The shape of a constant; reads no weights unless a chain has to be followed."""
         if name in self.document.tensors:
             return self.document.tensors[name].dims
-        maker = self.makers.get(name)
-        if maker is not None and maker.op == "Identity":
-            return self.shape(maker.proto.input[0])
-        return tuple(self.value(name).shape)
+        name = self.identity(name)
+        if name in self.document.tensors:
+            return self.document.tensors[name].dims
+        if name not in self._shapes:
+            self._shapes[name] = tuple(self.value(name).shape)
+        return self._shapes[name]
 
     def data_type(self, name: str) -> int | None:
         """The ONNX element type of a constant; None where only evaluating would tell."""
@@ -165,7 +199,7 @@ class Constants:
             return tensor.size if tensor.data_type in FLOATS else 0
         if self.data_type(name) not in FLOATS:
             return 0
-        return int(np.prod(self.shape(name), dtype=np.int64))
+        return math.prod(self.shape(name))
 
     def small(self, extra: dict[str, Array]) -> dict[str, Array]:
         """Every constant of at most a few thousand elements, with those that follow from ``extra``.
@@ -184,7 +218,9 @@ class Constants:
             if output in known or not all(name in known for name in entry.reads):
                 continue
             try:
-                value = evaluate(entry.proto, [known.get(name) for name in entry.proto.input])
+                value = evaluate(
+                    entry.proto, [known.get(name) for name in entry.proto.input], _SMALL
+                )
             except CannotEvaluate:
                 continue
             if value.size <= _SMALL and value.dtype.kind not in "OSU":

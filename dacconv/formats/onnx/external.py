@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -11,7 +12,12 @@ from onnx import AttributeProto, NodeProto, TensorProto
 
 from dacconv.errors import FormatError
 from dacconv.formats.onnx.document import subgraphs
-from dacconv.formats.onnx.tensors import Tensor, inline_head, numpy_dtype
+from dacconv.formats.onnx.tensors import Tensor, check_room, inline_head, numpy_dtype
+
+MOST_SHARED = 8
+"""How often the bytes of an external data file may be claimed by tensors, on average."""
+LARGEST_INLINED = 1 << 30
+"""The most bytes of the external tensors that lie in attributes and subgraphs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,9 +30,14 @@ class ExternalFiles:
 
     model: Path
     mapped: dict[Path, memoryview] = field(default_factory=dict)
+    _claims: Counter[Path] = field(default_factory=Counter)
+    _inlined: Counter[str] = field(default_factory=Counter)
 
     def bytes_of(self, proto: TensorProto) -> memoryview:
         """The bytes that an external tensor points to.
+
+        Several tensors may share bytes, as tied weights do, but together they may have at most
+        ``MOST_SHARED`` times the bytes of the file: each is written on its own.
 
         Raises:
             FormatError: naming the tensor and the file, when that is missing, too short, or
@@ -52,7 +63,32 @@ class ExternalFiles:
                 where=str(self.model),
                 hint="the data file is truncated or belongs to another model",
             )
+        self._claims[path] += length
+        if self._claims[path] > MOST_SHARED * len(data):
+            raise FormatError(
+                f"its tensors claim more than {MOST_SHARED} times the {len(data):,} bytes of the "
+                f"external data file {location!r}",
+                where=str(self.model),
+                hint="tensors that overlap so often are damaged or malicious",
+            )
         return data[offset : offset + length]
+
+    def inlined(self, proto: TensorProto) -> bytes:
+        """A copy of the bytes that an external tensor points to, for a tensor inside a node.
+
+        Raises:
+            FormatError: as :meth:`bytes_of`, or the copies are too large together.
+        """
+        raw = self.bytes_of(proto)
+        self._inlined["bytes"] += len(raw)
+        if self._inlined.total() > LARGEST_INLINED:
+            raise FormatError(
+                f"the external tensors of its attributes and subgraphs have more than "
+                f"{LARGEST_INLINED:,} bytes",
+                where=str(self.model),
+                hint="make them initializers of the main graph",
+            )
+        return bytes(raw)
 
     def _locate(self, name: str, location: str) -> Path:
         absolute = PurePosixPath(location).is_absolute() or PureWindowsPath(location).drive
@@ -68,8 +104,10 @@ class ExternalFiles:
             raise self._fault(
                 name, location, "which is outside the model's folder: that is not allowed"
             )
+        if not resolved.exists():
+            raise self._fault(name, location, "which does not exist")
         if not resolved.is_file():
-            raise self._fault(name, location, "which is not there")
+            raise self._fault(name, location, "which is not a regular file")
         return resolved
 
     def _map(self, name: str, path: Path) -> memoryview:
@@ -116,6 +154,10 @@ def settle_nested(nodes: Iterable[NodeProto], files: ExternalFiles) -> None:
     """Bring external tensors of attributes and subgraphs into the nodes, in place.
 
     They are few and small, and an attribute that points into a file would be lost on saving.
+
+    Raises:
+        FormatError: a tensor has more elements than it has data for, or its external data
+            cannot be read.
     """
     for node in nodes:
         for attribute in node.attribute:
@@ -130,7 +172,9 @@ def settle_nested(nodes: Iterable[NodeProto], files: ExternalFiles) -> None:
 
 
 def _settle(proto: TensorProto, files: ExternalFiles) -> None:
-    if proto.data_location == TensorProto.EXTERNAL:
-        raw = bytes(files.bytes_of(proto))
+    if proto.data_location != TensorProto.EXTERNAL:
+        check_room(proto.name, proto.dims, proto.ByteSize())
+    else:
+        raw = files.inlined(proto)
         proto.CopyFrom(inline_head(proto))
         proto.raw_data = raw

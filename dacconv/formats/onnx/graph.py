@@ -10,7 +10,7 @@ from dacconv.errors import UnsupportedError
 from dacconv.formats.onnx.consts import Constants
 from dacconv.formats.onnx.document import Document, Entry, entry_of, subgraphs
 from dacconv.formats.onnx.geometry import conv_attributes, conv_geometry
-from dacconv.formats.onnx.inputs import declared_specs
+from dacconv.formats.onnx.inputs import declared_specs, default_notes
 from dacconv.formats.onnx.load import version_notes
 from dacconv.formats.onnx.names import unique
 from dacconv.formats.onnx.roles import Known, Role, role
@@ -25,7 +25,7 @@ def graph_of(document: Document, known: Known, inputs: tuple[ValueSpec, ...]) ->
         inputs=inputs,
         outputs=document.outputs,
         order="execution",
-        notes=document.notes + version_notes(document),
+        notes=document.notes + version_notes(document) + default_notes(document),
         fixed=all(
             spec.shape is not None and None not in spec.shape[1:]
             for spec in declared_specs(document)
@@ -95,10 +95,13 @@ def _inner(
     """The convs of a subgraph: listed so that they are seen, never rewritten."""
     weights = {tensor.name: tensor for tensor in graph.initializer}
     for index, proto in enumerate(graph.node):
-        inner = entry_of(proto.name or f"{proto.op_type}_{index}", proto)
+        own_name = proto.name or f"{proto.op_type}_{index}"
         for attribute, body in subgraphs(proto):
-            yield from _inner(owner, f"{prefix}/{inner.name}/{attribute}", body, known, taken)
-        if inner.op != "Conv" or len(proto.input) < 2:
+            yield from _inner(owner, f"{prefix}/{own_name}/{attribute}", body, known, taken)
+        if proto.op_type != "Conv" or len(proto.input) < 2:
+            continue
+        inner = entry_of(own_name, proto)
+        if inner.op != "Conv":
             continue
         own = weights.get(proto.input[1])
         dims = tuple(own.dims) if own is not None else known.dims(proto.input[1])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from onnx import ValueInfoProto
 
 from dacconv.errors import UsageError
-from dacconv.formats.onnx.document import Document
+from dacconv.formats.onnx.document import INPUTS_CARRY_WEIGHTS_BELOW_IR, Document
 from dacconv.formats.onnx.tensors import type_name
 from dacconv.graph.types import Shape, ValueSpec
 
@@ -17,6 +17,24 @@ def real_inputs(document: Document) -> tuple[ValueInfoProto, ...]:
     """The inputs that a caller must feed: those without an initializer."""
     fixed = set(document.tensors) | document.sparse
     return tuple(value for value in document.rest.input if value.name not in fixed)
+
+
+def default_notes(document: Document) -> tuple[str, ...]:
+    """A note about the inputs that have a default value, which ONNX allows from IR 4 on.
+
+    Exporters that keep every weight among the inputs make the same files, so these are taken as
+    constants, as they are in older files.
+    """
+    if document.header.ir_version < INPUTS_CARRY_WEIGHTS_BELOW_IR:
+        return ()
+    names = [value.name for value in document.rest.input if value.name in document.tensors]
+    if not names:
+        return ()
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (
+        f"inputs with a default value are taken as constants: {', '.join(names[:3])}{more}; those "
+        "of layers that are split or merged are no longer inputs of the converted model",
+    )
 
 
 def declared_shape(value: ValueInfoProto) -> Shape | None:

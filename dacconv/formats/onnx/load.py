@@ -23,11 +23,12 @@ from dacconv.formats.onnx.document import (
     subgraphs,
 )
 from dacconv.formats.onnx.external import ExternalFiles, read_tensor, settle_nested
-from dacconv.formats.onnx.functions import inline_conv_functions
+from dacconv.formats.onnx.functions import check_functions, inline_conv_functions
 from dacconv.formats.onnx.names import display_names
-from dacconv.formats.onnx.tensors import Tensor, from_wire, numpy_dtype
+from dacconv.formats.onnx.tensors import Tensor, check_room, from_wire, numpy_dtype
 
 OLDEST_OPSET, OLDEST_IR = 7, 3
+LARGEST_AXIS = 1 << 40
 _GRAPH, _NODE, _INITIALIZER = 7, 1, 5
 _NEEDS = {
     "Cast": 1, "Conv": 2, "ConvTranspose": 2, "DequantizeLinear": 2, "Gemm": 2, "Identity": 1,
@@ -91,6 +92,9 @@ def _document(data: memoryview, path: Path) -> Document:
             if tensor.name in tensors:
                 notes.append(f"initializer {tensor.name!r} occurs twice; the last one counts")
             tensors[tensor.name] = tensor
+    check_functions(parts.node, header.functions)
+    for function in header.functions:
+        settle_nested(function.node, files)
     settle_nested(parts.node, files)
     nodes, function_notes = inline_conv_functions(header, list(parts.node), tensors, rest)
     notes += function_notes
@@ -117,6 +121,15 @@ def _graph_bytes(data: memoryview) -> memoryview:
 
 def _check_names(header: ModelProto, nodes: Iterable[NodeProto], rest: GraphProto) -> None:
     """Refuse names that are not text: protobuf gives bytes for those."""
+    for values in (rest.input, rest.output, rest.value_info):
+        for value in values:
+            sizes = [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+            if max(sizes, default=0) > LARGEST_AXIS:
+                raise FormatError(
+                    f"value {value.name!r} has the shape {sizes}; dacconv reads axes of at most "
+                    f"{LARGEST_AXIS:,}",
+                    hint="the file is damaged",
+                )
     texts: list[object] = [o.domain for o in header.opset_import]
     texts += [
         value.name for values in (rest.input, rest.output, rest.value_info) for value in values
@@ -137,6 +150,7 @@ def _check_tensor(tensor: Tensor) -> None:
         raise FormatError("the name of an initializer is not text", hint="the file is damaged")
     if any(size < 0 for size in tensor.dims):
         raise FormatError(f"initializer {tensor.name!r} has a negative size: {list(tensor.dims)}")
+    check_room(tensor.name, tensor.dims, tensor.stored)
     dtype = numpy_dtype(tensor.data_type)
     if tensor.raw is None or dtype is None:
         return

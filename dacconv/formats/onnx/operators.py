@@ -7,6 +7,7 @@ attribute that is not here means that the value is not a constant to dacconv.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -19,19 +20,23 @@ from dacconv.graph.types import Array
 Attributes = Mapping[str, Any]
 Inputs = Sequence[Array | None]
 Operator = Callable[[Attributes, Inputs], Array]
-LARGEST = 1 << 28
-"""The most elements that a generated constant may have."""
+LARGEST = 1 << 25
+"""The most elements that a computed constant may have, unless the caller says otherwise."""
 
 
 class CannotEvaluate(ValueError):  # noqa: N818 - it is no fault, only an answer
     """The operator, its attributes or its inputs are beyond this small evaluator."""
 
 
-def evaluate(node: NodeProto, inputs: Inputs) -> Array:
+def evaluate(node: NodeProto, inputs: Inputs, largest: int = LARGEST) -> Array:
     """The first output of a node whose inputs are constants (None: an input left out).
 
+    A result with more than ``largest`` elements is only computed where it is no larger than the
+    largest input.
+
     Raises:
-        CannotEvaluate: in words, why not.
+        CannotEvaluate: the operator, its attributes or its inputs are not supported, or the
+            result would be too large; the message says which.
     """
     operator = OPERATORS.get(node.op_type)
     if operator is None or node.domain not in ("", "ai.onnx"):
@@ -39,8 +44,14 @@ def evaluate(node: NodeProto, inputs: Inputs) -> Array:
     try:
         attributes = {a.name: attribute_value(a) for a in node.attribute}
         with np.errstate(all="ignore"):
+            if node.op_type in _RESULT_SIZES:
+                size = _RESULT_SIZES[node.op_type](attributes, inputs)
+                if size > max(largest, *(x.size for x in inputs if x is not None), 0):
+                    raise CannotEvaluate(f"a constant of {size:,} elements is too large")
             return np.asarray(operator(attributes, inputs))
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
+    except (
+        ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, MemoryError,
+    ) as error:  # fmt: skip
         raise CannotEvaluate(f"{node.op_type}: {error}") from error
 
 
@@ -71,13 +82,6 @@ def _axes(attributes: Attributes, inputs: Inputs, index: int = 1) -> tuple[int, 
     return None if given is None else tuple(int(axis) for axis in given.reshape(-1))
 
 
-def _bounded(shape: Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(int(size) for size in shape)
-    if np.prod(sizes, dtype=float) > LARGEST:
-        raise CannotEvaluate(f"a constant of shape {sizes} is too large")
-    return sizes
-
-
 def _constant(attributes: Attributes, _: Inputs) -> Array:
     kinds = {
         "value": None, "value_float": np.float32, "value_floats": np.float32,
@@ -92,7 +96,7 @@ def _constant(attributes: Attributes, _: Inputs) -> Array:
 def _constant_of_shape(attributes: Attributes, inputs: Inputs) -> Array:
     value = attributes.get("value", np.zeros(1, np.float32))
     # a view: nothing is allocated before somebody computes with it
-    return np.broadcast_to(value.reshape(-1)[0], _bounded(_first(inputs).tolist()))
+    return np.broadcast_to(value.reshape(-1)[0], _first(inputs).tolist())
 
 
 def _cast(attributes: Attributes, inputs: Inputs) -> Array:
@@ -157,13 +161,11 @@ def _concat(attributes: Attributes, inputs: Inputs) -> Array:
 
 def _expand(_: Attributes, inputs: Inputs) -> Array:
     x = _first(inputs)
-    shape = np.broadcast_shapes(x.shape, _bounded(_at(inputs, 1).tolist()))
-    return np.broadcast_to(x, _bounded(shape))
+    return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(_at(inputs, 1).tolist())))
 
 
 def _range(_: Attributes, inputs: Inputs) -> Array:
     start, limit, delta = (_at(inputs, i).reshape(()) for i in range(3))
-    _bounded([max(0, int((limit - start) / delta))])
     return cast(Array, np.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype))
 
 
@@ -264,3 +266,43 @@ OPERATORS: dict[str, Operator] = {
     "Unsqueeze": _unsqueeze,
     "Where": lambda _, i: np.where(_at(i, 0), _at(i, 1), _at(i, 2)),
 }
+
+
+def _broadcast_size(_: Attributes, inputs: Inputs) -> int:
+    return math.prod(np.broadcast_shapes(*(x.shape for x in inputs if x is not None)))
+
+
+def _expanded_size(_: Attributes, inputs: Inputs) -> int:
+    shape = tuple(int(size) for size in _at(inputs, 1).reshape(-1))
+    return math.prod(np.broadcast_shapes(_first(inputs).shape, shape))
+
+
+def _range_size(_: Attributes, inputs: Inputs) -> int:
+    start, limit, delta = (_at(inputs, i).reshape(()).item() for i in range(3))
+    return max(0, math.ceil((limit - start) / delta)) if delta else 0
+
+
+def _gathered_size(attributes: Attributes, inputs: Inputs) -> int:
+    x = _first(inputs)
+    slices = x.size // max(x.shape[int(attributes.get("axis", 0))], 1)
+    return int(slices * _at(inputs, 1).size)
+
+
+def _dequantized_size(attributes: Attributes, inputs: Inputs) -> int:
+    x, scales = _first(inputs), _at(inputs, 1).size
+    return x.size * (scales if scales > 1 and x.shape[int(attributes.get("axis", 1))] == 1 else 1)
+
+
+_RESULT_SIZES: dict[str, Callable[[Attributes, Inputs], int]] = {
+    **dict.fromkeys(
+        ("Add", "Div", "Equal", "Max", "Min", "Mul", "Pow", "Sub", "Where"), _broadcast_size
+    ),
+    "Concat": lambda _, inputs: sum(x.size for x in inputs if x is not None),
+    "ConstantOfShape": lambda _, inputs: math.prod(int(n) for n in _first(inputs).reshape(-1)),
+    "DequantizeLinear": _dequantized_size,
+    "Expand": _expanded_size,
+    "Gather": _gathered_size,
+    "Range": _range_size,
+}
+"""The number of elements of a result, for the operators whose result can be larger than any input.
+"""

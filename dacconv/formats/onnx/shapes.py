@@ -16,6 +16,8 @@ from dacconv.formats.onnx.tensors import from_array, value_info
 from dacconv.graph.types import Array, Shape, ValueSpec
 
 _ROUNDS = 12
+_GENERATORS = frozenset({"ConstantOfShape", "Expand", "Range", "Tile"})
+_LONGEST_VECTOR = 1 << 20
 _STAND_IN = 64  # smaller constants are embedded: their values may steer shapes
 
 
@@ -140,21 +142,41 @@ def _with_shape(value: ValueInfoProto, shape: Shape | None) -> ValueInfoProto:
 
 
 def _infer(model: ModelProto, before: Inferred) -> Inferred:
-    """One pass of onnx's inference; with data propagation if that does not trip it up."""
-    for propagate in (True, False):
-        try:
-            graph = onnx.shape_inference.infer_shapes(model, data_prop=propagate).graph
-        except Exception:  # onnx's C++ raises what it likes; no inference is an answer too
-            continue
-        shapes: dict[str, Shape] = {}
-        types: dict[str, int] = {}
-        for value in (*graph.input, *graph.value_info, *graph.output):
-            shape = declared_shape(value)
-            types[value.name] = int(value.type.tensor_type.elem_type)
-            if shape is not None:
-                shapes[value.name] = shape
-        return Inferred(shapes, types)
-    return before if before.shapes else _declared(model)
+    """One pass of onnx's inference, with data propagation where that is safe and works."""
+    plain: Inferred | None = None
+    if any(node.op_type in _GENERATORS for node in model.graph.node) or _has_long_vector(
+        _declared(model)
+    ):
+        plain = _one_pass(model, propagate=False)
+        if plain is None or _has_long_vector(plain):
+            return plain or before
+    inferred = _one_pass(model, propagate=True) or plain or _one_pass(model, propagate=False)
+    return inferred or (before if before.shapes else _declared(model))
+
+
+def _one_pass(model: ModelProto, *, propagate: bool) -> Inferred | None:
+    """What onnx infers; None where its C++ code raises an error of any kind."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=propagate).graph
+    except Exception:
+        return None
+    shapes: dict[str, Shape] = {}
+    types: dict[str, int] = {}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shape = declared_shape(value)
+        types[value.name] = int(value.type.tensor_type.elem_type)
+        if shape is not None:
+            shapes[value.name] = shape
+    return Inferred(shapes, types)
+
+
+def _has_long_vector(inferred: Inferred) -> bool:
+    """Whether data propagation could fill the memory.
+
+    For a vector, onnx makes an object of some 60 bytes for each element, without a limit.
+    """
+    vectors = (shape for shape in inferred.shapes.values() if len(shape) == 1)
+    return any(shape[0] is not None and shape[0] > _LONGEST_VECTOR for shape in vectors)
 
 
 def _declared(model: ModelProto) -> Inferred:

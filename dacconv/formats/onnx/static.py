@@ -17,7 +17,7 @@ import numpy as np
 from dacconv.formats.onnx.consts import Constants
 from dacconv.formats.onnx.document import Entry
 from dacconv.formats.onnx.geometry import attributes_of
-from dacconv.formats.onnx.operators import OPERATORS, CannotEvaluate, evaluate
+from dacconv.formats.onnx.operators import LARGEST, OPERATORS, CannotEvaluate, evaluate
 from dacconv.formats.onnx.shapes import Inferred
 from dacconv.graph.types import Array
 
@@ -83,15 +83,15 @@ class Static:
         if name not in self.derived or depth > _TOO_DEEP:
             raise CannotEvaluate(f"{name!r} is not fixed")
         entry = self.constants.makers[name]
-        self._memo[name] = (
-            self.size(entry)
-            if self.is_size(entry)
-            else evaluate(
-                entry.proto,
-                [self.value(each, depth + 1) if each else None for each in entry.proto.input],
-            )
-        )
-        return self._memo[name]
+        if self.is_size(entry):
+            value = self.size(entry)
+        else:
+            inputs = [self.value(v, depth + 1) if v else None for v in entry.proto.input]
+            value = evaluate(entry.proto, inputs)
+        if value.size + sum(other.size for other in self._memo.values()) > LARGEST:
+            raise CannotEvaluate("the sizes take too much computing")
+        self._memo[name] = value
+        return value
 
     def size(self, entry: Entry) -> Array:
         """What a Shape node of a value of fixed size puts out."""

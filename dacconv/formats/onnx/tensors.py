@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import cast
@@ -157,6 +158,23 @@ def _parsed(data: Buffer) -> TensorProto:
     except DecodeError as error:
         raise FormatError("a constant in it is not readable", hint="the file is damaged") from error
     return proto
+
+
+def check_room(name: str, dims: Sequence[int], stored: int) -> None:
+    """Refuse a shape with so many elements that ``stored`` bytes cannot hold them.
+
+    The smallest element type of ONNX has two bits; a protobuf field may pack four of these into
+    one byte.
+
+    Raises:
+        FormatError: the tensor has more elements than that.
+    """
+    size = math.prod(max(size, 0) for size in dims)
+    if size > 4 * stored:
+        raise FormatError(
+            f"constant {name!r} has the shape {list(dims)}, but only {stored:,} bytes of data",
+            hint="the file is damaged",
+        )
 
 
 def inline_head(head: TensorProto) -> TensorProto:

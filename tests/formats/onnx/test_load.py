@@ -198,7 +198,7 @@ def test_external_data(one_file: bool, tmp_path: Path) -> None:
 def test_missing_external_data(tmp_path: Path) -> None:
     path = external(small_net(), tmp_path, location="net.data")
     (tmp_path / "net.data").unlink()
-    with pytest.raises(FormatError, match=r"'w' .*'net.data', which is not there"):
+    with pytest.raises(FormatError, match=r"'w' .*'net.data', which does not exist"):
         load(path, LoadOptions())
 
 
