@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dacconv.formats.onnx.consts import Constants
+from dacconv.formats.onnx.constants import Constants
 from dacconv.formats.onnx.document import Entry
 from dacconv.formats.onnx.geometry import attributes_of
 from dacconv.formats.onnx.operators import CannotEvaluate

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dacconv.errors import UnsupportedError
 from dacconv.formats.base import Feeds, Forward, Stop
-from dacconv.formats.onnx.consts import Constants
+from dacconv.formats.onnx.constants import Constants
 from dacconv.formats.onnx.document import Document, Entry
 from dacconv.formats.torch.distil import Stored
 from dacconv.formats.torch.gradients import place_for

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from onnx import GraphProto
 
 from dacconv.errors import UnsupportedError
-from dacconv.formats.onnx.consts import Constants
-from dacconv.formats.onnx.document import Document, Entry, entry_of, subgraphs
+from dacconv.formats.onnx.constants import Constants
+from dacconv.formats.onnx.document import Document, Entry, entry_of, subgraphs, unique
+from dacconv.formats.onnx.fixed_sizes import Known
 from dacconv.formats.onnx.geometry import conv_attributes, conv_geometry
 from dacconv.formats.onnx.inputs import declared_specs, default_notes
+from dacconv.formats.onnx.layers import QUANTISED_CONVS, quantised
 from dacconv.formats.onnx.load import version_notes
-from dacconv.formats.onnx.names import unique
-from dacconv.formats.onnx.roles import Known, Role, role
-from dacconv.formats.onnx.skips import QUANTISED_CONVS, quantised
+from dacconv.formats.onnx.roles import Role, role
 from dacconv.graph.types import Graph, Node, ValueSpec
 
 

@@ -17,6 +17,7 @@ from dacconv.formats.onnx import wire
 from dacconv.formats.onnx.document import (
     Document,
     Entry,
+    display_names,
     entry_of,
     first_unsorted,
     givens,
@@ -24,7 +25,6 @@ from dacconv.formats.onnx.document import (
 )
 from dacconv.formats.onnx.external import ExternalFiles, read_tensor, settle_nested
 from dacconv.formats.onnx.functions import check_functions, inline_conv_functions
-from dacconv.formats.onnx.names import display_names
 from dacconv.formats.onnx.tensors import Tensor, check_room, from_wire, numpy_dtype
 
 OLDEST_OPSET, OLDEST_IR = 7, 3

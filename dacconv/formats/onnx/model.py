@@ -14,21 +14,18 @@ import numpy as np
 from dacconv.errors import UnsupportedError
 from dacconv.formats.base import Feeds, Forward, LoadOptions, Runner, Visit
 from dacconv.formats.onnx.affine import batch_norm, loose_affine, loose_affine_axis
-from dacconv.formats.onnx.consts import Constants
+from dacconv.formats.onnx.constants import Constants
 from dacconv.formats.onnx.document import Document, Entry
+from dacconv.formats.onnx.fixed_sizes import Known, Static
 from dacconv.formats.onnx.graph import graph_of, refuse_quantised
 from dacconv.formats.onnx.inputs import declared_specs, input_specs
 from dacconv.formats.onnx.layers import read_conv
 from dacconv.formats.onnx.load import read
 from dacconv.formats.onnx.operators import CannotEvaluate
-from dacconv.formats.onnx.part import live, resume
 from dacconv.formats.onnx.rewrite import rewrite, why_not
-from dacconv.formats.onnx.roles import Known
-from dacconv.formats.onnx.run import document_session, runner, runtime
+from dacconv.formats.onnx.run import document_session, live, resume, runner, runtime, walk
 from dacconv.formats.onnx.save import needs_side_file, save, side_path
 from dacconv.formats.onnx.shapes import Inferred, infer
-from dacconv.formats.onnx.static import Static
-from dacconv.formats.onnx.walk import walk
 from dacconv.graph.types import (
     Affine,
     Array,

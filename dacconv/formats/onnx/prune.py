@@ -8,7 +8,7 @@ from dataclasses import replace
 from onnx import GraphProto, ValueInfoProto
 
 from dacconv.formats.onnx.document import Document, Entry, givens, with_entries
-from dacconv.formats.onnx.static import Static
+from dacconv.formats.onnx.fixed_sizes import Static
 from dacconv.formats.onnx.tensors import Tensor, from_array
 
 

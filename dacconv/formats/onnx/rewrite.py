@@ -9,7 +9,7 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from dacconv.errors import UnsupportedError
-from dacconv.formats.onnx.consts import Constants
+from dacconv.formats.onnx.constants import Constants
 from dacconv.formats.onnx.document import (
     Document,
     Entry,
@@ -17,16 +17,15 @@ from dacconv.formats.onnx.document import (
     first_unsorted,
     givens,
     subgraphs,
+    unique,
     value_names,
     with_entries,
 )
-from dacconv.formats.onnx.emit import DType, Store, concatenate, emit, overflows, successor
-from dacconv.formats.onnx.names import unique
+from dacconv.formats.onnx.fixed_sizes import Known, Static
+from dacconv.formats.onnx.new_nodes import DType, Store, concatenate, emit, overflows, successor
 from dacconv.formats.onnx.operators import CannotEvaluate
 from dacconv.formats.onnx.prune import with_fixed_sizes, without_dead
-from dacconv.formats.onnx.roles import Known
 from dacconv.formats.onnx.shapes import Inferred
-from dacconv.formats.onnx.static import Static
 from dacconv.formats.onnx.tensors import FLOATS, numpy_dtype
 from dacconv.graph.types import Conv, Repeat, Rewrite, Step, convs_of
 

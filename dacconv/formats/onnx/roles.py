@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dacconv.formats.onnx.affine import batch_norm_skip, loose_affine_axis
-from dacconv.formats.onnx.consts import Constants
 from dacconv.formats.onnx.document import Entry
+from dacconv.formats.onnx.fixed_sizes import Known, fill_of
 from dacconv.formats.onnx.geometry import (
     attributes_of,
     conv_attributes,
@@ -18,12 +18,9 @@ from dacconv.formats.onnx.geometry import (
     same_padding,
     spatial,
 )
-from dacconv.formats.onnx.linear import read_linear
+from dacconv.formats.onnx.layers import QUANTISED_CONVS, RUNTIME_CONVS, conv_skip, read_linear
 from dacconv.formats.onnx.operators import CannotEvaluate
-from dacconv.formats.onnx.shapes import Inferred
-from dacconv.formats.onnx.skips import QUANTISED_CONVS, RUNTIME_CONVS, conv_skip
-from dacconv.formats.onnx.static import Static, fill_of
-from dacconv.graph.types import Array, Geometry, Op, Shape
+from dacconv.graph.types import Geometry, Op
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,47 +32,6 @@ class Role:
     geometry: Geometry | None = None
     skip: str | None = None
     attrs: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of the values of a graph."""
-
-    constants: Constants
-    inferred: Inferred
-    static: Static
-
-    def input_shape(self, entry: Entry, index: int = 0) -> Shape | None:
-        """The shape of one of a node's inputs, as far as it is known."""
-        names = entry.proto.input
-        return self.inferred.shapes.get(names[index]) if len(names) > index else None
-
-    def output_shape(self, entry: Entry) -> Shape | None:
-        """The shape of a node's first output, as far as it is known."""
-        return self.inferred.shapes.get(entry.writes[0]) if entry.writes else None
-
-    def dims(self, name: str) -> tuple[int, ...] | None:
-        """The shape of a weight, constant or not, when all of it is known."""
-        if name in self.constants:
-            try:
-                return self.constants.shape(name)
-            except CannotEvaluate:
-                pass
-        return self.inferred.known(name)
-
-    def data_type(self, name: str) -> int | None:
-        """The element type of a value."""
-        known = self.constants.data_type(name) if name in self.constants else None
-        return known or self.inferred.types.get(name)
-
-    def constant(self, entry: Entry, index: int) -> Array | None:
-        """An optional constant input; None where it is left out.
-
-        Raises:
-            CannotEvaluate: it is there and no constant.
-        """
-        names = entry.proto.input
-        return self.constants.value(names[index]) if len(names) > index and names[index] else None
 
 
 def role(entry: Entry, known: Known) -> Role:

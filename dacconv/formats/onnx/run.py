@@ -1,18 +1,21 @@
-"""ONNX Runtime, imported only when a model is run."""
+"""ONNX Runtime, imported only when a model is run: whole models, and parts of them."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import GraphProto, ModelProto, ValueInfoProto, helper
 
 from dacconv.errors import UnsupportedError
-from dacconv.formats.base import Feeds, Runner
-from dacconv.formats.onnx.document import Document, pieces
+from dacconv.formats.base import Feeds, Runner, Visit
+from dacconv.formats.onnx.constants import Constants
+from dacconv.formats.onnx.document import Document, Entry, pieces
 from dacconv.formats.onnx.save import INLINE_LIMIT, inline_size, write
+from dacconv.formats.onnx.tensors import onnx_dtype
 from dacconv.graph.types import Array
 
 
@@ -116,3 +119,180 @@ def _named(names: Sequence[str], results: Sequence[Any]) -> dict[str, Array]:
         if not isinstance(value, np.ndarray):
             raise UnsupportedError(f"output {name!r} is a {type(value).__name__}, not a tensor")
     return dict(outputs)
+
+
+def part_runner(
+    document: Document,
+    constants: Constants,
+    entries: Sequence[Entry],
+    given: Mapping[str, Array],
+    wanted: Sequence[str],
+    *,
+    threads: int | None = None,
+) -> Runner:
+    """Runs ``entries``, in order of execution, as a model that makes ``wanted``.
+
+    ``given`` are values such as it will be fed, for their types; those that nothing reads are
+    not asked for. Constants come with the part.
+
+    Raises:
+        UnsupportedError: the runtime rejects the part; says what it said.
+    """
+    read = dict.fromkeys(name for entry in entries for name in entry.reads)
+    chain = {id(e): e for name in read if name not in given for e in constants.chain(name)}
+    body = (*chain.values(), *(entry for entry in entries if id(entry) not in chain))
+    reads = {name for entry in body for name in entry.reads}
+    fed = {name: value for name, value in given.items() if name in reads}
+    part = Document(
+        header=_header(document.header),
+        entries=body,
+        tensors={n: t for n, t in document.tensors.items() if n in reads},
+        rest=_frame(document.rest, fed, wanted, reads),
+    )
+    return runner(document_session(part, threads=threads))
+
+
+def live(document: Document, constants: Constants, node: str) -> tuple[str, ...]:
+    """The values from before ``node`` that it, what follows it or the outputs read."""
+    at = next(i for i, entry in enumerate(document.entries) if entry.name == node)
+    made = {name for entry in document.entries[at:] for name in entry.writes}
+    read = dict.fromkeys(name for entry in document.entries[at:] for name in entry.reads)
+    wanted = (*read, *document.outputs)
+    return tuple(dict.fromkeys(n for n in wanted if n not in made and n not in constants))
+
+
+def resume(
+    document: Document,
+    constants: Constants,
+    given: Mapping[str, Array],
+    wanted: Sequence[str],
+    *,
+    threads: int | None = None,
+) -> Runner:
+    """Runs what leads from ``given`` to ``wanted``, and nothing else.
+
+    Raises:
+        UnsupportedError: an input of the model is needed and not given, or the runtime
+            rejects the part.
+    """
+    asked = [name for name in wanted if name not in given and name not in constants]
+    waiting, needed = list(asked), set[str]()
+    entries: dict[int, Entry] = {}
+    while waiting:
+        name = waiting.pop()
+        if name in needed or name in given or name in constants:
+            continue
+        needed.add(name)
+        maker = constants.makers.get(name)
+        if maker is None:
+            raise UnsupportedError(f"value '{name}' is neither given nor made")
+        entries[id(maker)] = maker
+        waiting += maker.reads
+    ordered = [entry for entry in document.entries if id(entry) in entries]
+    fixed = {name: constants.value(name) for name in wanted if name in constants}
+    run: Runner | None = None
+    if asked:
+        run = part_runner(document, constants, ordered, given, asked, threads=threads)
+
+    def call(feeds: Feeds) -> dict[str, Array]:
+        made = run(feeds) if run else {}
+        known = {**fixed, **made}
+        return {name: known[name] if name in known else feeds[name] for name in wanted}
+
+    return call
+
+
+def _header(header: ModelProto) -> ModelProto:
+    """The header without training information, which names nodes that a part does not have."""
+    made = ModelProto()
+    made.CopyFrom(header)
+    made.ClearField("training_info")
+    return made
+
+
+def _frame(
+    rest: GraphProto, given: Mapping[str, Array], wanted: Sequence[str], reads: set[str]
+) -> GraphProto:
+    """Inputs of the types at hand, outputs of whatever type they have."""
+    frame = GraphProto(name=rest.name or "part")
+    for name, value in given.items():
+        if not isinstance(value, np.ndarray):
+            raise UnsupportedError(f"value '{name}' is a {type(value).__name__}, not a tensor")
+        sizes = [None] * value.ndim
+        frame.input.append(helper.make_tensor_value_info(name, onnx_dtype(value.dtype), sizes))
+    frame.output.extend(ValueInfoProto(name=name) for name in wanted)
+    frame.sparse_initializer.extend(t for t in rest.sparse_initializer if t.values.name in reads)
+    return frame
+
+
+def walk(
+    document: Document,
+    constants: Constants,
+    nodes: Sequence[str],
+    visit: Visit,
+    batches: Sequence[Feeds],
+    *,
+    threads: int | None = None,
+) -> list[dict[str, Array]]:
+    """See ``Model.walk``.
+
+    Raises:
+        UnsupportedError: the runtime rejects a part of the model; says what it said.
+    """
+    outputs = document.outputs
+    live: list[dict[str, Array]] = [dict(feeds) for feeds in batches]
+    stages = list(_stages(document, constants, frozenset(nodes)))
+    last_read = {name: len(stages) for name in outputs}
+    for index, (between, stop) in reversed(list(enumerate(stages))):
+        for entry in (*between, *([stop] if stop else [])):
+            for name in entry.reads:
+                last_read.setdefault(name, index)
+    for index, (between, stop) in enumerate(stages):
+        needed = {name for name, last in last_read.items() if last > index}
+        if stop is not None:
+            needed |= set(stop.reads)
+        _run(document, constants, between, needed, live, threads)
+        if stop is not None:
+            source, result = stop.proto.input[0], stop.proto.output[0]
+            xs = [values[source] for values in live]
+            for values, x, y in zip(live, xs, visit(stop.name, xs), strict=True):
+                values[result] = np.asarray(y, dtype=x.dtype)
+        for values in live:
+            for name in [n for n in values if last_read.get(n, -1) <= index]:
+                del values[name]
+    fixed = {name: constants.value(name) for name in outputs if name in constants}
+    return [{n: fixed[n] if n in fixed else values[n] for n in outputs} for values in live]
+
+
+def _stages(
+    document: Document, constants: Constants, stops: frozenset[str]
+) -> Iterator[tuple[list[Entry], Entry | None]]:
+    """The nodes before each stop with the stop, and those after the last one."""
+    between: list[Entry] = []
+    for entry in document.entries:
+        if entry.writes and entry.writes[0] in constants.chained:
+            continue
+        if entry.name in stops:
+            yield between, entry
+            between = []
+        else:
+            between.append(entry)
+    yield between, None
+
+
+def _run(
+    document: Document,
+    constants: Constants,
+    entries: Sequence[Entry],
+    needed: set[str],
+    live: list[dict[str, Array]],
+    threads: int | None,
+) -> None:
+    """Run some nodes on every batch; put what is needed of their values into ``live``."""
+    made = {name for entry in entries for name in entry.writes}
+    wanted = sorted(made & needed)
+    if not wanted:
+        return
+    run = part_runner(document, constants, entries, live[0], wanted, threads=threads)
+    for values in live:
+        values.update(run(values))

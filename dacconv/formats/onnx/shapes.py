@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, TensorShapeProto, ValueInfoProto, helper
 
-from dacconv.formats.onnx.consts import Constants
+from dacconv.formats.onnx.constants import Constants
 from dacconv.formats.onnx.document import Document
 from dacconv.formats.onnx.inputs import declared_shape
 from dacconv.formats.onnx.tensors import from_array, value_info

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from dacconv.formats.onnx.consts import Constants
+from dacconv.formats.onnx.constants import Constants
 from dacconv.formats.onnx.document import Entry
 from dacconv.formats.onnx.geometry import attributes_of
 from dacconv.formats.onnx.operators import LARGEST, OPERATORS, CannotEvaluate, evaluate
 from dacconv.formats.onnx.shapes import Inferred
-from dacconv.graph.types import Array
+from dacconv.graph.types import Array, Shape
 
 _TOO_DEEP = 200
 
@@ -98,6 +98,47 @@ class Static:
         shape = self.fixed.known(entry.proto.input[0]) or ()
         given = attributes_of(entry)
         return np.asarray(shape[given.get("start", 0) : given.get("end")], np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of the values of a graph."""
+
+    constants: Constants
+    inferred: Inferred
+    static: Static
+
+    def input_shape(self, entry: Entry, index: int = 0) -> Shape | None:
+        """The shape of one of a node's inputs, as far as it is known."""
+        names = entry.proto.input
+        return self.inferred.shapes.get(names[index]) if len(names) > index else None
+
+    def output_shape(self, entry: Entry) -> Shape | None:
+        """The shape of a node's first output, as far as it is known."""
+        return self.inferred.shapes.get(entry.writes[0]) if entry.writes else None
+
+    def dims(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a weight, constant or not, when all of it is known."""
+        if name in self.constants:
+            try:
+                return self.constants.shape(name)
+            except CannotEvaluate:
+                pass
+        return self.inferred.known(name)
+
+    def data_type(self, name: str) -> int | None:
+        """The element type of a value."""
+        known = self.constants.data_type(name) if name in self.constants else None
+        return known or self.inferred.types.get(name)
+
+    def constant(self, entry: Entry, index: int) -> Array | None:
+        """An optional constant input; None where it is left out.
+
+        Raises:
+            CannotEvaluate: it is there and no constant.
+        """
+        names = entry.proto.input
+        return self.constants.value(names[index]) if len(names) > index and names[index] else None
 
 
 def fill_of(entry: Entry, static: Static) -> Mapping[str, Any] | None:

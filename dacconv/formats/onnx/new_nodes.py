@@ -10,8 +10,7 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from dacconv.errors import UnsupportedError
-from dacconv.formats.onnx.document import DEFAULT_DOMAINS, Entry, entry_of
-from dacconv.formats.onnx.names import unique
+from dacconv.formats.onnx.document import DEFAULT_DOMAINS, Entry, entry_of, unique
 from dacconv.formats.onnx.tensors import Tensor, from_array
 from dacconv.graph.types import Array, Conv
 
