@@ -172,7 +172,9 @@ def uniform_rank(model: object, macs: float) -> int:
     return max(fits)
 
 
-def convert(task: Task, way: str, macs: float, folder: Path, images: int | None) -> dict:
+def convert(
+    task: Task, way: str, macs: float, folder: Path, images: int | None, method: str
+) -> dict:
     start = time.perf_counter()
     model, kind, _, count = task.model, *way.partition(":")
     if kind == "uniform":
@@ -186,7 +188,7 @@ def convert(task: Task, way: str, macs: float, folder: Path, images: int | None)
             scaled = {}
         options = InputOptions(images=number, **scaled)
         calibrated, _ = dacconv.calibrate(model, how, options=options)
-        plan = dacconv.plan(model, macs=macs, calibrated=calibrated)
+        plan = dacconv.plan(model, macs=macs, calibrated=calibrated, method=method)
         done = dacconv.convert(model, plan, calibrated=calibrated)
     seconds = time.perf_counter() - start
     check = done.report.calibration
@@ -198,7 +200,7 @@ def convert(task: Task, way: str, macs: float, folder: Path, images: int | None)
         "seconds": seconds,
         "taken": None if check is None else check.taken,
         "held_out": None if check is None else [check.plain_error, check.error],
-        "ranks": {c.layer: c.rank for c in plan.choices},
+        "ranks": {c.layer: [c.method, *c.rank] for c in plan.choices},
     }
 
 
@@ -233,6 +235,7 @@ def main() -> None:
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--macs", type=float, nargs="+", default=[0.6, 0.45, 0.3])
     parser.add_argument("--ways", nargs="+", default=["uniform", "none", "synthetic", "distilled"])
+    parser.add_argument("--method", default="dac", help="how kernels are split within a budget")
     parser.add_argument("--images", type=int, help="calibration inputs; WAY:N says it for one way")
     parser.add_argument("--every", type=int, default=1, help="score on every Nth test input")
     parser.add_argument("--json", type=Path, help="add the results to this file")
@@ -245,7 +248,7 @@ def main() -> None:
         print("| MACs saved | inputs | " + task.unit + " | seconds |\n| --- | --- | --- | --- |")
         for way in options.ways:
             for macs in options.macs:
-                row = convert(task, way, macs, folder, options.images)
+                row = convert(task, way, macs, folder, options.images, options.method)
                 kept = "" if row["taken"] in (None, True) else " (plain kept)"
                 print(
                     f"| {100 * row['saved']:.1f} % | {way}{kept} | {row['score']:.2f} "

@@ -19,14 +19,10 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from dacconv.decompositions.formula import F64, Factors
-from dacconv.decompositions.spectrum import SingularValues, signed
+from dacconv.decompositions.spectrum import SAFE_RATIO, SingularValues, signed
 from dacconv.graph.types import FloatArray, Rank
 
 T = TypeVar("T")
-
-SAFE_RATIO = 1e-9
-"""Squared singular values below this share of the largest are lost to rounding in a Gram
-matrix of float64 (1e-16 / 1e-9 leaves seven digits); such channels get a true SVD."""
 
 SLICE = 64
 """Input channels per task: enough to share out evenly, few enough to stay in the cache."""
