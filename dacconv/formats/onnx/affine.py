@@ -1,4 +1,4 @@
-"""BatchNormalization at inference, and loose arithmetic that does the same."""
+"""BatchNormalization at inference, and arithmetic with constants that is affine per channel."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dacconv.formats.onnx.constants import Constants
 from dacconv.formats.onnx.document import Entry
 from dacconv.formats.onnx.geometry import attributes_of
 from dacconv.formats.onnx.operators import CannotEvaluate
-from dacconv.formats.onnx.shapes import Inferred
+from dacconv.formats.onnx.shapes import InferredShapes
 from dacconv.formats.onnx.tensors import FLOATS
 from dacconv.graph.types import Affine, Array, Shape
 
 
 def batch_norm_skip(entry: Entry, constants: Constants) -> str | None:
-    """Why a BatchNormalization is not a fixed affine map; None when it is."""
-    given = attributes_of(entry)
-    if given.get("training_mode", 0):
+    """The reason why a BatchNormalization is not a fixed affine map; None if it is."""
+    attributes = attributes_of(entry)
+    if attributes.get("training_mode", 0):
         return "BatchNormalization in training mode: it uses the statistics of its input"
     if len(entry.writes) > 1:
-        return "BatchNormalization in training mode: it also puts out its statistics"
-    if not given.get("spatial", 1):
+        return "BatchNormalization in training mode: its statistics are outputs"
+    if not attributes.get("spatial", 1):
         return "BatchNormalization with spatial=0: its statistics are per position"
     if len(entry.proto.input) != 5 or not all(n in constants for n in entry.proto.input[1:]):
         return "BatchNormalization whose parameters are computed at runtime"
@@ -33,11 +33,11 @@ def batch_norm_skip(entry: Entry, constants: Constants) -> str | None:
     return None
 
 
-def loose_affine_axis(entry: Entry, constants: Constants, inferred: Inferred) -> int | None:
+def loose_affine_axis(entry: Entry, constants: Constants, inferred: InferredShapes) -> int | None:
     """The channel axis along which a Mul, Add, Sub, Div or Neg is affine (1 for a scalar).
 
-    None when it is not: no floating-point constant, one that varies along more than one axis
-    or changes the value's shape, or a constant divided by the value.
+    None if it is not affine: it has no floating-point constant, the constant varies along more
+    than one axis or changes the shape of the value, or it is divided by the value.
     """
     operands = _operands(entry, constants)
     if operands is None:
@@ -59,7 +59,7 @@ def loose_affine_axis(entry: Entry, constants: Constants, inferred: Inferred) ->
 
 
 def _operands(entry: Entry, constants: Constants) -> tuple[str, str | None] | None:
-    """The runtime value and the constant; for Neg there is none."""
+    """The name of the input that is no constant, and of the constant; Neg has none."""
     names = list(entry.proto.input)
     if entry.op == "Neg" and len(names) == 1:
         return names[0], None
@@ -76,7 +76,7 @@ def _divides(entry: Entry, values: Array) -> bool:
 
 
 def _axis(constant: tuple[int, ...], data: Shape | None) -> int | None:
-    """The one axis of the data along which the constant varies; 1 if it does not vary at all."""
+    """The axis of the data along which the constant varies; 1 for a single value."""
     if data is None:
         return 1 if constant == () else None
     if len(constant) > len(data):
@@ -107,14 +107,14 @@ def loose_affine(entry: Entry, constants: Constants) -> Affine:
         return Affine(-np.ones(()), np.zeros(()))
     values = constants.value(constant).astype(np.float64)
     values = values.reshape(() if values.size == 1 else -1)
-    one, zero = np.ones_like(values), np.zeros_like(values)
+    ones, zeros = np.ones_like(values), np.zeros_like(values)
     reversed_order = entry.proto.input[1] == data
     match entry.op:
         case "Mul":
-            return Affine(values, zero)
+            return Affine(values, zeros)
         case "Div":
-            return Affine(1 / values, zero)
+            return Affine(1 / values, zeros)
         case "Sub":
-            return Affine(-one, values) if reversed_order else Affine(one, -values)
+            return Affine(-ones, values) if reversed_order else Affine(ones, -values)
         case _:
-            return Affine(one, values)
+            return Affine(ones, values)

@@ -1,4 +1,4 @@
-"""Which values of a graph are constants, what they hold, and who reads them."""
+"""The constants of a graph: their values, shapes and types, and the nodes that read them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from onnx import AttributeProto, TensorProto
 
-from dacconv.formats.onnx.document import DEFAULT_DOMAINS, Document, Entry
+from dacconv.formats.onnx.document import Document, Entry
 from dacconv.formats.onnx.operators import LARGEST, OPERATORS, CannotEvaluate, evaluate
 from dacconv.formats.onnx.tensors import FLOATS, numpy_dtype
 from dacconv.graph.types import Array
@@ -23,7 +23,7 @@ _WORK = 16
 
 @dataclass(frozen=True, eq=False)
 class Constants:
-    """The constants of a document: initializers, Constant nodes, and chains of these."""
+    """The constants of a document: initializers, Constant nodes, and values computed from them."""
 
     document: Document
     _cache: dict[str, Array] = field(default_factory=dict)
@@ -31,24 +31,24 @@ class Constants:
     _refused: dict[str, str] = field(default_factory=dict)
 
     @cached_property
-    def makers(self) -> dict[str, Entry]:
-        """The node that makes each value."""
+    def producers(self) -> dict[str, Entry]:
+        """The node that computes each value."""
         return {name: entry for entry in self.document.entries for name in entry.writes}
 
     @cached_property
-    def chained(self) -> frozenset[str]:
+    def computed(self) -> frozenset[str]:
         """The values that nodes compute from constants alone."""
-        tensors, chained = self.document.tensors, set[str]()
+        tensors, computed = self.document.tensors, set[str]()
         for entry in self.document.entries:
-            known = entry.op in OPERATORS and len(entry.proto.output) == 1
-            if known and entry.op == "Constant" and not _readable_constant(entry):
+            supported = entry.op in OPERATORS and len(entry.proto.output) == 1
+            if supported and entry.op == "Constant" and not _readable_constant(entry):
                 continue
-            if known and all(name in tensors or name in chained for name in entry.reads):
-                chained.update(entry.writes)
-        return frozenset(chained)
+            if supported and all(name in tensors or name in computed for name in entry.reads):
+                computed.update(entry.writes)
+        return frozenset(computed)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.document.tensors or name in self.chained
+        return name in self.document.tensors or name in self.computed
 
     @cached_property
     def readers(self) -> dict[str, list[Entry]]:
@@ -61,14 +61,14 @@ class Constants:
 
     def chain(self, name: str) -> list[Entry]:
         """The nodes that compute constant ``name``, in order; none for an initializer."""
-        found: dict[str, Entry] = {}
-        waiting = [name]
-        while waiting:
-            value = waiting.pop()
-            if value in self.chained and value not in found:
-                found[value] = self.makers[value]
-                waiting += self.makers[value].reads
-        nodes = {id(entry): entry for entry in found.values()}
+        producers: dict[str, Entry] = {}
+        pending = [name]
+        while pending:
+            value = pending.pop()
+            if value in self.computed and value not in producers:
+                producers[value] = self.producers[value]
+                pending += self.producers[value].reads
+        nodes = {id(entry): entry for entry in producers.values()}
         return sorted(nodes.values(), key=lambda entry: self._position[id(entry)])
 
     @cached_property
@@ -79,13 +79,13 @@ class Constants:
         """The value of a constant, in its own dtype; often a read-only view.
 
         Raises:
-            CannotEvaluate: it is none, or its chain is beyond the evaluator.
+            CannotEvaluate: it is not a constant, or cannot be computed here.
         """
         if name in self.document.tensors:
             return self.document.tensors[name].array()
         if name in self._cache:
             return self._cache[name]
-        if name not in self.chained:
+        if name not in self.computed:
             raise CannotEvaluate(f"{name!r} is not a constant")
         if name in self._refused:
             raise CannotEvaluate(self._refused[name])
@@ -127,7 +127,7 @@ class Constants:
         return local[name] if name in local else self.value(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a constant; reads no weights unless a chain has to be followed."""
+        """The shape of a constant; reads no weights unless the constant has to be computed."""
         if name in self.document.tensors:
             return self.document.tensors[name].dims
         name = self.identity(name)
@@ -138,22 +138,22 @@ class Constants:
         return self._shapes[name]
 
     def data_type(self, name: str) -> int | None:
-        """The ONNX element type of a constant; None where only evaluating would tell."""
+        """The ONNX element type of a constant; None if only its value would show it."""
         while name not in self.document.tensors:
-            maker = self.makers.get(name)
-            if maker is None or name not in self.chained:
+            producer = self.producers.get(name)
+            if producer is None or name not in self.computed:
                 return None
-            attributes = {a.name: a for a in maker.proto.attribute}
-            if maker.op == "Cast":
+            attributes = {a.name: a for a in producer.proto.attribute}
+            if producer.op == "Cast":
                 return int(attributes["to"].i)
-            if maker.op == "Constant":
+            if producer.op == "Constant":
                 return _constant_type(attributes)
-            if maker.op == "DequantizeLinear":
-                name = maker.proto.input[1]
-            elif maker.op in ("Shape", "Equal", "ConstantOfShape") or not maker.proto.input:
+            if producer.op == "DequantizeLinear":
+                name = producer.proto.input[1]
+            elif producer.op in ("Shape", "Equal", "ConstantOfShape") or not producer.proto.input:
                 return None
             else:
-                name = maker.proto.input[0]
+                name = producer.proto.input[0]
         return self.document.tensors[name].data_type
 
     def roots(self, name: str) -> tuple[str, ...]:
@@ -169,25 +169,25 @@ class Constants:
 
     def identity(self, name: str) -> str:
         """The name that identifies a constant: the same behind any number of Identity nodes."""
-        while name in self.chained and self.makers[name].op == "Identity":
-            name = self.makers[name].proto.input[0]
+        while name in self.computed and self.producers[name].op == "Identity":
+            name = self.producers[name].proto.input[0]
         return name
 
     def users(self, name: str) -> list[Entry]:
         """The nodes that read a constant at runtime, directly or by way of a chain of constants.
 
-        A chain that ends in nothing but a weight's own chain is followed to its end.
+        Nodes that compute a constant are followed to the nodes that read it.
         """
         users: dict[int, Entry] = {}
-        waiting, seen = [name], set[str]()
-        while waiting:
-            value = waiting.pop()
-            if value in seen:
+        pending, visited = [name], set[str]()
+        while pending:
+            value = pending.pop()
+            if value in visited:
                 continue
-            seen.add(value)
+            visited.add(value)
             for entry in self.readers.get(value, ()):
-                if entry.writes and entry.writes[0] in self.chained:
-                    waiting += entry.writes
+                if entry.writes and entry.writes[0] in self.computed:
+                    pending += entry.writes
                 else:
                     users[id(entry)] = entry
         return list(users.values())
@@ -204,28 +204,28 @@ class Constants:
     def small(self, extra: dict[str, Array]) -> dict[str, Array]:
         """Every constant of at most a few thousand elements, with those that follow from ``extra``.
 
-        ``extra`` are values that are known by other means, such as the result of a Shape node
+        ``extra`` are values that are not constants but known, such as the result of a Shape node
         whose input has a known shape.
         """
-        known: dict[str, Array] = dict(extra)
+        values: dict[str, Array] = dict(extra)
         for name, tensor in self.document.tensors.items():
             if tensor.size <= _SMALL and numpy_dtype(tensor.data_type) is not None:
-                known[name] = tensor.array()
+                values[name] = tensor.array()
         for entry in self.document.entries:
             if entry.op not in OPERATORS or len(entry.proto.output) != 1:
                 continue
             output = entry.proto.output[0]
-            if output in known or not all(name in known for name in entry.reads):
+            if output in values or not all(name in values for name in entry.reads):
                 continue
             try:
                 value = evaluate(
-                    entry.proto, [known.get(name) for name in entry.proto.input], _SMALL
+                    entry.proto, [values.get(name) for name in entry.proto.input], _SMALL
                 )
             except CannotEvaluate:
                 continue
             if value.size <= _SMALL and value.dtype.kind not in "OSU":
-                known[output] = value
-        return known
+                values[output] = value
+        return values
 
 
 def _readable_constant(entry: Entry) -> bool:
@@ -241,13 +241,8 @@ def _constant_type(attributes: dict[str, AttributeProto]) -> int | None:
     return int(TensorProto.INT64)
 
 
-def is_standard(entry: Entry) -> bool:
-    """Whether the operator is one of ONNX's own."""
-    return entry.proto.domain in DEFAULT_DOMAINS
-
-
 def names_of(entries: Iterable[Entry], limit: int = 3) -> str:
-    """The nodes in a few words."""
-    listed = [f"{entry.name} ({entry.op})" for entry in entries]
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
+    """The names and operators of the nodes, at most ``limit`` of them."""
+    names = [f"{entry.name} ({entry.op})" for entry in entries]
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest

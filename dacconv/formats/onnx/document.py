@@ -1,4 +1,4 @@
-"""An ONNX model taken apart: the graph without its weights, and the weights by name."""
+"""An ONNX model in parts: its nodes, its weights by name, and the rest of its messages."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ INPUTS_CARRY_WEIGHTS_BELOW_IR = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """A node of the main graph, with what is asked of it again and again.
+    """A node of the main graph.
 
-    ``name`` is what users see. ``op`` is the operator, with its domain unless that is ONNX's
-    own. ``reads`` are its inputs and what its subgraphs take from the graph around them,
-    ``writes`` the values that it makes.
+    ``name`` is unique, and shown to users. ``op`` is the operator, with its domain unless that is
+    ONNX's own. ``reads`` are its inputs and the values that its subgraphs read from the graph
+    around them, ``writes`` the values that it computes.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Entry:
 
 
 def entry_of(name: str, proto: NodeProto) -> Entry:
-    """The node under the name that users see."""
+    """The entry of a node under the name that is shown to users."""
     operator, domain = proto.op_type, proto.domain
     return Entry(
         name=name,
@@ -50,7 +50,8 @@ class Document:
 
     ``header`` is the ModelProto without its graph; ``rest`` the GraphProto without nodes and
     initializers; ``tensors`` the initializers of the main graph in order. ``external`` is
-    true when some of them came from files of their own, which are ``beside``.
+    true when some of them are in external data files, which are ``side_files``. ``notes`` are
+    for the reader of a report.
     """
 
     header: ModelProto
@@ -59,11 +60,11 @@ class Document:
     rest: GraphProto
     external: bool = False
     notes: tuple[str, ...] = ()
-    beside: tuple[Path, ...] = ()
+    side_files: tuple[Path, ...] = ()
 
     @property
     def opset(self) -> int:
-        """The version of ONNX's own operators; 0 where the model does not say."""
+        """The version of ONNX's own operators; 0 if the model does not state it."""
         versions = [o.version for o in self.header.opset_import if o.domain in DEFAULT_DOMAINS]
         return int(max(versions, default=0))
 
@@ -77,13 +78,13 @@ class Document:
         """The names of the initializers that are stored sparse."""
         return frozenset(tensor.values.name for tensor in self.rest.sparse_initializer)
 
-    def noted(self, *notes: str) -> Document:
+    def with_notes(self, *notes: str) -> Document:
         """The document with more notes for the reader of a report."""
         return replace(self, notes=self.notes + notes)
 
 
 def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
-    """The graphs in a node's attributes, each with a name that tells them apart."""
+    """The graphs in a node's attributes, each with a unique name."""
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             yield attribute.name, attribute.g
@@ -93,7 +94,7 @@ def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
 
 
 def reads(node: NodeProto) -> tuple[str, ...]:
-    """Every value that the node reads, once, in order: inputs, then what subgraphs capture."""
+    """Every value that the node reads, once, in order: inputs, then captures of subgraphs."""
     names = dict.fromkeys(name for name in node.input if name)
     for _, graph in subgraphs(node):
         names.update(dict.fromkeys(captured(graph)))
@@ -101,7 +102,7 @@ def reads(node: NodeProto) -> tuple[str, ...]:
 
 
 def captured(graph: GraphProto) -> list[str]:
-    """The values that a subgraph takes from the graphs around it."""
+    """The values that a subgraph reads from the graphs around it."""
     own = {value.name for value in graph.input}
     own |= {tensor.name for tensor in graph.initializer}
     own |= {tensor.values.name for tensor in graph.sparse_initializer}
@@ -113,9 +114,9 @@ def captured(graph: GraphProto) -> list[str]:
     return list(outer)
 
 
-def first_unsorted(entries: Iterable[Entry], known: Iterable[str]) -> tuple[Entry, str] | None:
-    """The first node that reads a value which nothing before it makes, with that value."""
-    defined = set(known)
+def first_unsorted(entries: Iterable[Entry], available: Iterable[str]) -> tuple[Entry, str] | None:
+    """The first node that reads a value before it is available, with that value."""
+    defined = set(available)
     for entry in entries:
         for name in entry.reads:
             if name not in defined:
@@ -124,32 +125,32 @@ def first_unsorted(entries: Iterable[Entry], known: Iterable[str]) -> tuple[Entr
     return None
 
 
-def givens(document: Document) -> set[str]:
-    """The values that are there before the first node runs."""
+def initial_values(document: Document) -> set[str]:
+    """The values that are available before the first node runs."""
     names = {value.name for value in document.rest.input}
     return names | set(document.tensors) | document.sparse
 
 
 def value_names(document: Document) -> set[str]:
     """The names of all values, those inside subgraphs among them."""
-    found = givens(document)
+    names = initial_values(document)
     for entry in document.entries:
-        found.update(entry.writes)
+        names.update(entry.writes)
     waiting = [graph for entry in document.entries for _, graph in subgraphs(entry.proto)]
     while waiting:
         graph = waiting.pop()
-        found.update(tensor.name for tensor in graph.initializer)
-        found.update(value.name for value in graph.input)
+        names.update(tensor.name for tensor in graph.initializer)
+        names.update(value.name for value in graph.input)
         for node in graph.node:
-            found.update(node.output)
+            names.update(node.output)
             waiting += [inner for _, inner in subgraphs(node)]
-    return found
+    return names
 
 
 def with_entries(
     document: Document, entries: Iterable[Entry], added: Mapping[str, Tensor]
 ) -> Document:
-    """The document with other nodes and more constants; its ``rest`` is a copy of its own."""
+    """The document with other nodes and more constants; its ``rest`` is a copy."""
     rest = GraphProto()
     rest.CopyFrom(document.rest)
     if document.header.ir_version < INPUTS_CARRY_WEIGHTS_BELOW_IR:
@@ -198,7 +199,7 @@ _SUFFIX = re.compile(r"[./_](weight|kernel|w|gamma|scale|weight_quantized)(:\d+)
 
 
 def display_names(nodes: Sequence[NodeProto], tensors: Container[str]) -> list[str]:
-    """One name per node: its own, else its weight's stem, else operator and index."""
+    """A unique name for each node: its own, its weight's stem, or operator and index."""
     taken: set[str] = set()
     names: list[str | None] = []
     for node in nodes:
@@ -213,16 +214,16 @@ def display_names(nodes: Sequence[NodeProto], tensors: Container[str]) -> list[s
 
 
 def weight_stem(node: NodeProto, tensors: Container[str]) -> str:
-    """``features.0`` for a node whose weight is called ``features.0.weight``, else nothing."""
+    """``features.0`` for a node whose weight is called ``features.0.weight``, else ``""``."""
     at = _WEIGHT_AT.get(node.op_type)
     if at is None or len(node.input) <= at or node.input[at] not in tensors:
         return ""
-    stem, found = _SUFFIX.subn("", node.input[at])
-    return stem if found else ""
+    stem, count = _SUFFIX.subn("", node.input[at])
+    return stem if count else ""
 
 
 def unique(name: str, taken: set[str]) -> str:
-    """``name``, with a number behind it if it is taken; the result is taken from then on."""
+    """``name``, with a number after it if it is taken; the result is added to ``taken``."""
     candidate, number = name, 1
     while candidate in taken:
         candidate, number = f"{name}_{number}", number + 1

@@ -1,4 +1,4 @@
-"""Weights that lie in files of their own, beside the model."""
+"""Weights in external data files."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ LARGEST_INLINED = 1 << 30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExternalFiles:
-    """The files beside a model, mapped into memory once each.
+    """The external data files of a model, each mapped into memory once.
 
-    Mapped rather than read, so that a model larger than memory can be converted, and so that
-    the weights stay the same when the file is replaced meanwhile.
+    They are mapped and not read, so that a model larger than memory can be converted, and so that
+    the weights stay the same if a file is replaced in the meantime.
     """
 
     model: Path
@@ -40,8 +40,8 @@ class ExternalFiles:
         ``MOST_SHARED`` times the bytes of the file: each is written on its own.
 
         Raises:
-            FormatError: naming the tensor and the file, when that is missing, too short, or
-                outside the model's folder.
+            FormatError: the file is missing, too short or outside the model's folder, or is
+                claimed too often; the message names the tensor and the file.
         """
         entries = {entry.key: entry.value for entry in proto.external_data}
         location = entries.get("location", "")
@@ -52,7 +52,7 @@ class ExternalFiles:
             length = int(entries["length"]) if "length" in entries else len(data) - offset
         except ValueError as error:
             raise FormatError(
-                f"initializer {proto.name!r} says where its data is in something that is not a "
+                f"initializer {proto.name!r} states an offset or length that is not a "
                 f"number: {entries}",
                 where=str(self.model),
             ) from error
@@ -98,16 +98,16 @@ class ExternalFiles:
         try:
             resolved = path.resolve()
         except (OSError, ValueError, RuntimeError) as error:
-            raise self._fault(name, location, f"which cannot be found ({error})") from error
+            raise self._error(name, location, f"which cannot be resolved ({error})") from error
         inside = any(resolved.is_relative_to(home) for home in homes)
         if not location or absolute or ".." in PurePosixPath(location).parts or not inside:
-            raise self._fault(
+            raise self._error(
                 name, location, "which is outside the model's folder: that is not allowed"
             )
         if not resolved.exists():
-            raise self._fault(name, location, "which does not exist")
+            raise self._error(name, location, "which does not exist")
         if not resolved.is_file():
-            raise self._fault(name, location, "which is not a regular file")
+            raise self._error(name, location, "which is not a regular file")
         return resolved
 
     def _map(self, name: str, path: Path) -> memoryview:
@@ -119,19 +119,19 @@ class ExternalFiles:
                         b"" if empty else mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
                     )
             except (OSError, ValueError) as error:
-                raise self._fault(name, path.name, f"which cannot be read ({error})") from error
+                raise self._error(name, path.name, f"which cannot be read ({error})") from error
         return self.mapped[path]
 
-    def _fault(self, name: str, location: str, fault: str) -> FormatError:
+    def _error(self, name: str, location: str, problem: str) -> FormatError:
         return FormatError(
-            f"initializer {name!r} has its data in external file {location!r}, {fault}",
+            f"initializer {name!r} has its data in external file {location!r}, {problem}",
             where=str(self.model),
             hint="put the data file beside the model, under the name that the model gives",
         )
 
 
 def read_tensor(tensor: Tensor, files: ExternalFiles) -> Tensor:
-    """The tensor with its bytes from the external file, if that is where they are."""
+    """The tensor, with its bytes from the external file if it has one."""
     if tensor.head.data_location != TensorProto.EXTERNAL:
         return tensor
     raw = files.bytes_of(tensor.head)
@@ -141,8 +141,8 @@ def read_tensor(tensor: Tensor, files: ExternalFiles) -> Tensor:
         has_length = any(entry.key == "length" for entry in tensor.head.external_data)
         if len(raw) < needed:
             raise FormatError(
-                f"initializer {tensor.name!r} finds {len(raw):,} bytes in its external data file "
-                f"where its shape {list(tensor.dims)} of {dtype.name} needs {needed:,}",
+                f"initializer {tensor.name!r} has {len(raw):,} bytes in its external data file "
+                f"but its shape {list(tensor.dims)} of {dtype.name} needs {needed:,}",
                 where=str(files.model),
                 hint="the data file is truncated or belongs to another model",
             )
@@ -150,7 +150,7 @@ def read_tensor(tensor: Tensor, files: ExternalFiles) -> Tensor:
     return Tensor(head=tensor.head, raw=raw, external=True)
 
 
-def settle_nested(nodes: Iterable[NodeProto], files: ExternalFiles) -> None:
+def inline_nested(nodes: Iterable[NodeProto], files: ExternalFiles) -> None:
     """Bring external tensors of attributes and subgraphs into the nodes, in place.
 
     They are few and small, and an attribute that points into a file would be lost on saving.
@@ -162,16 +162,16 @@ def settle_nested(nodes: Iterable[NodeProto], files: ExternalFiles) -> None:
     for node in nodes:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.TENSOR:
-                _settle(attribute.t, files)
+                _inline(attribute.t, files)
             for tensor in attribute.tensors:
-                _settle(tensor, files)
+                _inline(tensor, files)
         for _, graph in subgraphs(node):
             for tensor in graph.initializer:
-                _settle(tensor, files)
-            settle_nested(graph.node, files)
+                _inline(tensor, files)
+            inline_nested(graph.node, files)
 
 
-def _settle(proto: TensorProto, files: ExternalFiles) -> None:
+def _inline(proto: TensorProto, files: ExternalFiles) -> None:
     if proto.data_location != TensorProto.EXTERNAL:
         check_room(proto.name, proto.dims, proto.ByteSize())
     else:

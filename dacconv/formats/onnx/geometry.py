@@ -1,4 +1,4 @@
-"""Attributes and sizes of the layers that multiply: convolutions and linear layers."""
+"""The attributes and sizes of convolutions and linear layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Pads = tuple[tuple[int, int], ...]
 class ConvAttributes:
     """The attributes of a conv-like node, defaults filled in.
 
-    ``fault`` says, in words, what in them does not fit together; None when all does.
+    ``problem`` is the reason why they contradict each other or the weight; None if they do not.
     """
 
     kernel: tuple[int, ...]
@@ -30,7 +30,7 @@ class ConvAttributes:
     padding: Pads
     groups: int
     auto_pad: AutoPad | None
-    fault: str | None = None
+    problem: str | None = None
 
 
 _KINDS: Mapping[int, tuple[str, ...]] = {
@@ -51,13 +51,13 @@ def attributes_of(entry: Entry) -> dict[str, Any]:
     """The node's attributes, without its subgraphs.
 
     Raises:
-        FormatError: one of those that dacconv reads is of the wrong kind.
+        FormatError: an attribute that dacconv reads is of the wrong type.
     """
     for attribute in entry.proto.attribute:
         if attribute.type != _KIND_OF.get(attribute.name, attribute.type):
             raise FormatError(
                 f"attribute {attribute.name!r} of node {entry.name!r} ({entry.op}) is of the "
-                "wrong kind",
+                "wrong type",
                 hint="the file is damaged, or its exporter is faulty",
             )
     return {
@@ -70,22 +70,22 @@ def attributes_of(entry: Entry) -> dict[str, Any]:
 def conv_attributes(
     entry: Entry, weight: tuple[int, ...], input_size: tuple[int, ...] | None
 ) -> ConvAttributes:
-    """What a Conv does, given the shape of its weight ``(out, in / groups, *kernel)``.
+    """The attributes of a conv whose weight has the shape ``(out, in / groups, *kernel)``.
 
-    With ``auto_pad`` the padding is worked out where ``input_size`` is known.
+    With ``auto_pad`` the padding is computed if ``input_size`` is known, else it is 0.
     """
-    given = attributes_of(entry)
+    attributes = attributes_of(entry)
     kernel = weight[2:]
     axes = len(kernel)
-    stride = tuple(int(s) for s in given.get("strides", (1,) * axes))
-    dilation = tuple(int(d) for d in given.get("dilations", (1,) * axes))
-    pads = tuple(int(p) for p in given.get("pads", (0,) * 2 * axes))
-    groups = int(given.get("group", 1))
-    mode = given.get("auto_pad", "NOTSET")
-    fault = _fault(given, weight, stride, dilation, pads, groups)
-    if fault:
+    stride = tuple(int(s) for s in attributes.get("strides", (1,) * axes))
+    dilation = tuple(int(d) for d in attributes.get("dilations", (1,) * axes))
+    pads = tuple(int(p) for p in attributes.get("pads", (0,) * 2 * axes))
+    groups = int(attributes.get("group", 1))
+    mode = attributes.get("auto_pad", "NOTSET")
+    problem = _problem(attributes, weight, stride, dilation, pads, groups)
+    if problem:
         ones = (1,) * axes
-        return ConvAttributes(kernel, ones, ones, ((0, 0),) * axes, max(groups, 1), None, fault)
+        return ConvAttributes(kernel, ones, ones, ((0, 0),) * axes, max(groups, 1), None, problem)
     padding: Pads = tuple(zip(pads[:axes], pads[axes:], strict=True))
     auto: AutoPad | None = None
     if mode in ("SAME_UPPER", "SAME_LOWER"):
@@ -98,8 +98,8 @@ def conv_attributes(
     return ConvAttributes(kernel, stride, dilation, padding, groups, auto)
 
 
-def _fault(
-    given: dict[str, Any],
+def _problem(
+    attributes: dict[str, Any],
     weight: tuple[int, ...],
     stride: Sequence[int],
     dilation: Sequence[int],
@@ -108,12 +108,15 @@ def _fault(
 ) -> str | None:
     kernel = weight[2:]
     axes = len(kernel)
-    stated = tuple(int(k) for k in given.get("kernel_shape", kernel))
+    stated = tuple(int(k) for k in attributes.get("kernel_shape", kernel))
     checks = [
         (axes < 1, f"its weight has the shape {list(weight)}, which is not a kernel"),
         (stated != kernel, f"kernel_shape {list(stated)} contradicts the weight {list(weight)}"),
         (0 in weight, f"its weight of shape {list(weight)} is empty"),
-        (groups < 1 or weight[0] % max(groups, 1) != 0, f"group={groups} does not divide it"),
+        (
+            groups < 1 or weight[0] % max(groups, 1) != 0,
+            f"group={groups} does not divide its output channels",
+        ),
         (
             len(stride) != axes or len(dilation) != axes or len(pads) != 2 * axes,
             "its strides, dilations or pads do not have one entry per axis",
@@ -121,11 +124,12 @@ def _fault(
         (min((*stride, *dilation), default=1) < 1, "a stride or dilation is below 1"),
         (min(pads, default=0) < 0, "it has negative padding"),
         (
-            given.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"),
-            f"auto_pad={given.get('auto_pad')!r} is not known",
+            attributes.get("auto_pad", "NOTSET")
+            not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"),
+            f"auto_pad={attributes.get('auto_pad')!r} is not known",
         ),
     ]
-    return next((words for failed, words in checks if failed), None)
+    return next((problem for failed, problem in checks if failed), None)
 
 
 def same_padding(
@@ -137,7 +141,8 @@ def same_padding(
 ) -> Pads:
     """Begin and end padding per axis such that the output has ``ceil(size / stride)`` points.
 
-    An odd one goes to the end for SAME_UPPER, to the beginning for SAME_LOWER (ONNX, Conv).
+    If the sum is odd, SAME_UPPER puts the additional one at the end, SAME_LOWER at the beginning
+    (ONNX, Conv).
     """
     pads = []
     for n, k, s, d in zip(size, kernel, stride, dilation, strict=True):
@@ -148,7 +153,7 @@ def same_padding(
 
 
 def spatial(shape: Shape | None, axes: int) -> tuple[int, ...] | None:
-    """The spatial part of ``(batch, channels, *spatial)`` when all of it is known."""
+    """The spatial part of ``(batch, channels, *spatial)`` if all of it is known."""
     if shape is None or len(shape) != axes + 2:
         return None
     sizes = tuple(size for size in shape[2:] if size is not None)
@@ -163,7 +168,10 @@ def conv_geometry(
     shapes: tuple[Shape | None, Shape | None],
     data_type: int | None,
 ) -> Geometry:
-    """``channels`` are in and out, ``shapes`` those of the input and the output value."""
+    """The geometry of a conv with ``(in, out)`` channels.
+
+    ``shapes`` are those of its input and its output value.
+    """
     axes = len(attributes.kernel)
     input_size, output_size = (spatial(shape, axes) for shape in shapes)
     batch = next((s[0] for s in reversed(shapes) if s), None)

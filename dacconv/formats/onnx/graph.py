@@ -1,4 +1,4 @@
-"""An ONNX graph as dacconv's own: nodes in the order of the file, edges, and parameters."""
+"""Read an ONNX graph as a dacconv graph: nodes in the order of the file, edges, parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnx import GraphProto
 from dacconv.errors import UnsupportedError
 from dacconv.formats.onnx.constants import Constants
 from dacconv.formats.onnx.document import Document, Entry, entry_of, subgraphs, unique
-from dacconv.formats.onnx.fixed_sizes import Known
+from dacconv.formats.onnx.fixed_sizes import GraphFacts
 from dacconv.formats.onnx.geometry import conv_attributes, conv_geometry
 from dacconv.formats.onnx.inputs import declared_specs, default_notes
 from dacconv.formats.onnx.layers import QUANTISED_CONVS, quantised
@@ -18,10 +18,10 @@ from dacconv.formats.onnx.roles import Role, role
 from dacconv.graph.types import Graph, Node, ValueSpec
 
 
-def graph_of(document: Document, known: Known, inputs: tuple[ValueSpec, ...]) -> Graph:
-    """The whole graph; the order of the file is one of execution, ONNX requires that."""
+def graph_of(document: Document, facts: GraphFacts, inputs: tuple[ValueSpec, ...]) -> Graph:
+    """The whole graph; ONNX requires that the order of the file is one of execution."""
     return Graph(
-        nodes=tuple(_nodes(document, known)),
+        nodes=tuple(_nodes(document, facts)),
         inputs=inputs,
         outputs=document.outputs,
         order="execution",
@@ -33,39 +33,39 @@ def graph_of(document: Document, known: Known, inputs: tuple[ValueSpec, ...]) ->
     )
 
 
-def _nodes(document: Document, known: Known) -> Iterator[Node]:
+def _nodes(document: Document, facts: GraphFacts) -> Iterator[Node]:
     taken = {entry.name for entry in document.entries}
     owned: set[str] = set()
     for entry in document.entries:
         for attribute, body in subgraphs(entry.proto):
-            yield from _inner(entry, f"{entry.name}/{attribute}", body, known, taken)
-        is_a = role(entry, known)
+            yield from _subgraph_convs(entry, f"{entry.name}/{attribute}", body, facts, taken)
+        node_role = role(entry, facts)
         output = entry.writes[0] if entry.writes else ""
         yield Node(
             name=entry.name,
-            op=is_a.op,
-            inputs=_operands(entry, is_a, known),
+            op=node_role.op,
+            inputs=_operands(entry, node_role, facts),
             output=output,
-            shape=known.inferred.shapes.get(output),
+            shape=facts.inferred.shapes.get(output),
             kind=entry.op,
-            weight=is_a.weight,
-            geometry=is_a.geometry,
-            skip=is_a.skip,
-            params=_params(entry, known.constants, owned),
-            attrs=is_a.attrs,
+            weight=node_role.weight,
+            geometry=node_role.geometry,
+            skip=node_role.skip,
+            params=_params(entry, facts.constants, owned),
+            attrs=node_role.attrs,
         )
 
 
-def _operands(entry: Entry, is_a: Role, known: Known) -> tuple[str, ...]:
-    """The values that are not constants: inputs as often as they are read, then captures.
+def _operands(entry: Entry, node_role: Role, facts: GraphFacts) -> tuple[str, ...]:
+    """The values that a node reads and that are no constants: inputs, then captures.
 
-    A node that reads a value for its fixed size alone does not depend on it.
+    A node that only reads the fixed size of a value does not depend on it.
     """
-    if entry.name in known.static.size_only:
+    if entry.name in facts.sizes.size_only:
         return ()
-    if is_a.op == "fill":
+    if node_role.op == "fill":
         return (entry.proto.input[0],)
-    constants = known.constants
+    constants = facts.constants
     inputs = [name for name in entry.proto.input if name and name not in constants]
     explicit = set(inputs)
     captures = [n for n in entry.reads if n not in constants and n not in explicit]
@@ -75,9 +75,9 @@ def _operands(entry: Entry, is_a: Role, known: Known) -> tuple[str, ...]:
 def _params(entry: Entry, constants: Constants, owned: set[str]) -> int:
     """The floating-point constant elements that this node is the first to use at runtime.
 
-    Running statistics are no parameters, as in PyTorch.
+    Running statistics are not counted as parameters, as in PyTorch.
     """
-    if entry.writes and entry.writes[0] in constants.chained:
+    if entry.writes and entry.writes[0] in constants.computed:
         return 0
     total = 0
     reads = entry.reads[:3] if entry.op == "BatchNormalization" else entry.reads
@@ -89,27 +89,29 @@ def _params(entry: Entry, constants: Constants, owned: set[str]) -> int:
     return total
 
 
-def _inner(
-    owner: Entry, prefix: str, graph: GraphProto, known: Known, taken: set[str]
+def _subgraph_convs(
+    owner: Entry, prefix: str, graph: GraphProto, facts: GraphFacts, taken: set[str]
 ) -> Iterator[Node]:
-    """The convs of a subgraph: listed so that they are seen, never rewritten."""
+    """The convs of a subgraph; they are in the report, but never rewritten."""
     weights = {tensor.name: tensor for tensor in graph.initializer}
     for index, proto in enumerate(graph.node):
         own_name = proto.name or f"{proto.op_type}_{index}"
         for attribute, body in subgraphs(proto):
-            yield from _inner(owner, f"{prefix}/{own_name}/{attribute}", body, known, taken)
+            yield from _subgraph_convs(
+                owner, f"{prefix}/{own_name}/{attribute}", body, facts, taken
+            )
         if proto.op_type != "Conv" or len(proto.input) < 2:
             continue
         inner = entry_of(own_name, proto)
         if inner.op != "Conv":
             continue
         own = weights.get(proto.input[1])
-        dims = tuple(own.dims) if own is not None else known.dims(proto.input[1])
+        dims = tuple(own.dims) if own is not None else facts.dims(proto.input[1])
         name = unique(f"{prefix}/{inner.name}", taken)
         geometry = None
         if dims is not None and len(dims) > 2:
             attributes = conv_attributes(inner, dims, None)
-            data_type = own.data_type if own is not None else known.data_type(proto.input[1])
+            data_type = own.data_type if own is not None else facts.data_type(proto.input[1])
             geometry = conv_geometry(
                 attributes,
                 (dims[1] * attributes.groups, dims[0]),
@@ -129,10 +131,10 @@ def _inner(
 
 
 def refuse_quantised(document: Document, constants: Constants, where: str) -> None:
-    """Refuse a model whose convolutions all have integer weights.
+    """Refuse a model in which all convolutions have integer weights.
 
     Raises:
-        UnsupportedError: it is such a model; says what to do.
+        UnsupportedError: it is such a model; the message says what to do.
     """
     convs = [e for e in document.entries if e.op == "Conv" or e.op in QUANTISED_CONVS]
     if convs and all(quantised(entry, constants) for entry in convs):

@@ -1,4 +1,4 @@
-"""What a model takes: its real inputs, with the sizes that the user gave."""
+"""The inputs of a model that a caller must feed, with the sizes that the user gives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def real_inputs(document: Document) -> tuple[ValueInfoProto, ...]:
 
 
 def default_notes(document: Document) -> tuple[str, ...]:
-    """A note about the inputs that have a default value, which ONNX allows from IR 4 on.
+    """A note about the inputs that declared_size a default value, which ONNX allows from IR 4 on.
 
     Exporters that keep every weight among the inputs make the same files, so these are taken as
     constants, as they are in older files.
@@ -38,9 +38,9 @@ def default_notes(document: Document) -> tuple[str, ...]:
 
 
 def declared_shape(value: ValueInfoProto) -> Shape | None:
-    """The shape that the file gives; None where it gives not even a rank.
+    """The shape that the file states; None if it does not even state the rank.
 
-    Some exporters write 0 or -1 for an axis that is free.
+    Some exporters write 0 or -1 for an axis whose size is free.
     """
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
@@ -52,7 +52,7 @@ def declared_shape(value: ValueInfoProto) -> Shape | None:
 
 
 def declared_specs(document: Document) -> tuple[ValueSpec, ...]:
-    """The real inputs as the file has them, what is free left free."""
+    """The inputs with the shapes that the file states; free sizes are None."""
     specs = input_specs(document, {})
     declared = {value.name: declared_shape(value) for value in real_inputs(document)}
     return tuple(replace(spec, shape=declared[spec.name]) for spec in specs)
@@ -62,27 +62,27 @@ def input_specs(document: Document, shapes: Mapping[str, tuple[int, ...]]) -> tu
     """The real inputs with the user's ``shapes`` applied, symbols bound, and a free batch as 1.
 
     ``shapes`` maps an input's name, or ``""`` for the first one, to its shape. A symbol that
-    is bound by one input's shape is bound in all of them. A free first axis is a batch where
-    the input has two axes or more and, having two, fixes the other; a lone free axis or a
-    pair of them may as well be a length.
+    is bound by the shape of one input is bound in all of them. A free first axis is taken as a
+    batch if the input has more than two axes, or two of which the second is fixed; otherwise it
+    may be a length.
 
     Raises:
         UsageError: a name is unknown, or a shape contradicts the model.
     """
     values = real_inputs(document)
-    wanted = _by_name(values, shapes)
+    chosen = _by_name(values, shapes)
     symbols: dict[str, int] = {}
     for value in values:
-        if value.name in wanted:
-            _check(value, wanted[value.name])
-            for symbol, size in zip(_symbols(value), wanted[value.name], strict=False):
+        if value.name in chosen:
+            _check(value, chosen[value.name])
+            for symbol, size in zip(_symbols(value), chosen[value.name], strict=False):
                 if symbol:
                     symbols.setdefault(symbol, size)
     for value in values:
         free = _free_batch(_bound(value, symbols))
-        if free and value.name not in wanted:
+        if free and value.name not in chosen:
             symbols.setdefault(_symbols(value)[0], 1)
-    resolved = {value.name: wanted.get(value.name) or _sized(value, symbols) for value in values}
+    resolved = {value.name: chosen.get(value.name) or _sized(value, symbols) for value in values}
     return tuple(
         ValueSpec(value.name, resolved[value.name], type_name(value.type.tensor_type.elem_type))
         if value.type.HasField("tensor_type")
@@ -95,20 +95,20 @@ def _by_name(
     values: tuple[ValueInfoProto, ...], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
     names = [value.name for value in values]
-    known = ", ".join(_told(value) for value in values) or "none"
-    wanted: dict[str, tuple[int, ...]] = {}
+    descriptions = ", ".join(_description(value) for value in values) or "none"
+    chosen: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes.items():
         if (name and name not in names) or not names:
             raise UsageError(
                 f"the model has no input {name!r}" if name else "the model has no inputs",
                 where="--input-shape",
-                hint=f"its inputs are: {known}",
+                hint=f"its inputs are: {descriptions}",
             )
-        wanted[name or names[0]] = tuple(int(size) for size in shape)
-    return wanted
+        chosen[name or names[0]] = tuple(int(size) for size in shape)
+    return chosen
 
 
-def _told(value: ValueInfoProto) -> str:
+def _description(value: ValueInfoProto) -> str:
     shape = declared_shape(value)
     if shape is None:
         return str(value.name)
@@ -129,12 +129,13 @@ def _check(value: ValueInfoProto, shape: tuple[int, ...]) -> None:
     if declared is None:
         return
     fits = len(declared) == len(shape) and all(
-        have is None or have == want for have, want in zip(declared, shape, strict=True)
+        declared_size is None or declared_size == size
+        for declared_size, size in zip(declared, shape, strict=True)
     )
     if not fits:
         raise UsageError(
             f"input {value.name!r} cannot have the shape {list(shape)}: the model fixes it as "
-            f"{_told(value)}",
+            f"{_description(value)}",
             where="--input-shape",
         )
 

@@ -8,11 +8,11 @@ import numpy as np
 
 from dacconv.formats.onnx.constants import Constants, names_of
 from dacconv.formats.onnx.document import Document, Entry
-from dacconv.formats.onnx.fixed_sizes import Known
+from dacconv.formats.onnx.fixed_sizes import GraphFacts
 from dacconv.formats.onnx.geometry import attributes_of, conv_attributes, itemsize, spatial
 from dacconv.formats.onnx.inputs import real_inputs
 from dacconv.formats.onnx.operators import CannotEvaluate
-from dacconv.formats.onnx.shapes import Inferred
+from dacconv.formats.onnx.shapes import InferredShapes
 from dacconv.formats.onnx.tensors import FLOATS, type_name
 from dacconv.graph.convs import swap_channels
 from dacconv.graph.types import Array, Conv, Geometry, Shape
@@ -23,11 +23,11 @@ RUNTIME_CONVS = {
     "com.microsoft::FusedConv", "com.microsoft::NhwcFusedConv", "com.microsoft::NhwcConv",
     "com.microsoft.nchwc::Conv", "com.ms.internal.nhwc::Conv",
 }  # fmt: skip
-"""What ONNX Runtime writes when it saves the graph that it has optimised for itself."""
+"""The convolutions in graphs that ONNX Runtime has optimised and saved."""
 
 
 def conv_skip(entry: Entry, constants: Constants) -> str | None:
-    """Why the weight or bias of a Conv or ConvTranspose cannot be replaced; None when it can."""
+    """The reason why the weight or bias of a Conv or ConvTranspose cannot be replaced, or None."""
     weight = entry.proto.input[1] if len(entry.proto.input) > 1 else ""
     reason = weight_skip(weight, constants)
     if reason:
@@ -47,7 +47,7 @@ def conv_skip(entry: Entry, constants: Constants) -> str | None:
 
 
 def weight_skip(weight: str, constants: Constants) -> str | None:
-    """Why a weight cannot be read as floating-point numbers; None when it can."""
+    """The reason why a weight cannot be read as floating-point numbers; None if it can."""
     document = constants.document
     if weight not in constants:
         return _not_constant(weight, document)
@@ -75,9 +75,9 @@ def _not_constant(weight: str, document: Document) -> str:
 
 
 def origin(name: str, constants: Constants) -> str:
-    """The stored constant at the beginning of a weight's chain, by way of first inputs."""
-    while name in constants.chained and constants.makers[name].proto.input:
-        name = constants.makers[name].proto.input[0]
+    """The stored constant from which a weight is computed, followed along first inputs."""
+    while name in constants.computed and constants.producers[name].proto.input:
+        name = constants.producers[name].proto.input[0]
     return name
 
 
@@ -95,10 +95,10 @@ def quantised(entry: Entry, constants: Constants) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """Which input is the matrix, and how it is stored.
+    """A linear layer: the names of its matrix and of its data, and its geometry.
 
-    ``transposed`` is true where the matrix is ``(out, in)`` as it stands in the file. ``skip``
-    says why it does not act on the last axis of its data as a plain linear layer does.
+    ``transposed`` means that the file holds the matrix as ``(out, in)``. ``skip`` is the reason
+    why the layer does not multiply the last axis of its data, as a plain linear layer does.
     """
 
     weight: str
@@ -108,8 +108,8 @@ class Linear:
     skip: str | None
 
 
-def read_linear(entry: Entry, constants: Constants, inferred: Inferred) -> Linear | None:
-    """A Gemm or MatMul as a linear layer; None where neither factor is a constant matrix."""
+def read_linear(entry: Entry, constants: Constants, inferred: InferredShapes) -> Linear | None:
+    """A Gemm or MatMul as a linear layer; None unless exactly one factor is a constant matrix."""
     inputs = entry.proto.input
     if len(inputs) < 2 or (inputs[0] in constants) == (inputs[1] in constants):
         return None
@@ -118,12 +118,12 @@ def read_linear(entry: Entry, constants: Constants, inferred: Inferred) -> Linea
     try:
         dims = constants.shape(weight)
     except CannotEvaluate:
-        dims = inferred.known(weight) or ()
+        dims = inferred.complete(weight) or ()
     if len(dims) != 2:
         return None
-    given = attributes_of(entry) if entry.op == "Gemm" else {}
-    flags = bool(given.get("transA", 0)), bool(given.get("transB", 0))
-    # as (rows, columns) of the factor that it is in the product
+    raw = attributes_of(entry) if entry.op == "Gemm" else {}
+    flags = bool(raw.get("transA", 0)), bool(raw.get("transB", 0))
+    # the rows and columns of the matrix as a factor of the product
     rows, columns = dims[::-1] if flags[at] else dims
     fan_in, fan_out = (rows, columns) if at == 1 else (columns, rows)
     shape = inferred.shapes.get(data)
@@ -149,7 +149,7 @@ def read_linear(entry: Entry, constants: Constants, inferred: Inferred) -> Linea
 def _positions(
     shape: Shape | None, weight_at: int, transposed: bool
 ) -> tuple[int, tuple[int, ...] | None]:
-    """Batch and the other axes of the data that are not contracted, None where one is free."""
+    """The batch, and the other axes of the data that are not contracted; None if one is free."""
     if not shape:
         return 1, None
     contracted = len(shape) - 1 if weight_at == 1 else max(len(shape) - 2, 0)
@@ -183,15 +183,15 @@ def _not_plain(
 
 
 def linear_conv(entry: Entry, constants: Constants, linear: Linear) -> Conv:
-    """The layer as a conv without spatial axes, alpha and beta folded into it."""
-    given = attributes_of(entry) if entry.op == "Gemm" else {}
+    """The layer as a conv without spatial axes, with alpha and beta folded into its weights."""
+    raw = attributes_of(entry) if entry.op == "Gemm" else {}
     stored = constants.value(linear.weight)
-    weight = _scaled(stored if linear.transposed else stored.T, given.get("alpha", 1.0))
+    weight = _scaled(stored if linear.transposed else stored.T, raw.get("alpha", 1.0))
     bias: Array | None = None
     if linear.geometry.bias:
         values = constants.value(entry.proto.input[2]).reshape(-1)
         bias = np.broadcast_to(values, (linear.geometry.out_channels,))
-        bias = _scaled(bias, given.get("beta", 1.0))
+        bias = _scaled(bias, raw.get("beta", 1.0))
     return Conv(weight, bias, (), (), ())
 
 
@@ -199,37 +199,37 @@ def _scaled(values: Array, factor: float) -> Array:
     return values if factor == 1.0 else (values.astype(np.float64) * factor).astype(values.dtype)
 
 
-def read_conv(entry: Entry, known: Known) -> Conv:
+def read_conv(entry: Entry, facts: GraphFacts) -> Conv:
     """The layer at a Conv, ConvTranspose, Gemm or MatMul; see :class:`dacconv.graph.types.Conv`.
 
     Raises:
-        CannotEvaluate: it is none of these, or its weight cannot be read.
+        CannotEvaluate: the node is none of these, or its weight cannot be read.
     """
     if entry.op in ("Gemm", "MatMul"):
-        linear = read_linear(entry, known.constants, known.inferred)
+        linear = read_linear(entry, facts.constants, facts.inferred)
         if linear is None or linear.skip:
             raise CannotEvaluate(linear.skip if linear and linear.skip else "no constant matrix")
-        return linear_conv(entry, known.constants, linear)
+        return linear_conv(entry, facts.constants, linear)
     if entry.op not in ("Conv", "ConvTranspose"):
         raise CannotEvaluate(f"a {entry.op}, not a convolution")
     transposed = entry.op == "ConvTranspose"
     names = entry.proto.input
-    weight = known.constants.value(names[1])
-    given = attributes_of(entry)
+    weight = facts.constants.value(names[1])
+    raw = attributes_of(entry)
     if transposed:
-        if "output_shape" in given:
+        if "output_shape" in raw:
             raise CannotEvaluate("it states its output_shape instead of its padding")
-        weight = swap_channels(weight, max(int(given.get("group", 1)), 1))
+        weight = swap_channels(weight, max(int(raw.get("group", 1)), 1))
     axes = weight.ndim - 2
-    same = str(given.get("auto_pad", "")).startswith("SAME") and not transposed
-    data = known.inferred.shapes.get(names[0]) if same else None
+    same = str(raw.get("auto_pad", "")).startswith("SAME") and not transposed
+    data = facts.inferred.shapes.get(names[0]) if same else None
     attributes = conv_attributes(entry, weight.shape, spatial(data, axes))
-    if attributes.fault:
-        raise CannotEvaluate(attributes.fault)
-    extra = given.get("output_padding", (0,) * axes) if transposed else ()
+    if attributes.problem:
+        raise CannotEvaluate(attributes.problem)
+    extra = raw.get("output_padding", (0,) * axes) if transposed else ()
     return Conv(
         weight=weight,
-        bias=known.constants.value(names[2]) if len(names) > 2 and names[2] else None,
+        bias=facts.constants.value(names[2]) if len(names) > 2 and names[2] else None,
         stride=attributes.stride,
         padding=attributes.padding,
         dilation=attributes.dilation,

@@ -1,4 +1,4 @@
-"""Read an ONNX file: one pass over its bytes, weights left where they are."""
+"""Read an ONNX file in one pass over its bytes, without copying the weights."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from dacconv.formats.onnx.document import (
     display_names,
     entry_of,
     first_unsorted,
-    givens,
+    initial_values,
     subgraphs,
 )
-from dacconv.formats.onnx.external import ExternalFiles, read_tensor, settle_nested
+from dacconv.formats.onnx.external import ExternalFiles, inline_nested, read_tensor
 from dacconv.formats.onnx.functions import check_functions, inline_conv_functions
 from dacconv.formats.onnx.tensors import Tensor, check_room, from_wire, numpy_dtype
 
 OLDEST_OPSET, OLDEST_IR = 7, 3
 LARGEST_AXIS = 1 << 40
 _GRAPH, _NODE, _INITIALIZER = 7, 1, 5
-_NEEDS = {
+_REQUIRED_INPUTS = {
     "Cast": 1, "Conv": 2, "ConvTranspose": 2, "DequantizeLinear": 2, "Gemm": 2, "Identity": 1,
     "MatMul": 2, "Neg": 1, "Transpose": 1,
 }  # fmt: skip
-"""The inputs that operators cannot do without, as far as dacconv reads them by position."""
+"""The number of required inputs of the operators whose inputs dacconv reads by position."""
 
 
 def read(path: Path) -> Document:
     """Open an ONNX file.
 
     Raises:
-        FormatError: it cannot be read, is damaged, or its external data is not what it says.
+        FormatError: it cannot be read, is damaged, or does not fit its external data.
         UnsupportedError: its IR or opset is too old.
     """
     try:
@@ -54,7 +54,7 @@ def read(path: Path) -> Document:
         document = _document(data, path)
     except (wire.WireError, DecodeError, UnicodeError) as error:
         raise FormatError(
-            f"not a readable ONNX file: {_told(error)}",
+            f"not a readable ONNX file: {_description(error)}",
             where=str(path),
             hint="the file is truncated or damaged, or it is of another format",
         ) from error
@@ -68,7 +68,7 @@ def read(path: Path) -> Document:
     return document
 
 
-def _told(error: Exception) -> str:
+def _description(error: Exception) -> str:
     if isinstance(error, wire.WireError):
         return str(error)
     return "its structure is broken"
@@ -94,8 +94,8 @@ def _document(data: memoryview, path: Path) -> Document:
             tensors[tensor.name] = tensor
     check_functions(parts.node, header.functions)
     for function in header.functions:
-        settle_nested(function.node, files)
-    settle_nested(parts.node, files)
+        inline_nested(function.node, files)
+    inline_nested(parts.node, files)
     nodes, function_notes = inline_conv_functions(header, list(parts.node), tensors, rest)
     notes += function_notes
     names = display_names(nodes, tensors)
@@ -103,7 +103,8 @@ def _document(data: memoryview, path: Path) -> Document:
     external = any(tensor.external for tensor in tensors.values())
     beside = tuple(files.mapped)
     document = Document(header, entries, tensors, rest, external, tuple(notes), beside)
-    return _sorted(_checked_values(document))
+    _check_values(document)
+    return _sorted(document)
 
 
 def _graph_bytes(data: memoryview) -> memoryview:
@@ -120,7 +121,10 @@ def _graph_bytes(data: memoryview) -> memoryview:
 
 
 def _check_names(header: ModelProto, nodes: Iterable[NodeProto], rest: GraphProto) -> None:
-    """Refuse names that are not text: protobuf gives bytes for those."""
+    """Raise FormatError for impossible axes, and for names that are not text.
+
+    Protobuf gives such a name as bytes.
+    """
     for values in (rest.input, rest.output, rest.value_info):
         for value in values:
             sizes = [axis.dim_value for axis in value.type.tensor_type.shape.dim]
@@ -157,72 +161,74 @@ def _check_tensor(tensor: Tensor) -> None:
     expected = tensor.size * dtype.itemsize
     if len(tensor.raw) != expected:
         raise FormatError(
-            f"initializer {tensor.name!r} has {len(tensor.raw):,} bytes where its shape "
+            f"initializer {tensor.name!r} has {len(tensor.raw):,} bytes, but its shape "
             f"{list(tensor.dims)} of {dtype.name} needs {expected:,}",
             hint="the file is damaged",
         )
 
 
-def _checked_values(document: Document) -> Document:
-    """Refuse values that two nodes make, or that nothing makes."""
-    made = Counter(name for entry in document.entries for name in entry.writes)
-    known = givens(document)
-    for name, count in made.items():
-        if count > 1 or name in known:
-            raise FormatError(f"value {name!r} is made twice in the graph")
-    known.update(made)
+def _check_values(document: Document) -> None:
+    """Raise FormatError for values that two nodes compute, or that no node computes."""
+    counts = Counter(name for entry in document.entries for name in entry.writes)
+    available = initial_values(document)
+    for name, count in counts.items():
+        if count > 1 or name in available:
+            raise FormatError(f"value {name!r} is computed twice in the graph")
+    available.update(counts)
     for entry in document.entries:
-        needs = _NEEDS.get(entry.op, 0)
-        if not all(entry.proto.input[:needs]) or len(entry.proto.input) < needs:
+        required = _REQUIRED_INPUTS.get(entry.op, 0)
+        if not all(entry.proto.input[:required]) or len(entry.proto.input) < required:
             raise FormatError(
                 f"node {entry.name!r} ({entry.op}) has fewer inputs than it needs",
                 hint="the graph is incomplete or the file is damaged",
             )
         for name in entry.reads:
-            if name not in known:
+            if name not in available:
                 raise FormatError(
-                    f"node {entry.name!r} ({entry.op}) reads value {name!r}, which nothing makes",
+                    f"node {entry.name!r} ({entry.op}) reads value {name!r}, which "
+                    "nothing computes",
                     hint="the graph is incomplete or the file is damaged",
                 )
     for name in document.outputs:
-        if name not in known:
+        if name not in available:
             raise FormatError(
-                f"the model's output {name!r} is a value that nothing makes",
+                f"the model's output {name!r} is a value that nothing computes",
                 hint="the graph is incomplete or the file is damaged",
             )
-    return document
 
 
 def _sorted(document: Document) -> Document:
-    """The document with its nodes in an order in which they can run, as ONNX requires."""
-    if first_unsorted(document.entries, givens(document)) is None:
+    """The document with its nodes in topological order, as ONNX requires."""
+    if first_unsorted(document.entries, initial_values(document)) is None:
         return document
     entries = _topological(document.entries)
-    return replace(document, entries=entries).noted(
-        "the nodes were not in an order in which they can run; they were sorted"
+    return replace(document, entries=entries).with_notes(
+        "the nodes were not in topological order, which ONNX requires; they were sorted"
     )
 
 
 def _topological(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    maker = {name: index for index, entry in enumerate(entries) for name in entry.writes}
-    waiting: list[set[int]] = [
-        {maker[name] for name in entry.reads if name in maker} for entry in entries
+    producers = {name: index for index, entry in enumerate(entries) for name in entry.writes}
+    waiting_for: list[set[int]] = [
+        {producers[name] for name in entry.reads if name in producers} for entry in entries
     ]
     users: dict[int, list[int]] = {}
-    for index, needs in enumerate(waiting):
-        for need in needs:
-            users.setdefault(need, []).append(index)
-    ready = [index for index, needs in enumerate(waiting) if not needs]
+    for index, required in enumerate(waiting_for):
+        for producer in required:
+            users.setdefault(producer, []).append(index)
+    ready = [index for index, required in enumerate(waiting_for) if not required]
     order: list[Entry] = []
     while ready:
         index = heapq.heappop(ready)
         order.append(entries[index])
         for user in users.get(index, ()):
-            waiting[user].discard(index)
-            if not waiting[user]:
+            waiting_for[user].discard(index)
+            if not waiting_for[user]:
                 heapq.heappush(ready, user)
     if len(order) < len(entries):
-        raise FormatError("the graph runs in a circle: some nodes need their own results")
+        raise FormatError(
+            "the graph has a cycle: some nodes read values that depend on their own outputs"
+        )
     return tuple(order)
 
 
@@ -230,7 +236,7 @@ def _check_versions(document: Document, path: Path) -> None:
     ir, opset = document.header.ir_version, document.opset
     if not document.header.HasField("ir_version"):
         raise FormatError(
-            "not an ONNX model, or a damaged one: it does not say its IR version", where=str(path)
+            "not an ONNX model, or a damaged one: it does not state its IR version", where=str(path)
         )
     if ir < OLDEST_IR:
         raise UnsupportedError(
@@ -243,7 +249,7 @@ def _check_versions(document: Document, path: Path) -> None:
     )
     if not opset and standard:
         raise FormatError(
-            "the model does not say which ONNX opset it uses",
+            "the model does not state its ONNX opset",
             where=str(path),
             hint="the file is truncated or damaged, or its exporter is faulty",
         )
@@ -256,11 +262,11 @@ def _check_versions(document: Document, path: Path) -> None:
 
 
 def version_notes(document: Document) -> tuple[str, ...]:
-    """What the reader of a report must know about the model's versions."""
+    """A note for the reader of a report where the opset is newer than the installed onnx."""
     newest = onnx.defs.onnx_opset_version()
     if document.opset <= newest:
         return ()
     return (
-        f"opset {document.opset} is newer than the newest that the installed onnx knows "
+        f"opset {document.opset} is newer than the newest of the installed onnx "
         f"({newest}); operators may have changed their meaning",
     )

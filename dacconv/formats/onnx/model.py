@@ -16,16 +16,16 @@ from dacconv.formats.base import Feeds, Forward, LoadOptions, Runner, Visit
 from dacconv.formats.onnx.affine import batch_norm, loose_affine, loose_affine_axis
 from dacconv.formats.onnx.constants import Constants
 from dacconv.formats.onnx.document import Document, Entry
-from dacconv.formats.onnx.fixed_sizes import Known, Static
+from dacconv.formats.onnx.fixed_sizes import FixedSizes, GraphFacts
 from dacconv.formats.onnx.graph import graph_of, refuse_quantised
 from dacconv.formats.onnx.inputs import declared_specs, input_specs
 from dacconv.formats.onnx.layers import read_conv
 from dacconv.formats.onnx.load import read
 from dacconv.formats.onnx.operators import CannotEvaluate
-from dacconv.formats.onnx.rewrite import rewrite, why_not
+from dacconv.formats.onnx.rewrite import rewrite, rewrite_refusal
 from dacconv.formats.onnx.run import document_session, live, resume, runner, runtime, walk
 from dacconv.formats.onnx.save import needs_side_file, save, side_path
-from dacconv.formats.onnx.shapes import Inferred, infer
+from dacconv.formats.onnx.shapes import InferredShapes, infer
 from dacconv.graph.types import (
     Affine,
     Array,
@@ -45,7 +45,7 @@ def load(path: Path, options: LoadOptions) -> OnnxModel:
 
     Raises:
         FormatError: the file cannot be read or is damaged.
-        UnsupportedError: it is too old, or quantised through and through.
+        UnsupportedError: it is too old, or all of its convolutions are quantised.
         UsageError: ``options.input_shapes`` contradict the model.
     """
     document = read(path)
@@ -57,7 +57,7 @@ def load(path: Path, options: LoadOptions) -> OnnxModel:
 
 @dataclass(frozen=True, eq=False)
 class OnnxModel:
-    """An ONNX model. Immutable; what is worked out about it is kept."""
+    """An ONNX model. Immutable; computed properties are cached."""
 
     path: Path
     document: Document
@@ -71,7 +71,7 @@ class OnnxModel:
     @property
     def files(self) -> tuple[Path, ...]:
         """The ONNX file and its external data."""
-        return (self.path, *self.document.beside)
+        return (self.path, *self.document.side_files)
 
     @property
     def runtime(self) -> str:
@@ -80,12 +80,12 @@ class OnnxModel:
 
     @property
     def has_dataflow(self) -> bool:
-        """Yes."""
+        """True: an ONNX file is a graph."""
         return True
 
     @property
     def named_layers(self) -> bool:
-        """No: layers are operators of a graph."""
+        """False: layers are operators of a graph."""
         return False
 
     @property
@@ -95,7 +95,7 @@ class OnnxModel:
 
     @property
     def runnable(self) -> str | None:
-        """None: only the runtime itself can tell, when it is asked."""
+        """None: whether it runs is only known once the runtime loads it."""
         return None
 
     @cached_property
@@ -108,24 +108,24 @@ class OnnxModel:
         return input_specs(self.document, self.options.input_shapes)
 
     @cached_property
-    def inferred(self) -> Inferred:
+    def inferred(self) -> InferredShapes:
         """The shapes of the values, with the user's input shapes applied."""
         return infer(self.document, self.constants, self._inputs)
 
     @cached_property
     def _graph(self) -> Graph:
-        return graph_of(self.document, self._known, self._inputs)
+        return graph_of(self.document, self._facts, self._inputs)
 
     @cached_property
-    def _known(self) -> Known:
-        return Known(self.constants, self.inferred, self._static)
+    def _facts(self) -> GraphFacts:
+        return GraphFacts(self.constants, self.inferred, self._sizes)
 
     @cached_property
-    def _static(self) -> Static:
+    def _sizes(self) -> FixedSizes:
         declared = declared_specs(self.document)
         same = declared == self._inputs
         fixed = self.inferred if same else infer(self.document, self.constants, declared)
-        return Static(self.constants, fixed)
+        return FixedSizes(self.constants, fixed)
 
     @cached_property
     def _entries(self) -> dict[str, Entry]:
@@ -136,7 +136,7 @@ class OnnxModel:
         return self._graph
 
     def inputs(self) -> tuple[ValueSpec, ...]:
-        """What the runner takes; an initializer that is also an input is not among them."""
+        """The inputs of the runner; an initializer that is also an input is not among them."""
         return self._inputs
 
     def conv(self, node: str) -> Conv:
@@ -147,7 +147,7 @@ class OnnxModel:
         """
         entry = self._entry(node)
         try:
-            return read_conv(entry, self._known)
+            return read_conv(entry, self._facts)
         except CannotEvaluate as error:
             raise UnsupportedError(f"{node}: {error}", where=str(self.path)) from error
 
@@ -171,15 +171,15 @@ class OnnxModel:
 
     def rewrite_refusal(self, edit: Rewrite) -> str | None:
         """The reason why ``rewrite`` would refuse an edit; None if it would not."""
-        return why_not(edit, self._known)
+        return rewrite_refusal(edit, self._facts)
 
     def constructs(self, axes: int, *, own_layers: bool) -> frozenset[Construct]:
-        """A graph has an operator for each of them."""
+        """All but interleaving: ONNX has operators for them."""
         return frozenset({"sum", "parallel", "repeat"})
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:
         """A new model with the edits applied; unchanged weights are shared, not copied."""
-        document = rewrite(self.document, self._known, edits)
+        document = rewrite(self.document, self._facts, edits)
         return type(self)(self.path, document, self.options)
 
     def session(self, *, threads: int | None = None, optimise: bool = True) -> Any:
@@ -206,14 +206,14 @@ class OnnxModel:
         return live(self.document, self.constants, node)
 
     def resume(
-        self, given: Feeds, wanted: Sequence[str] | None = None, *, threads: int | None = None
+        self, values: Feeds, outputs: Sequence[str] | None = None, *, threads: int | None = None
     ) -> Runner:
         """See ``Divisible``."""
-        names = self.document.outputs if wanted is None else wanted
-        return resume(self.document, self.constants, given, names, threads=threads)
+        names = self.document.outputs if outputs is None else outputs
+        return resume(self.document, self.constants, values, names, threads=threads)
 
     def statistics(self, node: str) -> tuple[Array, Array] | None:
-        """The mean and variance that a BatchNorm has stored, in float64; None for others."""
+        """The running mean and variance of a BatchNorm, in float64; None for any other node."""
         entry = self._entry(node)
         if entry.op != "BatchNormalization":
             return None
@@ -242,15 +242,15 @@ class OnnxModel:
         except ImportError as error:
             raise UnsupportedError("distilling needs torch, which is not installed") from error
 
-        found = batch_norm_inputs(self.document, self.constants, source, device)
-        if found is None:
+        norms = batch_norm_inputs(self.document, self.constants, source, device)
+        if norms is None:
             return None
-        return distil(*found, images, low=low, high=high, device=device, progress=progress)
+        return distil(*norms, images, low=low, high=high, device=device, progress=progress)
 
     def differentiable(
         self, nodes: Sequence[str], *, device: str | None
     ) -> AbstractContextManager[Forward]:
-        """See ``models.base.Differentiable``."""
+        """See :class:`dacconv.formats.base.Differentiable`."""
         try:
             from dacconv.formats.onnx.differentiable import differentiable
         except ImportError as error:
@@ -259,11 +259,11 @@ class OnnxModel:
         return differentiable(self.document, self.constants, sources, nodes, device)
 
     def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
-        """Write ONNX, with external data where the original had that."""
+        """Write ONNX, with external data if the original had some or the model is too large."""
         return save(self.document, path, provenance, plan)
 
     def side_files(self, path: Path) -> tuple[Path, ...]:
-        """The external data file, where there is one."""
+        """The external data file, if one is written."""
         return (side_path(path),) if needs_side_file(self.document) else ()
 
     def _entry(self, node: str) -> Entry:

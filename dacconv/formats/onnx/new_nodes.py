@@ -1,4 +1,4 @@
-"""New nodes and constants: how a conv of dacconv's own is spelled in ONNX."""
+"""The ONNX nodes and initializers for convs, linear layers and concatenations."""
 
 from __future__ import annotations
 
@@ -19,42 +19,44 @@ DType = np.dtype[np.generic]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Store:
-    """The new constants; the same array in the same spelling is stored once.
+    """The new initializers; the same array in the same layout is stored once.
 
-    ``names`` are those of all nodes and ``values`` those of all values, so that new ones
-    differ from both; they grow.
+    ``names`` are the names of all nodes and ``values`` those of all values; new names are unique
+    among them, and added to them.
     """
 
     names: set[str]
     values: set[str]
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    _known: dict[tuple[int, str, str], tuple[str, Array]] = field(default_factory=dict)
+    _stored: dict[tuple[int, str, str], tuple[str, Array]] = field(default_factory=dict)
 
     def put(
         self,
         values: Array,
         name: str,
         dtype: DType,
-        spelling: Callable[[Array], Array] | None = None,
+        layout: Callable[[Array], Array] | None = None,
     ) -> str:
-        """The initializer that holds ``values``, spelled as the operator wants them.
+        """The name of the initializer that holds ``values``.
+
+        ``layout`` puts the values into the layout that the operator requires.
 
         Raises:
-            UnsupportedError: they overflow in ``dtype``.
+            UnsupportedError: the values overflow in ``dtype``.
         """
-        way = spelling.__qualname__ if spelling is not None else ""
-        key = (id(values), dtype.name, way)
-        if key not in self._known:
+        layout_name = layout.__qualname__ if layout is not None else ""
+        key = (id(values), dtype.name, layout_name)
+        if key not in self._stored:
             stored = unique(name, self.values)
-            array = spelling(values) if spelling is not None else values
+            array = layout(values) if layout is not None else values
             self.tensors[stored] = from_array(stored, _cast(array, name, dtype))
-            # the array is kept: an id is only good for as long as its object lives
-            self._known[key] = (stored, values)
-        return self._known[key][0]
+            # the array is stored as well, since its id is only unique while it exists
+            self._stored[key] = (stored, values)
+        return self._stored[key][0]
 
 
 def overflows(values: Array, dtype: DType) -> bool:
-    """Whether finite values are infinite in ``dtype``."""
+    """Whether finite values become infinite in ``dtype``."""
     with np.errstate(over="ignore"):
         cast = values.astype(dtype, copy=False)
     wide = cast.astype(np.float32, copy=False) if cast.itemsize < 4 else cast
@@ -66,21 +68,21 @@ def _cast(values: Array, name: str, dtype: DType) -> Array:
         raise UnsupportedError(
             f"the new weights overflow in {dtype.name}",
             where=name.rpartition(".")[0],
-            hint="leave this layer out (--skip), or convert the model in float32",
+            hint="leave this layer out (--skip), or convert the replaced in float32",
         )
     with np.errstate(over="ignore"):
         return values.astype(dtype, copy=False)
 
 
-def successor(node: NodeProto, model: Entry) -> Entry:
-    """A new node, with what the exporter noted on the node that it stands for."""
-    if model.proto.metadata_props:
-        node.metadata_props.extend(model.proto.metadata_props)
-    node.domain = model.proto.domain if model.proto.domain in DEFAULT_DOMAINS else ""
+def replacement(node: NodeProto, replaced: Entry) -> Entry:
+    """The entry of a new node, with the exporter's metadata of the node that it replaces."""
+    if replaced.proto.metadata_props:
+        node.metadata_props.extend(replaced.proto.metadata_props)
+    node.domain = replaced.proto.domain if replaced.proto.domain in DEFAULT_DOMAINS else ""
     return entry_of(node.name, node)
 
 
-def emit(
+def conv_nodes(
     store: Store,
     conv: Conv,
     *,
@@ -88,22 +90,22 @@ def emit(
     source: str,
     result: str,
     dtype: DType,
-    model: Entry,
+    replaced: Entry,
     flat: bool = False,
 ) -> list[Entry]:
-    """The nodes that make value ``result`` from ``source`` as ``conv`` says.
+    """The nodes that compute value ``result`` from ``source`` as ``conv`` does.
 
-    ``flat`` says that ``source`` is known to have two axes, as a Gemm wants it.
+    ``flat`` means that ``source`` is known to have two axes, as a Gemm requires.
 
     Raises:
-        UnsupportedError: ONNX cannot say this.
+        UnsupportedError: ONNX has no operator for this conv.
     """
     if conv.pad_mode != "zeros":
         raise UnsupportedError(f"an ONNX Conv has no {conv.pad_mode!r} padding", where=name)
     if not conv.kernel:
-        return _linear(store, conv, (name, source, result), dtype, model, flat=flat)
-    spelling = _Swap(conv.groups) if conv.transposed else None
-    inputs = [source, store.put(conv.weight, f"{name}.weight", dtype, spelling)]
+        return _linear(store, conv, (name, source, result), dtype, replaced, flat=flat)
+    layout = _SwapChannels(conv.groups) if conv.transposed else None
+    inputs = [source, store.put(conv.weight, f"{name}.weight", dtype, layout)]
     if conv.bias is not None:
         inputs.append(store.put(conv.bias, f"{name}.bias", dtype))
     attributes: dict[str, Any] = {
@@ -119,30 +121,32 @@ def emit(
     if conv.transposed and any(conv.output_padding):
         attributes["output_padding"] = list(conv.output_padding)
     operator = "ConvTranspose" if conv.transposed else "Conv"
-    return [successor(helper.make_node(operator, inputs, [result], name=name, **attributes), model)]
+    return [
+        replacement(helper.make_node(operator, inputs, [result], name=name, **attributes), replaced)
+    ]
 
 
-def concatenate(
-    store: Store, sources: Sequence[str], result: str, *, name: str, model: Entry
+def concat_node(
+    store: Store, sources: Sequence[str], result: str, *, name: str, replaced: Entry
 ) -> Entry:
-    """The node that joins values along the channels."""
+    """The node that concatenates values along the channels."""
     node = helper.make_node("Concat", list(sources), [result], name=name, axis=1)
-    return successor(node, model)
+    return replacement(node, replaced)
 
 
-class _Swap:
-    """Kernels as a ConvTranspose wants them: ``(in, out / groups, *k)``."""
+class _SwapChannels:
+    """Puts the kernel of a transposed conv into ONNX's layout, ``(in, out / groups, *k)``."""
 
     def __init__(self, groups: int) -> None:
         self.groups = groups
-        self.__qualname__ = f"swapped in {groups}"
+        self.__qualname__ = f"channels swapped in {groups} groups"
 
     def __call__(self, weight: Array) -> Array:
         swapped = weight.reshape(self.groups, -1, *weight.shape[1:]).swapaxes(1, 2)
         return swapped.reshape(-1, *swapped.shape[2:])
 
 
-def _turned(weight: Array) -> Array:
+def _transposed(weight: Array) -> Array:
     return weight.T
 
 
@@ -151,24 +155,26 @@ def _linear(
     conv: Conv,
     names: tuple[str, str, str],
     dtype: DType,
-    model: Entry,
+    replaced: Entry,
     *,
     flat: bool,
 ) -> list[Entry]:
-    """A Gemm where one was or fits, else MatMul and Add, which take data of any rank."""
+    """A Gemm if the layer was one or its input has two axes, else a MatMul and an Add."""
     name, source, result = names
-    if model.op == "Gemm" or (flat and conv.bias is not None):
+    if replaced.op == "Gemm" or (flat and conv.bias is not None):
         inputs = [source, store.put(conv.weight, f"{name}.weight", dtype)]
         if conv.bias is not None:
             inputs.append(store.put(conv.bias, f"{name}.bias", dtype))
         node = helper.make_node("Gemm", inputs, [result], name=name, transB=1)
-        return [successor(node, model)]
+        return [replacement(node, replaced)]
     product = result if conv.bias is None else unique(f"{name}_out", store.values)
-    weight = store.put(conv.weight, f"{name}.weight", dtype, _turned)
-    entries = [successor(helper.make_node("MatMul", [source, weight], [product], name=name), model)]
+    weight = store.put(conv.weight, f"{name}.weight", dtype, _transposed)
+    entries = [
+        replacement(helper.make_node("MatMul", [source, weight], [product], name=name), replaced)
+    ]
     if conv.bias is not None:
         bias = store.put(conv.bias, f"{name}.bias", dtype)
         add = unique(f"{name}_bias", store.names)
         node = helper.make_node("Add", [product, bias], [result], name=add)
-        entries.append(successor(node, model))
+        entries.append(replacement(node, replaced))
     return entries

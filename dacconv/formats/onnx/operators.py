@@ -1,4 +1,4 @@
-"""Numpy versions of the operators that stand between a stored constant and its use.
+"""Numpy versions of the operators between a stored constant and its use.
 
 Exporters wrap weights in Identity, Cast, Transpose and the like, and compute shapes with a
 little arithmetic. ``OPERATORS`` holds what is needed for that, not a runtime: an operator or
@@ -24,8 +24,8 @@ LARGEST = 1 << 25
 """The most elements that a computed constant may have, unless the caller says otherwise."""
 
 
-class CannotEvaluate(ValueError):  # noqa: N818 - it is no fault, only an answer
-    """The operator, its attributes or its inputs are beyond this small evaluator."""
+class CannotEvaluate(ValueError):  # noqa: N818 - a result that callers expect, not an error
+    """The operator, its attributes or its inputs are not supported by this small evaluator."""
 
 
 def evaluate(node: NodeProto, inputs: Inputs, largest: int = LARGEST) -> Array:
@@ -78,8 +78,8 @@ def _axes(attributes: Attributes, inputs: Inputs, index: int = 1) -> tuple[int, 
     """The ``axes`` of an operator, which moved from attribute to input with the opsets."""
     if "axes" in attributes:
         return tuple(int(axis) for axis in attributes["axes"])
-    given = inputs[index] if len(inputs) > index else None
-    return None if given is None else tuple(int(axis) for axis in given.reshape(-1))
+    axes = inputs[index] if len(inputs) > index else None
+    return None if axes is None else tuple(int(axis) for axis in axes.reshape(-1))
 
 
 def _constant(attributes: Attributes, _: Inputs) -> Array:
@@ -216,8 +216,8 @@ def _reduction(function: Callable[..., Array]) -> Operator:
         x, axes = _first(inputs), _axes(attributes, inputs)
         if not axes and attributes.get("noop_with_empty_axes", 0):
             return x
-        keep = bool(attributes.get("keepdims", 1))
-        return np.asarray(function(x, axis=axes or None, keepdims=keep), x.dtype)
+        keepdims = bool(attributes.get("keepdims", 1))
+        return np.asarray(function(x, axis=axes or None, keepdims=keepdims), x.dtype)
 
     return reduce
 

@@ -1,4 +1,4 @@
-"""Take out of an ONNX graph what a rewrite has left without a reader."""
+"""Remove the parts of an ONNX graph that nothing reads after a rewrite."""
 
 from __future__ import annotations
 
@@ -7,75 +7,77 @@ from dataclasses import replace
 
 from onnx import GraphProto, ValueInfoProto
 
-from dacconv.formats.onnx.document import Document, Entry, givens, with_entries
-from dacconv.formats.onnx.fixed_sizes import Static
+from dacconv.formats.onnx.document import Document, Entry, initial_values, with_entries
+from dacconv.formats.onnx.fixed_sizes import FixedSizes
 from dacconv.formats.onnx.tensors import Tensor, from_array
 
 
-def without_dead(document: Document, static: Static, dropped: Iterable[Entry]) -> Document:
-    """Without the constants, and the nodes that make them, that only ``dropped`` nodes read.
+def without_dead(document: Document, sizes: FixedSizes, dropped: Iterable[Entry]) -> Document:
+    """The document without the constants, and their nodes, that only ``dropped`` nodes read.
 
-    ``static`` is what was known of the graph before. ``document.rest`` is changed in place.
-    What was dead before stays: it is not ours to judge.
+    ``sizes`` are those of the graph before the rewrite. ``document.rest`` is changed in place.
+    A value that nothing read before the rewrite stays.
     """
-    constants, removable = static.constants, static.removable
+    constants, removable = sizes.constants, sizes.removable
     uses: dict[str, int] = dict.fromkeys(document.outputs, 1)
     for entry in document.entries:
         for name in entry.reads:
             uses[name] = uses.get(name, 0) + 1
     dead_nodes: set[int] = set()
     dead: set[str] = set()
-    waiting = [name for entry in dropped for name in entry.reads]
-    while waiting:
-        name = waiting.pop()
+    pending = [name for entry in dropped for name in entry.reads]
+    while pending:
+        name = pending.pop()
         if uses.get(name, 0) > 0 or name in dead:
             continue
         if name in document.tensors:
             dead.add(name)
-        elif name in constants.chained or name in removable:
+        elif name in constants.computed or name in removable:
             dead.add(name)
-            maker = constants.makers[name]
-            dead_nodes.add(id(maker))
-            for read in maker.reads:
+            producer = constants.producers[name]
+            dead_nodes.add(id(producer))
+            for read in producer.reads:
                 uses[read] = uses.get(read, 0) - 1
-                waiting.append(read)
+                pending.append(read)
     entries = tuple(entry for entry in document.entries if id(entry) not in dead_nodes)
     tensors = {name: t for name, t in document.tensors.items() if name not in dead}
     prune(document.rest, dead, {name for e in entries for name in e.writes} | set(tensors))
     return replace(document, entries=entries, tensors=tensors)
 
 
-def with_fixed_sizes(document: Document, static: Static, resized: Container[str]) -> Document:
-    """With the size itself in the place of a Shape node whose value is gone or resized.
+def with_fixed_sizes(document: Document, sizes: FixedSizes, resized: Container[str]) -> Document:
+    """The document with the size as a constant for Shape nodes of removed or resized values.
 
-    ``document`` is the graph after a rewrite, its ``rest`` changed in place; ``static`` is what
-    was known of it before, ``resized`` are values of another size than then.
+    ``document`` is the graph after a rewrite; its ``rest`` is changed in place. ``sizes`` are
+    those of the graph before, ``resized`` the values that have another size now.
     """
-    made = givens(document) | {name for entry in document.entries for name in entry.writes}
-    lost: set[str] = set()  # nodes that read what is gone, for its size alone
-    sizes: dict[str, Tensor] = {}
+    available = initial_values(document) | {
+        name for entry in document.entries for name in entry.writes
+    }
+    lost: set[str] = set()  # values computed from removed values, of which only the size is used
+    replacements: dict[str, Tensor] = {}
     for entry in document.entries:
-        before = static.constants.makers.get(entry.writes[0]) if entry.writes else None
-        if entry.name not in static.size_only or before is None:
+        before = sizes.constants.producers.get(entry.writes[0]) if entry.writes else None
+        if entry.name not in sizes.size_only or before is None:
             continue
-        gone = any(name not in made or name in lost for name in entry.reads)
-        if gone and entry.op != "Shape":
+        removed = any(name not in available or name in lost for name in entry.reads)
+        if removed and entry.op != "Shape":
             lost.update(entry.writes)
-        elif entry.op == "Shape" and (gone or before.reads[0] in resized):
-            sizes[entry.writes[0]] = from_array(entry.writes[0], static.size(before))
-    if not sizes and not lost and not resized:
+        elif entry.op == "Shape" and (removed or before.reads[0] in resized):
+            replacements[entry.writes[0]] = from_array(entry.writes[0], sizes.size(before))
+    if not replacements and not lost and not resized:
         return document
     entries = tuple(
-        e for e in document.entries if not e.writes or e.writes[0] not in lost | sizes.keys()
+        e for e in document.entries if not e.writes or e.writes[0] not in lost | replacements.keys()
     )
     alive = {name for entry in entries for name in entry.writes}
     stale = [v.name for v in document.rest.value_info if v.name in resized]
     _keep(document.rest.value_info, alive.difference(stale))
-    return with_entries(document, entries, sizes)
+    return with_entries(document, entries, replacements)
 
 
 def prune(rest: GraphProto, dead: set[str], alive: set[str]) -> None:
-    """Remove, in place, what the graph says of values that are gone; ``dead`` inputs go too."""
+    """Remove, in place, ``dead`` inputs and the types and annotations of removed values."""
     inputs = {value.name for value in rest.input} - dead
     _keep(rest.input, inputs)
     _keep(rest.value_info, alive | inputs)

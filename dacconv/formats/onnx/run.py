@@ -1,4 +1,4 @@
-"""ONNX Runtime, imported only when a model is run: whole models, and parts of them."""
+"""Run a model, or parts of it, in ONNX Runtime, which is imported only then."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def session(
     """An ``onnxruntime.InferenceSession`` on the CPU.
 
     Threads do not spin while they wait, so that two live sessions do not starve each other;
-    with ``spin`` they do, as they would in use, but never between runs. ``profile`` is where a
-    profile is written to.
+    with ``spin`` they do, as they would in use, but not between runs. ``profile`` is the prefix
+    of the path to which a profile is written.
     ``optimise=False`` runs the graph as it is written; without that, ONNX Runtime fuses
     conv and BatchNormalization by itself.
 
     Raises:
-        UnsupportedError: ONNX Runtime rejects the model; says what it said.
+        UnsupportedError: ONNX Runtime rejects the model; the message quotes it.
     """
     try:
         import onnxruntime as ort
@@ -56,9 +56,9 @@ def session(
         options.enable_profiling, options.profile_file_prefix = True, profile
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    given = model if isinstance(model, bytes) else str(model)
+    source = model if isinstance(model, bytes) else str(model)
     try:
-        return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common type of their own
         raise refusal("does not take the model", error) from error
 
@@ -73,11 +73,11 @@ def runtime() -> str:
 
 
 def refusal(what: str, error: Exception) -> UnsupportedError:
-    """What the runtime said, as the user's message."""
-    said = " ".join(str(error).split()) or type(error).__name__
+    """The error that quotes the runtime."""
+    message = " ".join(str(error).split()) or type(error).__name__
     return UnsupportedError(
-        f"ONNX Runtime {what}: {said}",
-        hint="if it runs elsewhere, leave the check out with --no-verify",
+        f"ONNX Runtime {what}: {message}",
+        hint="if the model runs elsewhere, leave the check out with --no-verify",
     )
 
 
@@ -96,16 +96,16 @@ def document_session(document: Document, **options: Any) -> Any:
 
 
 def runner(session_: Any) -> Runner:
-    """A function that feeds a session and names its outputs."""
-    wanted = [value.name for value in session_.get_inputs()]
+    """A function that runs a session, from inputs by name to outputs by name."""
+    inputs = [value.name for value in session_.get_inputs()]
     outputs = [value.name for value in session_.get_outputs()]
 
     def run(feeds: Feeds) -> dict[str, Array]:
-        missing = [name for name in wanted if name not in feeds]
+        missing = [name for name in inputs if name not in feeds]
         if missing:
-            raise UnsupportedError(f"the model's input {missing[0]!r} was not given")
+            raise UnsupportedError(f"the model's input {missing[0]!r} is missing")
         try:
-            results = session_.run(None, {name: np.asarray(feeds[name]) for name in wanted})
+            results = session_.run(None, {name: np.asarray(feeds[name]) for name in inputs})
         except Exception as error:
             raise refusal("cannot run the model", error) from error
         return _named(outputs, results)
@@ -125,29 +125,30 @@ def part_runner(
     document: Document,
     constants: Constants,
     entries: Sequence[Entry],
-    given: Mapping[str, Array],
-    wanted: Sequence[str],
+    examples: Mapping[str, Array],
+    outputs: Sequence[str],
     *,
     threads: int | None = None,
 ) -> Runner:
-    """Runs ``entries``, in order of execution, as a model that makes ``wanted``.
+    """A function that runs ``entries``, which are in order of execution, as a model.
 
-    ``given`` are values such as it will be fed, for their types; those that nothing reads are
-    not asked for. Constants come with the part.
+    ``examples`` are example values of its inputs, for their types; those that no node reads are
+    left out. ``outputs`` are the names of the values that it returns. The part contains the
+    constants that it reads.
 
     Raises:
-        UnsupportedError: the runtime rejects the part; says what it said.
+        UnsupportedError: the runtime rejects the part; the message quotes it.
     """
     read = dict.fromkeys(name for entry in entries for name in entry.reads)
-    chain = {id(e): e for name in read if name not in given for e in constants.chain(name)}
+    chain = {id(e): e for name in read if name not in examples for e in constants.chain(name)}
     body = (*chain.values(), *(entry for entry in entries if id(entry) not in chain))
     reads = {name for entry in body for name in entry.reads}
-    fed = {name: value for name, value in given.items() if name in reads}
+    inputs = {name: value for name, value in examples.items() if name in reads}
     part = Document(
         header=_header(document.header),
         entries=body,
         tensors={n: t for n, t in document.tensors.items() if n in reads},
-        rest=_frame(document.rest, fed, wanted, reads),
+        rest=_frame(document.rest, inputs, outputs, reads),
     )
     return runner(document_session(part, threads=threads))
 
@@ -155,72 +156,71 @@ def part_runner(
 def live(document: Document, constants: Constants, node: str) -> tuple[str, ...]:
     """The values from before ``node`` that it, what follows it or the outputs read."""
     at = next(i for i, entry in enumerate(document.entries) if entry.name == node)
-    made = {name for entry in document.entries[at:] for name in entry.writes}
+    computed = {name for entry in document.entries[at:] for name in entry.writes}
     read = dict.fromkeys(name for entry in document.entries[at:] for name in entry.reads)
-    wanted = (*read, *document.outputs)
-    return tuple(dict.fromkeys(n for n in wanted if n not in made and n not in constants))
+    needed = (*read, *document.outputs)
+    return tuple(dict.fromkeys(n for n in needed if n not in computed and n not in constants))
 
 
 def resume(
     document: Document,
     constants: Constants,
-    given: Mapping[str, Array],
-    wanted: Sequence[str],
+    values: Mapping[str, Array],
+    outputs: Sequence[str],
     *,
     threads: int | None = None,
 ) -> Runner:
-    """Runs what leads from ``given`` to ``wanted``, and nothing else.
+    """A function that computes ``outputs`` from values such as ``values``, and nothing else.
 
     Raises:
-        UnsupportedError: an input of the model is needed and not given, or the runtime
-            rejects the part.
+        UnsupportedError: an input of the model is needed that is not among ``values``, or the
+            runtime rejects the part.
     """
-    asked = [name for name in wanted if name not in given and name not in constants]
-    waiting, needed = list(asked), set[str]()
+    computed = [name for name in outputs if name not in values and name not in constants]
+    pending, needed = list(computed), set[str]()
     entries: dict[int, Entry] = {}
-    while waiting:
-        name = waiting.pop()
-        if name in needed or name in given or name in constants:
+    while pending:
+        name = pending.pop()
+        if name in needed or name in values or name in constants:
             continue
         needed.add(name)
-        maker = constants.makers.get(name)
-        if maker is None:
-            raise UnsupportedError(f"value '{name}' is neither given nor made")
-        entries[id(maker)] = maker
-        waiting += maker.reads
+        producer = constants.producers.get(name)
+        if producer is None:
+            raise UnsupportedError(f"value '{name}' is neither given nor computed")
+        entries[id(producer)] = producer
+        pending += producer.reads
     ordered = [entry for entry in document.entries if id(entry) in entries]
-    fixed = {name: constants.value(name) for name in wanted if name in constants}
+    fixed = {name: constants.value(name) for name in outputs if name in constants}
     run: Runner | None = None
-    if asked:
-        run = part_runner(document, constants, ordered, given, asked, threads=threads)
+    if computed:
+        run = part_runner(document, constants, ordered, values, computed, threads=threads)
 
     def call(feeds: Feeds) -> dict[str, Array]:
-        made = run(feeds) if run else {}
-        known = {**fixed, **made}
-        return {name: known[name] if name in known else feeds[name] for name in wanted}
+        available = {**feeds, **fixed, **(run(feeds) if run else {})}
+        return {name: available[name] for name in outputs}
 
     return call
 
 
 def _header(header: ModelProto) -> ModelProto:
     """The header without training information, which names nodes that a part does not have."""
-    made = ModelProto()
-    made.CopyFrom(header)
-    made.ClearField("training_info")
-    return made
+    copy = ModelProto()
+    copy.CopyFrom(header)
+    copy.ClearField("training_info")
+    return copy
 
 
 def _frame(
-    rest: GraphProto, given: Mapping[str, Array], wanted: Sequence[str], reads: set[str]
+    rest: GraphProto, inputs: Mapping[str, Array], outputs: Sequence[str], reads: set[str]
 ) -> GraphProto:
-    """Inputs of the types at hand, outputs of whatever type they have."""
+    """A graph without nodes: inputs of the types of ``inputs``, outputs of no stated type."""
     frame = GraphProto(name=rest.name or "part")
-    for name, value in given.items():
+    for name, value in inputs.items():
         if not isinstance(value, np.ndarray):
             raise UnsupportedError(f"value '{name}' is a {type(value).__name__}, not a tensor")
         sizes = [None] * value.ndim
         frame.input.append(helper.make_tensor_value_info(name, onnx_dtype(value.dtype), sizes))
-    frame.output.extend(ValueInfoProto(name=name) for name in wanted)
+    frame.output.extend(ValueInfoProto(name=name) for name in outputs)
     frame.sparse_initializer.extend(t for t in rest.sparse_initializer if t.values.name in reads)
     return frame
 
@@ -234,10 +234,13 @@ def walk(
     *,
     threads: int | None = None,
 ) -> list[dict[str, Array]]:
-    """See ``Model.walk``.
+    """Run the graph once, in parts, with ``visit`` in the place of the convs ``nodes``.
+
+    The nodes between two of these convs are a model of their own, run once per batch. A value
+    is freed after its last reader. See :class:`dacconv.formats.base.Walkable`.
 
     Raises:
-        UnsupportedError: the runtime rejects a part of the model; says what it said.
+        UnsupportedError: the runtime rejects a part of the model; the message quotes it.
     """
     outputs = document.outputs
     live: list[dict[str, Array]] = [dict(feeds) for feeds in batches]
@@ -270,7 +273,7 @@ def _stages(
     """The nodes before each stop with the stop, and those after the last one."""
     between: list[Entry] = []
     for entry in document.entries:
-        if entry.writes and entry.writes[0] in constants.chained:
+        if entry.writes and entry.writes[0] in constants.computed:
             continue
         if entry.name in stops:
             yield between, entry
@@ -288,11 +291,10 @@ def _run(
     live: list[dict[str, Array]],
     threads: int | None,
 ) -> None:
-    """Run some nodes on every batch; put what is needed of their values into ``live``."""
-    made = {name for entry in entries for name in entry.writes}
-    wanted = sorted(made & needed)
-    if not wanted:
+    """Run some nodes on every batch; add the needed ones of their values to ``live``."""
+    outputs = sorted(needed.intersection(name for entry in entries for name in entry.writes))
+    if not outputs:
         return
-    run = part_runner(document, constants, entries, live[0], wanted, threads=threads)
+    run = part_runner(document, constants, entries, live[0], outputs, threads=threads)
     for values in live:
         values.update(run(values))

@@ -1,4 +1,4 @@
-"""Write an ONNX model: the bytes that did not change go from file to file as they are."""
+"""Write an ONNX model; bytes that did not change are copied from file to file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dacconv.graph.types import Plan
 from dacconv.support.files import replacing
 
 INLINE_LIMIT = 2**31 - 2**24
-"""Protobuf cannot hold 2 GiB; a little less is left to the graph."""
+"""Protobuf cannot hold 2 GiB; some of that is left for the graph."""
 _EXTERNAL_FROM = 1024
 _PAGE, _PAGED_FROM, _LINE = 4096, 1 << 20, 64
 _KEYS = ("dacconv", "dacconv_plan")
@@ -32,7 +32,7 @@ def inline_size(document: Document) -> int:
 
 
 def needs_side_file(document: Document) -> bool:
-    """Whether the weights go into a file of their own: they came so, or are too large."""
+    """Whether weights are written to an external data file: some were, or they are too large."""
     return document.external or inline_size(document) > INLINE_LIMIT
 
 
@@ -47,7 +47,7 @@ def save(
     """Write the model and, where it has one, its external data; return what was written.
 
     Raises:
-        WriteError: a file cannot be written; nothing is left.
+        WriteError: a file cannot be written; no part of it is left.
     """
     stamped = _stamped(document, provenance, plan)
     if not needs_side_file(document):
@@ -81,7 +81,7 @@ def write(document: Document, stream: BinaryIO, side: BinaryIO | None, location:
 
 
 def _goes_outside(tensor: Tensor, document: Document) -> bool:
-    """External tensors stay so, and new ones follow them; a model too large sends all out."""
+    """External tensors and new ones are external; all large ones are if the model is too large."""
     if tensor.raw is None or not len(tensor.raw):
         return False
     if tensor.external:
@@ -108,14 +108,14 @@ def _stamped(document: Document, provenance: Mapping[str, Any], plan: Plan) -> D
     """The document with provenance and plan in its metadata, replacing earlier ones."""
     header = ModelProto()
     header.CopyFrom(document.header)
-    kept = [
+    others = [
         StringStringEntryProto(key=p.key, value=p.value)
         for p in header.metadata_props
         if p.key not in _KEYS
     ]
     texts = (_json(provenance), _json(plan_to_dict(plan)))
     del header.metadata_props[:]
-    header.metadata_props.extend(kept)
+    header.metadata_props.extend(others)
     header.metadata_props.extend(
         StringStringEntryProto(key=key, value=text) for key, text in zip(_KEYS, texts, strict=True)
     )
@@ -127,16 +127,16 @@ def _json(value: Any) -> str:
 
 
 def recorded(path: Path, *, trust_pickle: bool) -> dict[str, Any] | None:
-    """The provenance and plan that an ONNX file holds; None where it holds none.
+    """The provenance and plan in the metadata of an ONNX file; None if it has none.
 
     Raises:
-        FormatError: the file is damaged, or they are no JSON.
+        FormatError: the file is damaged, or they are not JSON.
     """
-    held = {p.key: p.value for p in read(path).header.metadata_props}
-    if not set(_KEYS) <= set(held):
+    properties = {p.key: p.value for p in read(path).header.metadata_props}
+    if not set(_KEYS) <= set(properties):
         return None
     try:
-        origin, plan = (json.loads(held[key]) for key in _KEYS)
+        origin, plan = (json.loads(properties[key]) for key in _KEYS)
     except ValueError as error:
         raise FormatError(f"its plan is not JSON: {error}", where=str(path)) from error
     return {"provenance": origin, "plan": plan}

@@ -1,4 +1,4 @@
-"""The shape of every value, inferred on a stand-in for the model that carries no weights."""
+"""The shape of every value, inferred on a copy of the model without its weights."""
 
 from __future__ import annotations
 
@@ -18,69 +18,71 @@ from dacconv.graph.types import Array, Shape, ValueSpec
 _ROUNDS = 12
 _GENERATORS = frozenset({"ConstantOfShape", "Expand", "Range", "Tile"})
 _LONGEST_VECTOR = 1 << 20
-_STAND_IN = 64  # smaller constants are embedded: their values may steer shapes
+_STAND_IN = 64  # smaller constants are embedded: shapes may depend on their values
 
 
 @dataclass(frozen=True, slots=True)
-class Inferred:
+class InferredShapes:
     """Shapes and ONNX element types by value; a value of unknown rank is missing."""
 
     shapes: dict[str, Shape]
     types: dict[str, int]
 
-    def known(self, name: str) -> tuple[int, ...] | None:
+    def complete(self, name: str) -> tuple[int, ...] | None:
         """The shape when every axis is known."""
         shape = self.shapes.get(name)
         return None if shape is None or None in shape else tuple(s for s in shape if s is not None)
 
 
-def infer(document: Document, constants: Constants, inputs: tuple[ValueSpec, ...]) -> Inferred:
-    """Infer shapes from the inputs' shapes; never fails, what it cannot know is missing.
+def infer(
+    document: Document, constants: Constants, inputs: tuple[ValueSpec, ...]
+) -> InferredShapes:
+    """Infer shapes from the inputs' shapes; a shape that cannot be inferred is missing.
 
     Shape arithmetic that onnx's own data propagation does not follow (slices, pads and
-    reshapes computed from a Shape) is evaluated here, and inference repeated with the result,
-    until nothing new comes of it. What the file itself says of a value fills the gaps.
+    reshapes computed from a Shape) is evaluated here, and inference is repeated with the results
+    until there are no new ones. The shapes that the file itself states fill the gaps.
     """
     derived: dict[str, Array] = {}
     hints: dict[str, ValueInfoProto] = {}
-    found = Inferred({}, {})
+    inferred = InferredShapes({}, {})
     for _ in range(_ROUNDS):
         small = constants.small(derived)
         model = _stand_in(document, small, inputs, hints)
-        found = _infer(model, found)
+        inferred = _infer(model, inferred)
         for name, value in small.items():
-            found.shapes.setdefault(name, value.shape)
+            inferred.shapes.setdefault(name, value.shape)
         shapes = {
-            entry.writes[0]: found.known(entry.reads[0])
+            entry.writes[0]: inferred.complete(entry.reads[0])
             for entry in document.entries
             if entry.op == "Shape" and entry.reads and entry.writes
         }
-        fresh = {
+        new_values = {
             name: _shape_value(constants, name, shape)
             for name, shape in shapes.items()
             if shape is not None and name not in derived and name not in small
         }
-        if fresh:
-            derived |= fresh
+        if new_values:
+            derived |= new_values
             continue
-        more = _hints(document, found)
-        if not more or more.keys() <= hints.keys():
+        new_hints = _hints(document, inferred)
+        if not new_hints or new_hints.keys() <= hints.keys():
             break
-        hints |= more
-    return found
+        hints |= new_hints
+    return inferred
 
 
 def _shape_value(constants: Constants, name: str, shape: tuple[int, ...]) -> Array:
-    attributes = {a.name: int(a.i) for a in constants.makers[name].proto.attribute}
+    attributes = {a.name: int(a.i) for a in constants.producers[name].proto.attribute}
     return np.asarray(shape[attributes.get("start", 0) : attributes.get("end")], np.int64)
 
 
-def _hints(document: Document, found: Inferred) -> dict[str, ValueInfoProto]:
-    """What the file says of values that inference could not follow."""
+def _hints(document: Document, inferred: InferredShapes) -> dict[str, ValueInfoProto]:
+    """The complete shapes that the file states for values whose shape was not inferred."""
     return {
         value.name: value
         for value in document.rest.value_info
-        if value.name not in found.shapes
+        if value.name not in inferred.shapes
         and (shape := declared_shape(value)) is not None
         and None not in shape
     }
@@ -118,8 +120,10 @@ def _stand_in(
             else:
                 graph.input.append(value_info(tensor))
         elif entry.op == "Constant" and any(a.name == "value" for a in entry.proto.attribute):
-            (held,) = (a.t for a in entry.proto.attribute if a.name == "value")
-            graph.input.append(helper.make_tensor_value_info(output, held.data_type, held.dims))
+            (tensor_proto,) = (a.t for a in entry.proto.attribute if a.name == "value")
+            graph.input.append(
+                helper.make_tensor_value_info(output, tensor_proto.data_type, tensor_proto.dims)
+            )
         else:
             graph.node.append(entry.proto)
     graph.output.extend(_with_shape(value, None) for value in document.rest.output)
@@ -141,9 +145,9 @@ def _with_shape(value: ValueInfoProto, shape: Shape | None) -> ValueInfoProto:
     return copy
 
 
-def _infer(model: ModelProto, before: Inferred) -> Inferred:
+def _infer(model: ModelProto, before: InferredShapes) -> InferredShapes:
     """One pass of onnx's inference, with data propagation where that is safe and works."""
-    plain: Inferred | None = None
+    plain: InferredShapes | None = None
     if any(node.op_type in _GENERATORS for node in model.graph.node) or _has_long_vector(
         _declared(model)
     ):
@@ -154,7 +158,7 @@ def _infer(model: ModelProto, before: Inferred) -> Inferred:
     return inferred or (before if before.shapes else _declared(model))
 
 
-def _one_pass(model: ModelProto, *, propagate: bool) -> Inferred | None:
+def _one_pass(model: ModelProto, *, propagate: bool) -> InferredShapes | None:
     """What onnx infers; None where its C++ code raises an error of any kind."""
     try:
         graph = onnx.shape_inference.infer_shapes(model, data_prop=propagate).graph
@@ -167,10 +171,10 @@ def _one_pass(model: ModelProto, *, propagate: bool) -> Inferred | None:
         types[value.name] = int(value.type.tensor_type.elem_type)
         if shape is not None:
             shapes[value.name] = shape
-    return Inferred(shapes, types)
+    return InferredShapes(shapes, types)
 
 
-def _has_long_vector(inferred: Inferred) -> bool:
+def _has_long_vector(inferred: InferredShapes) -> bool:
     """Whether data propagation could fill the memory.
 
     For a vector, onnx makes an object of some 60 bytes for each element, without a limit.
@@ -179,10 +183,10 @@ def _has_long_vector(inferred: Inferred) -> bool:
     return any(shape[0] is not None and shape[0] > _LONGEST_VECTOR for shape in vectors)
 
 
-def _declared(model: ModelProto) -> Inferred:
-    """What the stand-in itself says, for a model that onnx refuses to look at."""
+def _declared(model: ModelProto) -> InferredShapes:
+    """The shapes that the model states, for one that onnx cannot infer shapes of."""
     values = [*model.graph.input, *model.graph.value_info]
-    return Inferred(
+    return InferredShapes(
         {value.name: shape for value in values if (shape := declared_shape(value)) is not None},
         {value.name: int(value.type.tensor_type.elem_type) for value in values},
     )

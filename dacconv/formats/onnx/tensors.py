@@ -1,4 +1,4 @@
-"""Constants of an ONNX model, read only when somebody asks for their values."""
+"""Constants of an ONNX model, whose values are read when they are used."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _DTYPES: dict[int, str] = {
 FLOATS = frozenset(
     {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 )
-"""The element types that a weight may have to be split."""
+"""The element types of weights that can be split."""
 
 
 @cache
 def numpy_dtype(data_type: int) -> np.dtype[np.generic] | None:
-    """The numpy dtype of an ONNX element type; None for those that numpy has nothing for."""
+    """The numpy dtype of an ONNX element type; None if numpy has none."""
     if data_type == TensorProto.BFLOAT16:
         import ml_dtypes
 
@@ -71,7 +71,7 @@ def onnx_dtype(dtype: np.dtype[np.generic]) -> int:
 
 
 def type_name(data_type: int) -> str:
-    """The element type in words, as numpy says it where it can."""
+    """The name of the element type, as in numpy where it has one."""
     dtype = numpy_dtype(data_type)
     if dtype is not None:
         return dtype.name
@@ -83,11 +83,11 @@ def type_name(data_type: int) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
-    """A constant: what the file says of it, and where its bytes are.
+    """A constant: its description in the file, and its bytes.
 
-    ``head`` is the TensorProto without its data. ``raw`` are the little-endian values where
-    they are stored that way, in the model file or in an external one. ``whole`` is the
-    serialised TensorProto as it stands in the model file; None for external and new tensors.
+    ``head`` is the TensorProto without its data. ``raw`` are the little-endian values if
+    they are stored that way, in the model file or in an external one. ``whole`` is the serialised
+    TensorProto in the model file; None for external and new tensors.
     """
 
     head: TensorProto
@@ -121,7 +121,7 @@ class Tensor:
         return len(self.raw) if self.raw is not None else len(self.whole or b"")
 
     def array(self) -> Array:
-        """The values; a read-only view of the file's bytes where the file allows that.
+        """The values; if possible as a read-only view of the file's bytes.
 
         Raises:
             FormatError: the data does not fit the tensor's type and shape.
@@ -202,13 +202,13 @@ def proto_array(proto: TensorProto) -> Array:
         return np.asarray(numpy_helper.to_array(proto))
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise FormatError(
-            f"constant {str(proto.name)!r} does not hold what its type and shape say: {error}",
+            f"constant {str(proto.name)!r} does not fit its type and shape: {error}",
             hint="the file is damaged",
         ) from error
 
 
 def from_wire(data: memoryview) -> Tensor:
-    """The tensor serialised in ``data``, its values left where they are.
+    """The tensor that is serialised in ``data``, without a copy of its values.
 
     Raises:
         WireError: the bytes are malformed.
@@ -218,7 +218,7 @@ def from_wire(data: memoryview) -> Tensor:
     for field in wire.fields(data):
         if field.number == _RAW_DATA:
             if field.wire_type != wire.DELIMITED:
-                raise wire.WireError("the data of a constant is no sequence of bytes")
+                raise wire.WireError("the data of a constant is not a sequence of bytes")
             raw = data[field.content : field.end]
         elif field.number not in _DATA_FIELDS:
             head.append(data[field.start : field.end])

@@ -1,8 +1,8 @@
-"""The protobuf wire format, just enough to lift tensors out of a file without copying them.
+"""Read and write protobuf's wire format, so that tensors are not copied.
 
 Parsing a model with protobuf copies every weight, and serialising it copies them again. An
-ONNX file is a sequence of length-delimited fields, so the weights can be cut out as views of
-the file's bytes and written back as they are; protobuf then only sees the graph.
+ONNX file is a sequence of length-delimited fields, so the weights can be taken out as
+views of the file's bytes and written back as they are; protobuf only parses the graph.
 Wire format: https://protobuf.dev/programming-guides/encoding
 """
 
@@ -63,7 +63,7 @@ def fields(data: memoryview) -> Iterator[WireField]:
         elif wire_type in (FIXED64, FIXED32):
             end = content + (8 if wire_type == FIXED64 else 4)
         else:
-            raise WireError(f"it has a field of unknown kind {wire_type}")
+            raise WireError(f"it has a field of unknown type {wire_type}")
         if not 0 < number <= HIGHEST_NUMBER:
             raise WireError(f"it has a field numbered {number}")
         if end > size:
@@ -93,7 +93,7 @@ def varint(value: int) -> bytes:
 
 
 def header(number: int, length: int) -> bytes:
-    """What precedes the content of a length-delimited field."""
+    """The tag and length of a length-delimited field."""
     return varint(number << 3 | DELIMITED) + varint(length)
 
 

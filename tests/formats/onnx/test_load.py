@@ -52,7 +52,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "no graph": (onnx.ModelProto(ir_version=8).SerializeToString(), "no graph"),
     "no IR version": (
         onnx.ModelProto(graph=onnx.GraphProto(name="g")).SerializeToString(),
-        "does not say its IR version",
+        "does not state its IR version",
     ),
 }
 
@@ -107,7 +107,9 @@ def test_flipped_bits_give_a_message_or_a_model(tmp_path: Path) -> None:
 def test_a_tensor_that_does_not_fit_its_shape(tmp_path: Path) -> None:
     proto = conv_model()
     proto.graph.initializer[0].raw_data = proto.graph.initializer[0].raw_data[:-4]
-    with pytest.raises(FormatError, match=r"'conv.weight' has 860 bytes .* needs 864"):
+    with pytest.raises(
+        FormatError, match=r"'conv.weight' has 860 bytes, but its shape .* needs 864"
+    ):
         opened(proto, tmp_path)
 
 
@@ -137,7 +139,7 @@ def test_an_output_that_nothing_makes(tmp_path: Path) -> None:
 def test_a_value_that_is_made_twice(tmp_path: Path) -> None:
     proto = conv_model()
     proto.graph.node.append(proto.graph.node[0])
-    with pytest.raises(FormatError, match="made twice"):
+    with pytest.raises(FormatError, match="computed twice"):
         opened(proto, tmp_path)
 
 
@@ -161,7 +163,7 @@ def test_old_and_missing_versions(tmp_path: Path) -> None:
         opened(conv_model(ir=2), tmp_path)
     proto = conv_model()
     del proto.opset_import[:]
-    with pytest.raises(FormatError, match="does not say which ONNX opset"):
+    with pytest.raises(FormatError, match="does not state its ONNX opset"):
         opened(proto, tmp_path)
 
 

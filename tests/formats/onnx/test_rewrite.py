@@ -439,11 +439,14 @@ def test_what_the_exporter_noted_goes_with_the_layer(tmp_path: Path) -> None:
 
 BAD: dict[str, tuple[list[Rewrite], str]] = {
     "unknown node": ([Rewrite("nobody", "x", ((),))], "no node 'nobody'"),
-    "no branches": ([Rewrite("relu", "c", ())], "nothing is to take its place"),
+    "no branches": ([Rewrite("relu", "c", ())], "no branches to take its place"),
     "twice": ([Rewrite("bn", "a", ((),)), Rewrite("bn", "a", ((),))], "two rewrites"),
-    "value gone": ([Rewrite("relu", "c", ((),), drop=("conv",))], "'a' is gone, but bn reads it"),
-    "source too late": ([Rewrite("conv", "c", ((),))], "not made yet where"),
-    "foreign alias": ([Rewrite("conv", "x", ((),), alias={"c": "a"})], "is not dropped"),
+    "value gone": (
+        [Rewrite("relu", "c", ((),), drop=("conv",))],
+        "'a' is removed, but bn reads it",
+    ),
+    "source too late": ([Rewrite("conv", "c", ((),))], "computed only after"),
+    "foreign alias": ([Rewrite("conv", "x", ((),), alias={"c": "a"})], "no rewrite drops it"),
 }
 
 
