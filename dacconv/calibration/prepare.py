@@ -17,7 +17,7 @@ from dacconv.calibration.study import Price, Rebuilt, Target
 from dacconv.decompositions import Factors
 from dacconv.errors import UnsupportedError
 from dacconv.formats.base import Model, Walkable
-from dacconv.formats.inputs import why_not
+from dacconv.formats.inputs import reason_not_runnable
 from dacconv.fusions.merged import MergedModel
 from dacconv.graph.types import Choice, FloatArray, Layer, Node
 from dacconv.planning.spectra import Spectra
@@ -155,7 +155,7 @@ def prepare(
         UnsupportedError: the model does not allow what was asked for; never with ``auto``.
     """
     automatic = options.how == "auto"
-    reason = why_not(model)
+    reason = reason_not_runnable(model)
     if reason is None and not isinstance(model, Walkable):
         reason = "a model of this format cannot be run layer by layer"
     if reason is not None:

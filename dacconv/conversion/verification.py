@@ -12,7 +12,7 @@ import numpy as np
 
 from dacconv.errors import UnsupportedError
 from dacconv.formats.base import Feeds, Model, Runner
-from dacconv.formats.inputs import batch_of, seeded_inputs, sizes_of, why_not
+from dacconv.formats.inputs import batch_of, reason_not_runnable, seeded_inputs, sizes_of
 from dacconv.graph.findings import Latency, OutputCheck, Verification
 from dacconv.graph.types import Array, ValueSpec
 from dacconv.support.progress import Progress, silent
@@ -50,7 +50,7 @@ def verify(
     """
     options = options or CheckOptions()
     for model in (original, converted):
-        if reason := why_not(model):
+        if reason := reason_not_runnable(model):
             raise UnsupportedError(reason, where=str(model.path))
     specs = original.inputs()
     check_same_inputs(specs, converted.inputs())

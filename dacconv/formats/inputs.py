@@ -14,8 +14,8 @@ LARGEST_INPUT = 1 << 31
 """The most elements of an input that are made to run a model."""
 
 
-def why_not(model: Model) -> str | None:
-    """Why a model cannot be run here, in words; None where it can."""
+def reason_not_runnable(model: Model) -> str | None:
+    """The reason why a model cannot be run here; None if it can."""
     if model.runnable:
         return model.runnable
     for spec in model.inputs():

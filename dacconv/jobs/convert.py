@@ -14,7 +14,7 @@ from dacconv.decompositions.forms import AUTO
 from dacconv.errors import UsageError
 from dacconv.formats import open_model
 from dacconv.formats.base import Model
-from dacconv.formats.inputs import why_not
+from dacconv.formats.inputs import reason_not_runnable
 from dacconv.graph import plan_json
 from dacconv.graph.findings import Verification
 from dacconv.graph.types import Plan
@@ -194,7 +194,7 @@ def _verified(model: Model, done: Conversion, settings: Settings, progress: Prog
     """The conversion with its verification, or with the reason why there is none."""
     if not settings.verify:
         return replace(done, report=replace(done.report, unverified="--no-verify was given"))
-    if reason := why_not(model):
+    if reason := reason_not_runnable(model):
         if settings.gates.need_verification:
             raise UsageError(f"the gates need the model to run, but {reason}")
         return replace(done, report=replace(done.report, unverified=reason))

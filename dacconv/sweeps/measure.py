@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dacconv.conversion import pipeline
 from dacconv.conversion.verification import CheckOptions, side_by_side
 from dacconv.formats.base import Model
-from dacconv.formats.inputs import batch_of, seeded_inputs, why_not
+from dacconv.formats.inputs import batch_of, reason_not_runnable, seeded_inputs
 from dacconv.graph.cost import Cost
 from dacconv.graph.types import Plan
 from dacconv.planning.spectra import SplitOptions
@@ -75,7 +75,7 @@ class Bench:
     @cached_property
     def unrun(self) -> str | None:
         """Why the model is not run; None where it is."""
-        return why_not(self.model)
+        return reason_not_runnable(self.model)
 
     @cached_property
     def calibrated(self) -> Calibrated | None:

@@ -12,7 +12,7 @@ from dacconv.decompositions import METHODS
 from dacconv.decompositions.forms import AUTO, MULTIPLIER, possible
 from dacconv.errors import UsageError
 from dacconv.formats.base import Model
-from dacconv.formats.inputs import make_inputs, why_not
+from dacconv.formats.inputs import make_inputs, reason_not_runnable
 from dacconv.graph.types import Choice, Layer, Plan, Skipped
 from dacconv.planning import Times
 from dacconv.planning.base import Price
@@ -39,7 +39,7 @@ def layer_times(
     Raises:
         UsageError: the model cannot be run.
     """
-    if reason := why_not(model):
+    if reason := reason_not_runnable(model):
         raise UsageError(f"the model cannot be timed: {reason}", where="--latency")
 
     def of(layer: Layer, choice: Choice | None) -> int | None:
@@ -125,7 +125,7 @@ def fastest(
     best = plans[0]
     others = [plan for plan in plans[1:] if _splits(plan) != _splits(best)]
     is_empty = not any(plan.choices for plan in (best, *others))
-    if is_empty or why_not(original) or not _runs_here(original, timer):
+    if is_empty or reason_not_runnable(original) or not _runs_here(original, timer):
         return best
     threads = timer.target.threads
     for plan in others:

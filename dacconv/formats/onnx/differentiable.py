@@ -1,7 +1,7 @@
-"""An ONNX graph run by torch, for gradients: the common operators of convolutional networks.
+"""Run an ONNX graph in torch, for gradients: the common operators of convolutional networks.
 
-Imported only to distil images and to tune factors. Where the graph needs an operator that is
-not here, the caller goes on without.
+Imported only to distil images and to tune factors. If the graph has an operator that is not
+here, the caller does without gradients.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ Operator = Callable[[list[Any], Attributes], Tensor]
 
 
 def batch_norms(document: Document, constants: Constants) -> dict[str, tuple[Array, Array]]:
-    """The stored mean and variance of every BatchNormalization, by the value it reads."""
-    found = {}
+    """The running mean and variance of every BatchNormalization, by the name of its input."""
+    statistics = {}
     for entry in document.entries:
         if entry.op == "BatchNormalization":
             mean, variance = entry.proto.input[3:5]
             if mean in constants and variance in constants:
                 values = constants.value(mean), constants.value(variance)
-                found[entry.proto.input[0]] = values
-    return found
+                statistics[entry.proto.input[0]] = values
+    return statistics
 
 
 def batch_norm_inputs(
     document: Document, constants: Constants, source: str, device: str | None
 ) -> tuple[Callable[[Tensor], list[Tensor]], list[Stored]] | None:
-    """A function from images to the inputs of the BatchNorms, and what these have stored.
+    """A function from images to the inputs of the BatchNorms, and their running statistics.
 
-    None where there is no BatchNorm with constants, or an operator that is not known here.
+    None if there is no BatchNorm with constants, or an operator is not supported.
     """
-    place = place_for(device)
+    torch_device = place_for(device)
     norms = batch_norms(document, constants)
-    compute = computation(document, constants, [source], list(norms), place)
+    compute = computation(document, constants, [source], list(norms), torch_device)
     if not norms or isinstance(compute, str):
         return None
 
-    def seen(images: Tensor) -> list[Tensor]:
+    def norm_inputs(images: Tensor) -> list[Tensor]:
         values = compute({source: images}, None)
         return [values[name] for name in norms]
 
-    stored = [Stored(_tensor(m, place), _tensor(v, place)) for m, v in norms.values()]
-    return seen, stored
+    stored = [Stored(_tensor(m, torch_device), _tensor(v, torch_device)) for m, v in norms.values()]
+    return norm_inputs, stored
 
 
 @contextmanager
@@ -72,78 +72,80 @@ def differentiable(
     nodes: Sequence[str],
     device: str | None,
 ) -> Iterator[Forward]:
-    """See ``models.base.Differentiable``.
+    """See :class:`dacconv.formats.base.Differentiable`.
 
     Raises:
-        UnsupportedError: the graph has an operator that is not known here.
+        UnsupportedError: the graph has an operator that is not supported.
     """
-    place = place_for(device)
-    wanted = [name for name in document.outputs if name not in constants]
-    compute = computation(document, constants, sources, wanted, place, frozenset(nodes))
+    torch_device = place_for(device)
+    outputs = [name for name in document.outputs if name not in constants]
+    compute = computation(document, constants, sources, outputs, torch_device, frozenset(nodes))
     if isinstance(compute, str):
         raise UnsupportedError(compute)
 
     def run(feeds: Feeds, stop: Stop) -> dict[str, Array]:
-        values = compute({name: _tensor(feeds[name], place) for name in sources}, stop)
-        return {name: values[name].detach().cpu().numpy() for name in wanted}
+        values = compute({name: _tensor(feeds[name], torch_device) for name in sources}, stop)
+        return {name: values[name].detach().cpu().numpy() for name in outputs}
 
     yield run
 
 
 Compute = Callable[[Mapping[str, Tensor], Stop | None], dict[str, Tensor]]
-"""The inputs' values, and what stands in for some convs, to every value of the graph."""
+"""From the values of the inputs, and a substitute for some convs, to every value of the graph."""
 
 
 def computation(
     document: Document,
     constants: Constants,
     sources: Sequence[str],
-    wanted: Sequence[str],
-    place: torch.device,
+    outputs: Sequence[str],
+    torch_device: torch.device,
     stops: Set[str] = frozenset(),
 ) -> Compute | str:
-    """A function that runs the nodes that lead to the ``wanted`` values; or why there is none."""
-    entries = _leading_to(document, constants, wanted)
-    unknown = sorted({entry.op for entry in entries if entry.op not in OPERATORS})
-    if unknown:
-        return f"gradients through {', '.join(unknown)} are not known"
+    """A function that computes the values ``outputs``, or the reason why there is none."""
+    entries = _leading_to(document, constants, outputs)
+    unsupported = sorted({entry.op for entry in entries if entry.op not in OPERATORS})
+    if unsupported:
+        return f"gradients through {', '.join(unsupported)} are not supported"
     read = {name for entry in entries for name in entry.reads}
-    fixed = {name: _tensor(constants.value(name), place) for name in read if name in constants}
-    made = {*sources, *(name for entry in entries for name in entry.writes[:1])}
-    if missing := sorted((read | set(wanted)) - made - fixed.keys()):
-        return f"gradients through the value '{missing[0]}' are not known"
+    fixed = {
+        name: _tensor(constants.value(name), torch_device) for name in read if name in constants
+    }
+    computed = {*sources, *(name for entry in entries for name in entry.writes[:1])}
+    if missing := sorted((read | set(outputs)) - computed - fixed.keys()):
+        return f"gradients through the value '{missing[0]}' are not supported"
     plans = [(entry, _attributes(entry), OPERATORS[entry.op]) for entry in entries]
 
-    def compute(given: Mapping[str, Tensor], stop: Stop | None) -> dict[str, Tensor]:
-        values: dict[str, Tensor] = {**fixed, **given}
+    def compute(inputs: Mapping[str, Tensor], stop: Stop | None) -> dict[str, Tensor]:
+        values: dict[str, Tensor] = {**fixed, **inputs}
         for entry, attributes, apply in plans:
-            taken = [values[name] if name else None for name in entry.proto.input]
+            arguments = [values[name] if name else None for name in entry.proto.input]
             if stop is not None and entry.name in stops:
-                values[entry.writes[0]] = stop(entry.name, taken[0])
+                values[entry.writes[0]] = stop(entry.name, arguments[0])
             else:
-                values[entry.writes[0]] = apply(taken, attributes)
+                values[entry.writes[0]] = apply(arguments, attributes)
         return values
 
     return compute
 
 
 def _leading_to(
-    document: Document, constants: Constants, wanted: Sequence[str] | Any
+    document: Document, constants: Constants, outputs: Sequence[str] | Any
 ) -> list[Entry]:
-    """The nodes that the wanted values are computed by, in order."""
-    needed, found = set(wanted), []
+    """The nodes that compute the values ``outputs``, in order."""
+    needed, entries = set(outputs), []
     for entry in reversed(document.entries):
         if needed.intersection(entry.writes) and entry.writes[0] not in constants:
-            found.append(entry)
+            entries.append(entry)
             needed.update(entry.reads)
-    return found[::-1]
+    return entries[::-1]
 
 
 def _tensor(array: Array, device: torch.device) -> Tensor:
-    made = np.array(array, copy=True, order="C")
-    if made.dtype.kind == "f" or made.dtype.name == "bfloat16":
-        made = made.astype(np.float32)
-    return torch.from_numpy(made).to(device)
+    values = np.array(array, copy=True, order="C")
+    if values.dtype.kind == "f" or values.dtype.name == "bfloat16":
+        values = values.astype(np.float32)
+    return torch.from_numpy(values).to(device)
 
 
 def _attributes(entry: Entry) -> Attributes:
@@ -210,28 +212,28 @@ def _average_pool(xs: list[Any], a: Attributes) -> Tensor:
     axes = len(kernel)
     strides, ceil = a.get("strides", [1] * axes), bool(a.get("ceil_mode", 0))
     x = _padded(xs[0], kernel, a, 0.0)
-    made = _MEANS[axes](x, kernel, strides, 0, ceil)
+    means = _MEANS[axes](x, kernel, strides, 0, ceil)
     if x is xs[0] or a.get("count_include_pad", 0):
-        return made
+        return means
     ones = _padded(torch.ones_like(xs[0][:1, :1]), kernel, a, 0.0)
-    return made / _MEANS[axes](ones, kernel, strides, 0, ceil)
+    return means / _MEANS[axes](ones, kernel, strides, 0, ceil)
 
 
 def _gemm(xs: list[Any], a: Attributes) -> Tensor:
     left = xs[0].T if a.get("transA") else xs[0]
     right = xs[1].T if a.get("transB") else xs[1]
-    made: Tensor = a.get("alpha", 1.0) * (left @ right)
+    result: Tensor = a.get("alpha", 1.0) * (left @ right)
     if len(xs) > 2 and xs[2] is not None:
-        made = made + a.get("beta", 1.0) * xs[2]
-    return made
+        result = result + a.get("beta", 1.0) * xs[2]
+    return result
 
 
 def _numbers(xs: list[Any], a: Attributes, index: int, name: str) -> list[int] | None:
-    """What newer operators take as an input and older ones as an attribute."""
+    """The integers that newer operators take as an input, and older ones as an attribute."""
     if len(xs) > index and xs[index] is not None:
         return [int(v) for v in xs[index].flatten().tolist()]
-    found = a.get(name)
-    return None if found is None else [int(v) for v in found]
+    numbers = a.get(name)
+    return None if numbers is None else [int(v) for v in numbers]
 
 
 def _slice(xs: list[Any], a: Attributes) -> Tensor:
@@ -257,8 +259,8 @@ def _pad(xs: list[Any], a: Attributes) -> Tensor:
     mode = {"": "constant", "edge": "replicate", "wrap": "circular"}.get(
         _text(a.get("mode", b"")), _text(a.get("mode", b""))
     )
-    kept = sides if mode == "constant" else sides[2:]
-    flat = [side for pair in reversed(kept) for side in pair]
+    padded = sides if mode == "constant" else sides[2:]
+    flat = [side for pair in reversed(padded) for side in pair]
     return F.pad(x, flat, mode, value) if mode == "constant" else F.pad(x, flat, mode)
 
 
@@ -268,15 +270,15 @@ def _reshape(xs: list[Any], a: Attributes) -> Tensor:
              for i, n in enumerate(shape)]  # fmt: skip
     if sizes and sizes[0] == 1 and xs[0].shape[0] != 1 and -1 not in sizes:
         sizes[0] = xs[0].shape[0]  # exported with a batch of 1
-    made: Tensor = xs[0].reshape(sizes)
-    return made
+    result: Tensor = xs[0].reshape(sizes)
+    return result
 
 
 def _flatten(xs: list[Any], a: Attributes) -> Tensor:
     axis = a.get("axis", 1) % (xs[0].ndim + 1)
     lead = int(np.prod(xs[0].shape[:axis], dtype=int))
-    made: Tensor = xs[0].reshape(lead, -1)
-    return made
+    result: Tensor = xs[0].reshape(lead, -1)
+    return result
 
 
 def _clip(xs: list[Any], a: Attributes) -> Tensor:
@@ -287,14 +289,14 @@ def _clip(xs: list[Any], a: Attributes) -> Tensor:
 
 def _mean(xs: list[Any], a: Attributes) -> Tensor:
     axes = _numbers(xs, a, 1, "axes") or list(range(xs[0].ndim))
-    made: Tensor = xs[0].mean(axes, keepdim=bool(a.get("keepdims", 1)))
-    return made
+    result: Tensor = xs[0].mean(axes, keepdim=bool(a.get("keepdims", 1)))
+    return result
 
 
 def _squeeze(xs: list[Any], a: Attributes) -> Tensor:
     axes = _numbers(xs, a, 1, "axes") or [i for i, n in enumerate(xs[0].shape) if n == 1]
-    made: Tensor = xs[0].squeeze(tuple(axes))
-    return made
+    result: Tensor = xs[0].squeeze(tuple(axes))
+    return result
 
 
 def _unsqueeze(xs: list[Any], a: Attributes) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats import timing_adapter
 from dacconv.formats.base import LoadOptions, Model
-from dacconv.formats.inputs import why_not
+from dacconv.formats.inputs import reason_not_runnable
 from dacconv.formats.sniff import kind
 from dacconv.graph.types import Shape, ValueSpec
 from dacconv.timing.benchmark.result import Subject
@@ -75,7 +75,7 @@ def with_batch(opened: OpenModel, batch: int) -> OpenModel:
 
 def _open(path: Path, name: str, options: LoadOptions) -> OpenModel:
     model = timing_adapter(kind(path)).open_model(path, options)
-    if reason := why_not(model):
+    if reason := reason_not_runnable(model):
         raise UnsupportedError(reason, where=str(path))
     inputs = tuple(
         replace(spec, shape=tuple(size or 1 for size in spec.shape or ()))

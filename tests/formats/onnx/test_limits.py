@@ -18,7 +18,7 @@ import dacconv
 from dacconv.conversion.verification import verify
 from dacconv.errors import FormatError, UnsupportedError
 from dacconv.formats.base import LoadOptions
-from dacconv.formats.inputs import why_not
+from dacconv.formats.inputs import reason_not_runnable
 from dacconv.formats.onnx import external as external_module
 from dacconv.formats.onnx import functions
 from dacconv.formats.onnx.model import load
@@ -159,7 +159,7 @@ def test_a_value_with_an_impossible_axis(kind: str, tmp_path: Path) -> None:
 
 def test_an_input_too_large_to_be_made(tmp_path: Path) -> None:
     original = opened(conv_model(inputs={"x": (1, 4, 2**20, 2**20)}), tmp_path)
-    assert "1x4x1048576x1048576" in str(why_not(original))
+    assert "1x4x1048576x1048576" in str(reason_not_runnable(original))
     with pytest.raises(UnsupportedError, match="more than the 2,147,483,648 elements"):
         verify(original, original)
 

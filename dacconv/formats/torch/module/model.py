@@ -35,7 +35,7 @@ from dacconv.formats.torch.module.run import (
     seeded,
     told_shapes,
 )
-from dacconv.formats.torch.module.surgery import Edited, Tree, rewrite_module, why_not
+from dacconv.formats.torch.module.surgery import Edited, Tree, rewrite_module, rewrite_refusal
 from dacconv.formats.torch.module.trace import Trace, trace
 from dacconv.formats.torch.module.walk import Stop, in_step, stopping
 from dacconv.graph.types import (
@@ -172,7 +172,7 @@ class TracedModel:
 
     def rewrite_refusal(self, edit: Rewrite) -> str | None:
         """The reason why ``rewrite`` would refuse an edit; None if it would not."""
-        return why_not(edit, self._tree)
+        return rewrite_refusal(edit, self._tree)
 
     def constructs(self, axes: int, *, own_layers: bool) -> frozenset[Construct]:
         """Those of plain torch.nn layers and, where asked for, those of ``dacconv.nn``."""

@@ -56,7 +56,7 @@ class Edited:
     kept: Mapping[str, Mapping[str, str]]
 
 
-def why_not(edit: Rewrite, tree: Tree) -> str | None:
+def rewrite_refusal(edit: Rewrite, tree: Tree) -> str | None:
     """Why an edit cannot be made in a module tree; None where it can."""
     found = _place(edit, tree)
     return found if isinstance(found, str) else None

@@ -34,7 +34,7 @@ _KEPT_META = (
 )
 
 
-def why_not(edit: Rewrite, reading: Reading) -> str | None:
+def rewrite_refusal(edit: Rewrite, reading: Reading) -> str | None:
     """Why an edit cannot be made; None where it can."""
     names = {edit.target, *edit.drop}
     for node in reading.nodes:
@@ -65,10 +65,10 @@ def edit_program(
     """A new program with the edits made; the old one shares its untouched weights.
 
     Raises:
-        UnsupportedError: an edit cannot be made; :func:`why_not` says so before.
+        UnsupportedError: an edit cannot be made; :func:`rewrite_refusal` says so before.
     """
     for edit in edits:
-        if reason := why_not(edit, reading):
+        if reason := rewrite_refusal(edit, reading):
             raise UnsupportedError(reason, where=edit.target)
     editor = _Editor.of(program, reading)
     for edit in edits:

@@ -25,7 +25,7 @@ from dacconv.formats.torch.files.record import make_record, to_json
 from dacconv.formats.torch.gradients import frozen
 from dacconv.formats.torch.module.run import flat_outputs, told_shapes
 from dacconv.formats.torch.module.walk import Stop, Stopping, in_step
-from dacconv.formats.torch.program.edit import edit_program, why_not
+from dacconv.formats.torch.program.edit import edit_program, rewrite_refusal
 from dacconv.formats.torch.program.graph import Reading, read_program
 from dacconv.formats.torch.program.part import live, part
 from dacconv.graph.types import (
@@ -186,7 +186,7 @@ class ProgramModel:
 
     def rewrite_refusal(self, edit: Rewrite) -> str | None:
         """The reason why ``rewrite`` would refuse an edit; None if it would not."""
-        return why_not(edit, self._reading)
+        return rewrite_refusal(edit, self._reading)
 
     def statistics(self, node: str) -> tuple[Array, Array] | None:
         """None: they are not read from exported programs."""
