@@ -213,7 +213,7 @@ def assert_parts_are_the_whole(model, feeds):
             np.testing.assert_allclose(actual[key], value, rtol=1e-4, atol=1e-5)
         for key, value in before.items():
             np.testing.assert_array_equal(middle[key], value)
-    with pytest.raises(UnsupportedError, match="neither given nor made"):
+    with pytest.raises(UnsupportedError, match="neither given nor computed"):
         model.resume({})
 
 

@@ -58,7 +58,7 @@ def part(
     """A function from the values ``given`` to a dict of those ``wanted``, or to the outputs.
 
     Raises:
-        UnsupportedError: a value is neither given nor made, or the program cannot be cut.
+        UnsupportedError: a value is neither given nor computed, or the program cannot be cut.
     """
     _require_dataflow(program)
     by_name = {node.name: node for node in program.graph.nodes}
@@ -113,7 +113,7 @@ def _needed(
         if node in given or node.name in constants:
             continue
         if node.op != "call_function":
-            raise UnsupportedError(f"value '{node.name}' is neither given nor made")
+            raise UnsupportedError(f"value '{node.name}' is neither given nor computed")
         waiting += node.all_input_nodes
     return found
 
