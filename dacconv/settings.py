@@ -325,7 +325,7 @@ class Outputs(Options):
     output: Path | None = option(PATH, None, "The file to write.", OUTPUT, "convert", "fuse", "sweep", metavar="FILE", names=("-o", "--output"), words={"sweep": "Results, .csv or .json; an interrupted sweep continues from them."})
     output_dir: Path | None = option(PATH, None, "The folder to write into; created if missing.", OUTPUT, "convert", metavar="DIR", names=("-O", "--output-dir"))
     jobs: int = option(COUNT, 1, "Convert N models at a time (1).", OUTPUT, "convert", "run", metavar="N")
-    force: bool = option(FLAG, False, "Overwrite.", OUTPUT, "convert", "fuse", "run", "sweep", words={"sweep": "Overwrite the results and start afresh."})
+    force: bool = option(FLAG, False, "Overwrite.", OUTPUT, *EVERY, "run", words={"sweep": "Overwrite the results and start afresh."})
     keep: bool = option(FLAG, False, "Write even if a gate is missed.", OUTPUT, "convert", "fuse")
     dry_run: bool = option(FLAG, False, "Print and write the plan only (-o names it).", OUTPUT, "convert", "run")
     reproduce: bool = option(FLAG, False, "Convert again as CONVERTED says that it was, and compare the weights.", CHECKS, "check")

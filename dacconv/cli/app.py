@@ -12,9 +12,16 @@ from typer.exceptions import Abort, TyperException
 
 from dacconv import __version__
 from dacconv.cli.commands import command
-from dacconv.cli.reporting import STDOUT, check_reports, write_reports, write_text_to
+from dacconv.cli.reporting import (
+    check_folders,
+    check_reports,
+    plot_outputs,
+    write_reports,
+    write_text_to,
+)
 from dacconv.errors import UsageError, describe
 from dacconv.settings import BenchOptions, Outputs, Settings, SweepOptions
+from dacconv.support.outputs import STDOUT
 
 if TYPE_CHECKING:
     from dacconv.conversion.report import Report
@@ -67,9 +74,11 @@ def inspect(model: File, settings: Settings, outputs: Outputs) -> None:
     from dacconv.cli import console
     from dacconv.jobs import convert as jobs
 
-    check_reports(outputs.reports)
+    others = check_reports(outputs.reports, [model], force=outputs.force)
     with console.Bars() as bars:
-        report = jobs.inspect_file(model, settings, bars)
+        report = jobs.inspect_file(
+            model, settings, others=others, force=outputs.force, progress=bars
+        )
     _show(report, outputs.reports)
 
 
@@ -90,17 +99,18 @@ def convert(
     from dacconv.jobs import convert as jobs
 
     several, reports = len(models) > 1, outputs.reports
-    check_reports(reports, folders=several)
     if outputs.output is not None and (outputs.output_dir is not None or several):
         raise UsageError("-o names the file of one model; -O names the folder of several")
     folder, dry_run = outputs.output_dir, outputs.dry_run
     if several:
         if STDOUT in reports.values():
             raise UsageError("of several models a report needs a folder, not -")
+        check_folders(reports)
         tasks = batch.tasks_for(models, settings, folder, reports=reports, dry_run=dry_run)
         handling = batch.Handling(outputs.jobs, outputs.force, outputs.keep, dry_run)
         _finish_all(batch.run_all(tasks, handling, _print_progress))
         return
+    others = check_reports(reports, models, force=outputs.force)
     model, target = models[0], outputs.output
     if folder is not None:
         (task,) = batch.tasks_for(models, settings, folder, reports={}, dry_run=dry_run)
@@ -109,7 +119,12 @@ def convert(
     with console.Bars() as bars:
         if dry_run:
             outcome = jobs.dry_run(
-                model, settings, output=target, force=outputs.force, progress=bars
+                model,
+                settings,
+                output=target,
+                force=outputs.force,
+                others=others,
+                progress=bars,
             )
         else:
             outcome = jobs.convert_file(
@@ -118,6 +133,7 @@ def convert(
                 output=target,
                 force=outputs.force,
                 keep=outputs.keep,
+                others=others,
                 progress=bars,
             )
     _finish(outcome, reports)
@@ -132,7 +148,7 @@ def fuse(model: File, settings: Settings, outputs: Outputs) -> None:
     from dacconv.cli import console
     from dacconv.jobs import convert as jobs
 
-    check_reports(outputs.reports)
+    others = check_reports(outputs.reports, [model], force=outputs.force)
     with console.Bars() as bars:
         outcome = jobs.fuse_file(
             model,
@@ -140,6 +156,7 @@ def fuse(model: File, settings: Settings, outputs: Outputs) -> None:
             output=outputs.output,
             force=outputs.force,
             keep=outputs.keep,
+            others=others,
             progress=bars,
         )
     _finish(outcome, outputs.reports)
@@ -160,9 +177,11 @@ def check(original: File, converted: File, settings: Settings, outputs: Outputs)
         _reproduce(original, converted, settings, outputs)
         return
     reports = outputs.reports
-    check_reports(reports)
+    others = check_reports(reports, [original, converted], force=outputs.force)
     with console.Bars() as bars:
-        verification, missed = jobs.compare_files(original, converted, settings, bars)
+        verification, missed = jobs.compare_files(
+            original, converted, settings, others=others, force=outputs.force, progress=bars
+        )
     if "json" in reports:
         from dacconv.reports import json_report
 
@@ -218,14 +237,21 @@ def bench(
     The first model is what the others are compared with; formats may differ.
     """
     from dacconv.cli import console
-    from dacconv.cli.reporting import bench_exporter, check_plot
+    from dacconv.cli.reporting import bench_exporter
     from dacconv.jobs.bench import bench_files
 
     reports = outputs.reports
-    check_reports(reports)
-    check_plot(outputs.plot)
+    models = (original, *converted)
+    others = (*check_reports(reports, models, force=outputs.force), *plot_outputs(outputs.plot))
     with console.Bars() as bars:
-        result = bench_files((original, *converted), options, settings.load_options, bars)
+        result = bench_files(
+            models,
+            options,
+            settings.load_options,
+            outputs=others,
+            force=outputs.force,
+            progress=bars,
+        )
     for name, target in reports.items():
         write_text_to(target, bench_exporter(name)(result))
     if outputs.plot is not None:
@@ -247,10 +273,16 @@ def sweep(model: File, options: SweepOptions, settings: Settings, outputs: Outpu
     from dacconv.jobs import sweep as sweep_job
 
     output, html, plots = outputs.output, outputs.html, outputs.plots
-    check_reports(outputs.reports)
+    others = check_reports(outputs.reports, [model], force=outputs.force)
     with console.Bars() as bars:
         result = sweep_job.sweep_file(
-            model, settings, options, output=output, force=outputs.force, progress=bars
+            model,
+            settings,
+            options,
+            output=output,
+            others=others,
+            force=outputs.force,
+            progress=bars,
         )
     if html is not None:
         from dacconv.reports import sweep_page

@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from dacconv.errors import UsageError
-from dacconv.support.files import require_folder, write_text
+from dacconv.support.files import write_text
+from dacconv.support.outputs import STDOUT, Output, check_outputs, report_outputs
 
 if TYPE_CHECKING:
     from dacconv.conversion.report import Report
     from dacconv.timing.benchmark.result import Benchmark
 
-STDOUT = Path("-")
 
+def check_reports(
+    reports: Mapping[str, Path], inputs: Iterable[Path] = (), *, force: bool = False
+) -> tuple[Output, ...]:
+    """The files that the reports go to; UsageError, before the work, where one cannot be written.
 
-def check_reports(reports: Mapping[str, Path], *, folders: bool = False) -> None:
-    """Raise UsageError, before the work, where the reports cannot be written.
-
-    ``reports`` are files by their kind, ``plots`` a folder. With ``folders`` all are folders,
-    which are created.
+    ``reports`` are files by their kind, ``plots`` a folder. Jobs check the files again, with the
+    files that the model consists of and those that they write themselves.
     """
-    folder = reports.get("plots")
-    if folder == STDOUT:
-        raise UsageError("figures need a folder, not -", where="--plots")
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise UsageError("is a file; figures need a folder", where=f"--plots {folder}")
-    for name, path in reports.items():
-        if not folders and name != "plots":
-            require_folder(path, f"--{name} {path}")
+    check_folders({kind: path for kind, path in reports.items() if kind == "plots"})
     if sum(path == STDOUT for path in reports.values()) > 1:
         kinds = " and ".join(f"--{name} -" for name, path in reports.items() if path == STDOUT)
         raise UsageError(f"{kinds} exclude each other")
+    outputs = report_outputs(reports)
+    check_outputs([o for o in outputs if o.option != "--plots"], inputs, force=force)
+    return outputs
 
 
-def check_plot(path: Path | None) -> None:
-    """Raise UsageError where a figure cannot be written."""
+def check_folders(reports: Mapping[str, Path]) -> None:
+    """Raise UsageError for a folder of reports that is none."""
+    for kind, folder in reports.items():
+        if folder == STDOUT:
+            content = "figures" if kind == "plots" else "the reports of several models"
+            raise UsageError(f"{content} need a folder, not -", where=f"--{kind}")
+        if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+            content = "figures" if kind == "plots" else "the reports of several models"
+            raise UsageError(f"is a file; {content} need a folder", where=f"--{kind} {folder}")
+
+
+def plot_outputs(path: Path | None) -> tuple[Output, ...]:
+    """The file of one figure; UsageError for a name that is neither PNG nor SVG."""
     if path is None:
-        return
+        return ()
     if path.suffix not in (".png", ".svg"):
         raise UsageError("is neither .png nor .svg", where=f"--plot {path}")
-    require_folder(path, f"--plot {path}")
+    return (Output(path, "--plot"),)
 
 
 def write_reports(report: Report, reports: Mapping[str, Path]) -> None:

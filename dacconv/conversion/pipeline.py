@@ -21,7 +21,8 @@ from dacconv.graph.types import Layer, Plan, Provenance
 from dacconv.planning import Evidence, RankOptions, Selection, Times, select
 from dacconv.planning.plans import bind, make_plan, methods_of
 from dacconv.planning.spectra import OWN, Spectra, SplitOptions
-from dacconv.support.files import Digest, require_folder
+from dacconv.support.files import Digest
+from dacconv.support.outputs import Output, check_outputs
 from dacconv.support.progress import Progress, silent
 
 if TYPE_CHECKING:  # plain DAC does without them, and starts sooner
@@ -316,18 +317,20 @@ def default_target(path: Path) -> Path:
     return path.with_name(f"{path.stem}.dac{path.suffix}")
 
 
-def check_target(model: Model, target: Path, *, force: bool) -> None:
-    """Raise UsageError where writing ``target`` would lose something or cannot work."""
-    if target.is_dir():
-        raise UsageError("is a folder; name a file", where=str(target))
-    require_folder(target)
-    for path in (target, *model.side_files(target)):
-        if any(path.exists() and path.samefile(file) for file in model.files):
-            raise UsageError("is the input; it is never overwritten", where=str(path))
-        if path.exists() and not force:
-            raise UsageError(
-                "exists already", where=str(path), hint="--force overwrites it, -o names another"
-            )
+def check_target(
+    model: Model,
+    target: Path,
+    *,
+    force: bool,
+    others: Sequence[Output] = (),
+    inputs: Sequence[Path] = (),
+) -> None:
+    """Raise UsageError where writing ``target`` and ``others`` would lose something.
+
+    ``others`` are what the command writes besides the model, ``inputs`` what it reads besides it.
+    """
+    files = [Output(path, "-o") for path in (target, *model.side_files(target))]
+    check_outputs([*files, *others], [*model.files, *inputs], force=force)
 
 
 def _names(names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from dacconv.jobs import convert as converting
 from dacconv.jobs.convert import Outcome
 from dacconv.settings import Settings
 from dacconv.support.files import as_write_error
+from dacconv.support.outputs import identity, report_outputs, require_file
 
 SUFFIXES = {"json": ".json", "markdown": ".md", "html": ".html", "plots": ".plots"}
 """What the file of a report ends in, by its kind; figures have a folder."""
@@ -87,16 +88,16 @@ def report_path(folder: Path, output: Path, kind: str) -> Path:
 
 def check_outputs(tasks: Sequence[Task]) -> None:
     """Raise UsageError where two tasks would write the same file, or one another's input."""
-    owners: dict[Path, Task] = {}
-    sources = {task.source.resolve(): task for task in tasks}
+    owners: dict[tuple[object, ...], Task] = {}
+    sources = {identity(task.source): task for task in tasks}
     for task in tasks:
-        if reader := sources.get(task.output.resolve()):
-            raise UsageError(
-                f"would be written for {task.name}, and is the input of {reader.name}",
-                where=str(task.output),
-            )
-        for path in _claimed(task):
-            owner = owners.setdefault(path, task)
+        for path in claimed(task):
+            if reader := sources.get(identity(path)):
+                raise UsageError(
+                    f"would be written for {task.name}, and is the input of {reader.name}",
+                    where=str(path),
+                )
+            owner = owners.setdefault(identity(path), task)
             if owner is not task:
                 raise UsageError(
                     f"{owner.name} and {task.name} would both write it",
@@ -132,6 +133,7 @@ def make_folders(tasks: Iterable[Task]) -> None:
     """
     for task in tasks:
         for path in (task.output, *task.reports.values()):
+            require_file(path, str(path))
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -143,7 +145,11 @@ def attempt(task: Task, handling: Handling) -> Result:
     try:
         if handling.dry_run:
             outcome = converting.dry_run(
-                task.source, task.settings, output=task.output, force=handling.force
+                task.source,
+                task.settings,
+                output=task.output,
+                force=handling.force,
+                others=report_outputs(task.reports),
             )
         else:
             outcome = converting.convert_file(
@@ -152,6 +158,7 @@ def attempt(task: Task, handling: Handling) -> Result:
                 output=task.output,
                 force=handling.force,
                 keep=handling.keep,
+                others=report_outputs(task.reports),
             )
     except Exception as error:
         message, code = describe(error)
@@ -207,10 +214,10 @@ def _timed_among(outcome: Outcome, handling: Handling) -> Outcome:
     return replace(outcome, report=replace(report, notes=(*report.notes, note)))
 
 
-def _claimed(task: Task) -> set[Path]:
+def claimed(task: Task) -> set[Path]:
     """What a task may write: the file, external data, the plan beside it, and reports."""
     output = task.output
-    claimed = {output, output.with_name(f"{output.name}.data"), *task.reports.values()}
+    paths = {output, output.with_name(f"{output.name}.data"), *task.reports.values()}
     if output.suffix not in (".onnx", ".pt2"):
-        claimed.add(output.with_suffix(".plan.json"))
-    return {path.resolve() for path in claimed}
+        paths.add(output.with_suffix(".plan.json"))
+    return paths

@@ -7,8 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from dacconv.formats import open_model
 from dacconv.formats.base import LoadOptions
 from dacconv.settings import BenchOptions
+from dacconv.support.outputs import Output, check_outputs
 from dacconv.support.parsing import parse_counts
 from dacconv.support.progress import Progress, silent
 from dacconv.timing.benchmark.result import Benchmark
@@ -19,13 +21,22 @@ def bench_files(
     paths: Sequence[Path],
     options: BenchOptions,
     load_options: LoadOptions,
+    *,
+    outputs: Sequence[Output] = (),
+    force: bool = False,
     progress: Progress = silent,
 ) -> Benchmark:
     """Measure models side by side; the first is what the others are compared with.
 
+    ``outputs`` are files that the caller writes afterwards; they are checked before the work.
+
     Raises:
         DacconvError: whatever is wrong with the files or the options.
     """
+    inputs = list(paths)
+    if any(output.path.exists() for output in outputs):  # perhaps the external data of a model
+        inputs += [file for path in paths for file in open_model(path, load_options).files]
+    check_outputs(outputs, inputs, force=force)
     values: dict[str, Any] = {
         "batches": parse_counts(options.batch, "--batch"),
         "threads": parse_counts(options.threads, "--threads"),

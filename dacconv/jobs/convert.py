@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from dacconv.jobs.decide import Decision, decide, timer_for
 from dacconv.planning import BUDGETS
 from dacconv.settings import Settings
 from dacconv.support.files import Digest, write_text
+from dacconv.support.outputs import Output, check_outputs
 from dacconv.support.progress import Progress, silent
 
 NO_SPLIT = Plan(())
@@ -48,9 +50,12 @@ def convert_file(
     output: Path | None = None,
     force: bool = False,
     keep: bool = False,
+    others: Sequence[Output] = (),
     progress: Progress = silent,
 ) -> Outcome:
     """Convert a checkpoint and write the result, unless a gate was missed and not ``keep``.
+
+    ``others`` are files that the caller writes afterwards; they are checked before the work.
 
     Raises:
         DacconvError: whatever is wrong with the input, the options or the target.
@@ -61,7 +66,8 @@ def convert_file(
         raise UsageError("--max-error and --min-agreement need the verification")
     model = open_with(path, settings)
     target = output or default_target(path)
-    check_target(model, target, force=force)
+    more = [*others, *timings_output(settings)]
+    check_target(model, target, force=force, others=more, inputs=input_files(settings))
     decision = decide(model, settings, progress)
     done = pipeline.convert(
         model,
@@ -83,13 +89,14 @@ def dry_run(
     *,
     output: Path | None = None,
     force: bool = False,
+    others: Sequence[Output] = (),
     progress: Progress = silent,
 ) -> Outcome:
     """The report of what a conversion would do, and its plan written to a file."""
     model = open_with(path, settings)
     target = output or path.with_suffix(".plan.json")
-    if target.exists() and not force:
-        raise UsageError("exists already", where=str(target), hint="--force overwrites it")
+    outputs = [Output(target, "-o"), *others, *timings_output(settings)]
+    check_outputs(outputs, [*model.files, *input_files(settings)], force=force)
     decision = decide(model, settings, progress)
     report = pipeline.preview(model, decision.plan, fuse=settings.fuse)
     write_text(target, plan_json.plan_to_json(decision.plan))
@@ -103,6 +110,7 @@ def fuse_file(
     output: Path | None = None,
     force: bool = False,
     keep: bool = False,
+    others: Sequence[Output] = (),
     progress: Progress = silent,
 ) -> Outcome:
     """Merge what can be merged without loss, and nothing else, and write the result.
@@ -114,7 +122,8 @@ def fuse_file(
     model = open_with(path, settings)
     target = output or path.with_name(f"{path.stem}.fused{path.suffix}")
     pipeline.require_dataflow(model)
-    check_target(model, target, force=force)
+    inputs = input_files(settings)
+    check_target(model, target, force=force, others=others, inputs=inputs)
     done = pipeline.convert(model, NO_SPLIT, recorded=settings.changed(), progress=progress)
     done = _verified(model, done, settings, progress)
     gates = settings.gates
@@ -130,11 +139,19 @@ def lossless_error(check: Verification) -> float:
 
 
 def compare_files(
-    original: Path, converted: Path, settings: Settings, progress: Progress = silent
+    original: Path,
+    converted: Path,
+    settings: Settings,
+    *,
+    others: Sequence[Output] = (),
+    force: bool = False,
+    progress: Progress = silent,
 ) -> tuple[Verification, tuple[str, ...]]:
     """Run two models side by side: the verification and the gates that it misses."""
     first = open_with(original, settings)
     second = open_with(converted, settings)
+    inputs = [*first.files, *second.files, *input_files(settings)]
+    check_outputs(others, inputs, force=force)
     check = verify(first, second, settings.check_options, progress=progress)
     report = replace(pipeline.inspect(first), verification=check)
     return check, tuple(missed(report, replace(settings.gates, min_saving=None)))
@@ -147,9 +164,18 @@ def _saved(done: Conversion, gates: Gates, target: Path, *, force: bool, keep: b
     return Outcome(report, written)
 
 
-def inspect_file(path: Path, settings: Settings, progress: Progress = silent) -> Report:
+def inspect_file(
+    path: Path,
+    settings: Settings,
+    *,
+    others: Sequence[Output] = (),
+    force: bool = False,
+    progress: Progress = silent,
+) -> Report:
     """The report of a model as it is; with ``tune`` what each rank would save, measured."""
     model = open_with(path, settings)
+    outputs = [*others, *timings_output(settings)]
+    check_outputs(outputs, [*model.files, *input_files(settings)], force=force)
     report = pipeline.inspect(model)
     timer = timer_for(model, settings, progress)
     if timer is None:
@@ -158,6 +184,23 @@ def inspect_file(path: Path, settings: Settings, progress: Progress = silent) ->
 
     layers = pipeline.survey(model)
     return replace(report, timings=rank_times(model, layers, timer, settings.form or AUTO))
+
+
+def input_files(settings: Settings) -> list[Path]:
+    """The files that the settings name, which a command reads besides the model."""
+    names = [settings.plan, settings.from_sweep, settings.calibrate]
+    names.append((settings.arch or "").rpartition(":")[0])
+    paths = [Path(name) for name in names if name]
+    folders = [path for path in paths if path.is_dir()]
+    inside = [file for folder in folders for file in folder.iterdir()]
+    return [path for path in (*paths, *inside) if path.is_file()]
+
+
+def timings_output(settings: Settings) -> list[Output]:
+    """The file of measured times, which is read and added to."""
+    if settings.timings is None:
+        return []
+    return [Output(Path(settings.timings), "--timings", continued=True)]
 
 
 def _decided(report: Report, model: Model, settings: Settings, decision: Decision) -> Report:

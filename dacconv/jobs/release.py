@@ -24,10 +24,12 @@ from typing import Any
 
 from dacconv.conversion.pipeline import default_target
 from dacconv.errors import UsageError
+from dacconv.jobs import batch
 from dacconv.jobs.batch import SUFFIXES, Result, Task, report_path
 from dacconv.jobs.settings_file import entries, load_toml, setting_names
 from dacconv.settings import Settings, check_known, overlaid
-from dacconv.support.files import Digest
+from dacconv.support.files import Digest, as_write_error
+from dacconv.support.outputs import Output, check_outputs, identity, require_file
 
 FILE = "dacconv.toml"
 SUMS = "SHA256SUMS"
@@ -37,10 +39,11 @@ JOB_KEYS = ("model", "output")
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The tasks of a release and the folder that they write into."""
+    """The tasks of a release, the folder that they write into, and the file that lists them."""
 
     tasks: tuple[Task, ...]
     folder: Path
+    file: Path = Path(FILE)
 
     @property
     def sums(self) -> Path:
@@ -70,18 +73,36 @@ def read_release(path: Path, *, dry_run: bool = False) -> Release:
     for name in jobs:
         values = _table(jobs, name, f"{where}, jobs")
         tasks.append(_task(name, values, shared, folder, kinds, f"{where}, jobs.{name}", dry_run))
-    return Release(tuple(tasks), folder)
+    return Release(tuple(tasks), folder, path.absolute())
 
 
 def check_sums(release: Release, *, force: bool) -> None:
     """Clear the way for the checksums: they are there only when every job was done.
 
     Raises:
-        UsageError: they are there already and ``force`` is not given.
+        UsageError: they are there already and ``force`` is not given, or they are also the input
+            or the output of a job; a job writes the file that lists the jobs.
+        WriteError: the old ones cannot be removed.
     """
-    if release.sums.exists() and not force:
-        raise UsageError("exists already", where=str(release.sums), hint="--force overwrites it")
-    release.sums.unlink(missing_ok=True)
+    sums = release.sums
+    batch.make_folders(release.tasks)
+    inputs = [release.file, *(task.source for task in release.tasks)]
+    require_file(sums, str(sums))
+    if sums.parent.is_dir():
+        check_outputs([Output(sums)], inputs, force=force)
+    reserved = {identity(path) for path in (sums, release.file)}
+    for task in release.tasks:
+        for path in batch.claimed(task):
+            if identity(path) in reserved:
+                raise UsageError(
+                    f"job {task.name} would write it, and it belongs to the release",
+                    where=str(path),
+                    hint="give the job another output",
+                )
+    try:
+        sums.unlink(missing_ok=True)
+    except OSError as error:
+        raise as_write_error(error, sums) from error
 
 
 def checksums(results: Sequence[Result], folder: Path) -> str:
@@ -108,6 +129,7 @@ def _task(
         raise UsageError("names no model", where=where, hint='model = "net.onnx"')
     model = Path(_text(values["model"], f"{where}, model"))
     told = _text(values.get("output", default_target(model).name), f"{where}, output")
+    require_file(Path(told), f"{where}, output")
     if Path(told).is_absolute() or ".." in Path(told).parts:
         raise UsageError(f"'{told}' is outside of {folder}", where=f"{where}, output")
     mine = entries({k: v for k, v in values.items() if k not in JOB_KEYS}, where)
@@ -127,6 +149,8 @@ def _table(data: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise UsageError(f"{value!r} is not text", where=where)
+    if "\0" in value:
+        raise UsageError(f"{value!r} holds a null byte", where=where)
     return value
 
 

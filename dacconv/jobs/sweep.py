@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dacconv.errors import UsageError
-from dacconv.jobs.convert import open_with
+from dacconv.jobs.convert import input_files, open_with
 from dacconv.settings import Settings, SweepOptions
-from dacconv.support.files import Digest, require_folder
+from dacconv.support.files import Digest
+from dacconv.support.outputs import Output, check_outputs
 from dacconv.support.parsing import parse_shares
 from dacconv.support.progress import Progress, silent
 from dacconv.sweeps.data import read_data
@@ -59,6 +60,7 @@ def sweep_file(
     options: SweepOptions,
     *,
     output: Path | None = None,
+    others: Sequence[Output] = (),
     force: bool = False,
     progress: Progress = silent,
 ) -> Swept:
@@ -74,11 +76,15 @@ def sweep_file(
     digest, grid, where = Digest(path), grid_of(options, settings.method), workers_of(options)
     if output is not None:
         check_suffix(output)
-        require_folder(output)
-        if output.exists() and not force:
-            read_sweep(output)  # a file of something else is found out before the work
+    outputs = [] if output is None else [Output(output, "-o", continued=True)]
+    inputs = [path, *input_files(settings), *input_files_of_sweep(options)]
+    check_outputs([*outputs, *others], inputs, force=force)
+    if output is not None and output.exists() and not force:
+        read_sweep(output)  # a file of something else is found out before the work
+    model = open_with(path, settings)
+    check_outputs([*outputs, *others], [*model.files, *inputs], force=force)
     prepared = prepare(
-        open_with(path, settings),
+        model,
         grid,
         Selected(settings.selection, settings.allow_costlier),
         _setup(settings, options, grid),
@@ -103,6 +109,13 @@ def sweep_file(
     if output is not None:
         Journal(output, prepared.blank, list(done.points)).begin()
     return Swept(done, told)
+
+
+def input_files_of_sweep(options: SweepOptions) -> list[Path]:
+    """The files that the options of a sweep name, which it reads."""
+    source = Path((options.task or "").rpartition(":")[0])
+    files = [source, *([] if options.data is None else [options.data])]
+    return [file for file in files if file.is_file()]
 
 
 def _setup(settings: Settings, options: SweepOptions, grid: Grid) -> Setup:
