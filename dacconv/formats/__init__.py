@@ -29,7 +29,7 @@ RECORDS: dict[Kind, str] = {
     "torch": "dacconv.formats.torch.files.record:recorded",
     "safetensors": "dacconv.formats.torch.files.record:recorded",
 }
-"""Kind of file -> ``module:function`` that reads what it says of itself, as plain data."""
+"""Kind of file -> ``module:function`` that reads the record of a converted file, as plain data."""
 
 TIMED: dict[Kind, str] = {
     "onnx": "dacconv.formats.onnx.timing",
@@ -71,16 +71,16 @@ def read_record(path: Path, *, trust_pickle: bool = False) -> Record | None:
     """What the converted file at ``path`` says of itself; None for a file that says nothing.
 
     Raises:
-        FormatError: the file is unreadable, or what it says is damaged.
+        FormatError: the file is unreadable, or the record is damaged.
     """
-    found = _function(RECORDS[kind(path)])(path, trust_pickle=trust_pickle)
-    if found is None:
+    record = _function(RECORDS[kind(path)])(path, trust_pickle=trust_pickle)
+    if record is None:
         return None
-    origin, plan = found.get("provenance"), found.get("plan")
+    origin, plan = record.get("provenance"), record.get("plan")
     keys = ("version", "sha256", "source", "options")
     whole = isinstance(origin, Mapping) and isinstance(plan, Mapping)
     if not whole or any(origin.get(key) is None for key in keys):
-        raise FormatError("what it says of its conversion is damaged", where=str(path))
+        raise FormatError("its record of the conversion is damaged", where=str(path))
     return Record(origin, plan)
 
 

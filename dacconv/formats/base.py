@@ -1,4 +1,4 @@
-"""What every model adapter offers. The rest of dacconv knows models only through this."""
+"""The protocol of an opened model. The rest of dacconv uses models only through it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from dacconv.graph.types import Affine, Array, Construct, Conv, Graph, Plan, Rew
 
 Feeds = Mapping[str, Array]
 Runner = Callable[[Feeds], dict[str, Array]]
-"""Runs a model once: input name -> array in, output name -> array out, in the model's order."""
+"""Runs a model once: from arrays by input name to arrays by output name, in the model's order."""
 Visit = Callable[[str, Sequence[Array]], Sequence[Array]]
-"""Stands in for a conv: node name and its input, per batch, in; its output, per batch, out."""
+"""Takes the place of a conv: from the node's name and its input for each batch to its outputs."""
 Stop = Callable[[str, Any], Any]
-"""Stands in for a conv while gradients are taken: node name and input, a torch tensor, in; its
-output out."""
+"""Takes the place of a conv while gradients are computed: from the node's name and its input, a
+torch tensor, to its output."""
 Forward = Callable[[Feeds, Stop], dict[str, Array]]
-"""Runs a model once in torch, so that gradients flow through it; its outputs without them."""
+"""Runs a model once in torch with gradients; returns its outputs as arrays, without gradients."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """What the user says about how to open a model.
+    """The user's options for opening a model.
 
     ``input_shapes`` maps an input name (``""``: the only or first input) to its shape.
     ``arch`` is ``package.module:factory`` or ``file.py:factory`` and ``arch_args`` are its
     keyword arguments. ``key`` picks the entry of a checkpoint that holds the state dict.
-    ``trust_pickle`` allows a pickle to run code. ``vouched`` are globs of layer names for which
-    the user vouches that they are plain convs, where a weights-only file cannot tell.
+    ``trust_pickle`` allows a pickle to run code. ``vouched`` are globs of the names of layers that
+    the user declares to be plain convs, where a file with weights alone does not show it.
     """
 
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -43,9 +43,9 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a converted file says of itself: where it comes from, and what was done.
+    """The record in a converted file: where it comes from, and the plan that was carried out.
 
-    Both as plain data; ``provenance`` has the keys of :class:`dacconv.graph.types.Provenance`.
+    Both are plain data; ``provenance`` has the keys of :class:`dacconv.graph.types.Provenance`.
     """
 
     provenance: Mapping[str, Any]
@@ -92,12 +92,12 @@ class Model(Protocol):
 
     @property
     def runnable(self) -> str | None:
-        """None when ``run`` works, else the reason why this model cannot be run, in words."""
+        """The reason why this model cannot be run; None if it can."""
         ...
 
     @property
     def runtime(self) -> str:
-        """What ``runner`` runs it with, and its version: ``onnxruntime 1.23.0``."""
+        """The runtime of ``runner`` and its version: ``onnxruntime 1.23.0``."""
         ...
 
     def graph(self) -> Graph:
@@ -120,9 +120,9 @@ class Model(Protocol):
         ...
 
     def constructs(self, axes: int, *, own_layers: bool) -> frozenset[Construct]:
-        """What can be written besides chains of convs, for convs of ``axes`` spatial axes.
+        """The constructs that can be written besides chains, for convs with ``axes`` spatial axes.
 
-        With ``own_layers`` also what needs ``dacconv.nn`` where the model is loaded.
+        With ``own_layers`` also those that need ``dacconv.nn`` when the model is loaded.
         """
         ...
 
@@ -135,19 +135,19 @@ class Model(Protocol):
         ...
 
     def runner(self, *, threads: int | None = None) -> Runner:
-        """A function that runs the model in its real runtime, loaded once and kept warm.
+        """A function that runs the model in its real runtime, which loads it once.
 
         Raises:
-            UnsupportedError: the runtime rejects the model; says what the runtime said.
+            UnsupportedError: the runtime rejects the model; the message quotes it.
         """
         ...
 
     def inputs(self) -> tuple[ValueSpec, ...]:
-        """What the runner takes, with the user's ``input_shapes`` applied."""
+        """The inputs of the runner, with the user's ``input_shapes`` applied."""
         ...
 
     def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
-        """Write in the format that the model came in; return every file that was written.
+        """Write the model in its own format; return every file that was written.
 
         ``path`` and its side files (external data, plan) are complete or absent. The same
         model, provenance and plan give the same bytes.
@@ -177,53 +177,53 @@ class Walkable(Protocol):
         for every batch. Returns the outputs of every batch.
 
         Raises:
-            UnsupportedError: the runtime cannot run the model in parts; says why.
+            UnsupportedError: the runtime cannot run the model in parts; the message says why.
         """
         ...
 
 
 @runtime_checkable
 class Divisible(Protocol):
-    """A model that can be run up to a node, and from there on: by another model, even.
+    """A model that can be run up to a node and from there on, even by another model.
 
-    Models that differ only from a node on have the same live values before it, so that what
-    one of them has computed serves the others.
+    Models that only differ from a node on have the same live values before it, so that the values
+    that one of them has computed serve the others.
     """
 
     def live(self, node: str) -> tuple[str, ...]:
         """The names of the values from before ``node`` that it or what follows it reads.
 
         Raises:
-            UnsupportedError: the model cannot be cut; says why.
+            UnsupportedError: the model cannot be divided; the message says why.
         """
         ...
 
     def resume(
-        self, given: Feeds, wanted: Sequence[str] | None = None, *, threads: int | None = None
+        self, values: Feeds, outputs: Sequence[str] | None = None, *, threads: int | None = None
     ) -> Runner:
-        """A function from live values to the values ``wanted`` (by default the outputs).
+        """A function from live values to the values ``outputs`` (by default those of the model).
 
-        ``given`` are live values such as it will be fed, for their types.
+        ``values`` are examples of the live values, for their types.
 
         Raises:
-            UnsupportedError: the runtime cannot run the model in parts; says why.
+            UnsupportedError: the runtime cannot run the model in parts; the message says why.
         """
         ...
 
 
 @runtime_checkable
 class Differentiable(Protocol):
-    """A model that torch can take gradients through."""
+    """A model through which torch can compute gradients."""
 
     def differentiable(
         self, nodes: Sequence[str], *, device: str | None
     ) -> AbstractContextManager[Forward]:
         """A function that runs the model, with ``stop`` in the place of the convs ``nodes``.
 
-        Everything is float32 and on ``device`` (by default CUDA where there is one); the
-        model's own weights take no gradients.
+        All values are float32 and on ``device`` (by default CUDA if it is available); the
+        model's own weights have no gradients.
 
         Raises:
-            UnsupportedError: torch is not installed, or cannot run the model; says why.
+            UnsupportedError: torch is not installed, or cannot run the model; the message says why.
         """
         ...

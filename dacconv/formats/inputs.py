@@ -49,7 +49,7 @@ def make_inputs(specs: Sequence[ValueSpec], rng: np.random.Generator) -> dict[st
 
 
 def seeded_inputs(specs: Sequence[ValueSpec], samples: int, seed: int) -> list[Feeds]:
-    """As many sets of inputs as make up ``samples``, a free batch axis taken as 1."""
+    """Sets of inputs with ``samples`` samples in all, a free batch axis taken as 1."""
     rng = np.random.default_rng(seed)
     feeds: list[Feeds] = [make_inputs(specs, rng)]
     while len(feeds) * batch_of(feeds[0]) < samples:
@@ -58,7 +58,7 @@ def seeded_inputs(specs: Sequence[ValueSpec], samples: int, seed: int) -> list[F
 
 
 def batch_of(feeds: Feeds) -> int:
-    """How many samples a set of inputs holds."""
+    """The number of samples in a set of inputs."""
     first = next(iter(feeds.values()), np.zeros(()))
     return int(first.shape[0]) if first.ndim > 1 else 1
 
@@ -67,7 +67,7 @@ def joined(feeds: Sequence[Feeds]) -> Feeds:
     """Several sets of inputs as one, along their first axes."""
     if len(feeds) == 1:
         return feeds[0]
-    return {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
+    return {name: np.concatenate([each[name] for each in feeds]) for name in feeds[0]}
 
 
 def sizes_of(spec: ValueSpec) -> str:

@@ -1,7 +1,7 @@
-"""What a file is, judged by its first bytes, without a framework and without running anything.
+"""The kind of a file, by its first bytes, without a framework and without running anything.
 
 ``kind`` names the formats that dacconv opens; every other kind of file ends in one
-:class:`FormatError` that says what the file is and how to get to a format that works.
+:class:`FormatError` that says what the file is and how to convert it to a format that works.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TAKES = (
 _EXPORT = "export the network to ONNX, or save its state_dict with torch.save, and convert that"
 _TF = "convert it to ONNX first: python -m tf2onnx.convert (see its --help for this format)"
 
-# (offset, magic, what it is, the way to a format that works)
+# (offset, magic, description, how to get to a format that works)
 _MAGICS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, such as a Keras .h5 model", _TF),
     (4, b"TFL3", "a TensorFlow Lite model", "convert the model it was made from to ONNX (tf2onnx)"),
@@ -77,16 +77,16 @@ def kind(path: Path) -> Kind:
         FormatError: the file is missing, unreadable, empty, or of a kind that is not taken.
     """
     head = _head(path)
-    found = _by_content(path, head)
-    if found is not None:
-        return found
+    by_content = _by_content(path, head)
+    if by_content is not None:
+        return by_content
     suffix = path.suffix.lower()
     if suffix in _BY_SUFFIX:
-        what, hint = _BY_SUFFIX[suffix]
-        raise _refusal(path, what, hint)
+        description, hint = _BY_SUFFIX[suffix]
+        raise _refusal(path, description, hint)
     if suffix in SUFFIXES:
         by_name = SUFFIXES[suffix]
-        if by_name == "onnx":  # protobuf has no magic number: let the parser judge
+        if by_name == "onnx":  # protobuf has no magic number: the parser decides
             return by_name
         raise FormatError(
             f"not a {suffix} file: its first bytes are those of no known format",
@@ -131,10 +131,10 @@ def _directory(path: Path) -> FormatError:
 
 
 def _by_content(path: Path, head: bytes) -> Kind | None:
-    """The kind that the bytes show; None where they show nothing."""
-    for offset, magic, what, hint in _MAGICS:
+    """The kind that the first bytes show; None if they do not show it."""
+    for offset, magic, description, hint in _MAGICS:
         if head[offset : offset + len(magic)] == magic:
-            raise _refusal(path, what, hint)
+            raise _refusal(path, description, hint)
     if head[:4] == b"PK\x03\x04" or head[:4] == b"PK\x05\x06":
         return _zip(path)
     if head.startswith(LEGACY_MAGIC):
@@ -156,7 +156,7 @@ def _by_content(path: Path, head: bytes) -> Kind | None:
 
 
 def _zip(path: Path) -> Kind:
-    """Which of the formats that are zip archives this is."""
+    """The kind of a zip archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -219,7 +219,7 @@ def _is_onnx(path: Path, head: bytes) -> bool:
 
 
 def _refuse_text(path: Path, head: bytes) -> None:
-    """Raise where the file is text, saying which text."""
+    """Raise FormatError if the file is text; the message says of which kind."""
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
@@ -237,6 +237,6 @@ def _refuse_text(path: Path, head: bytes) -> None:
     raise _refusal(path, "a text file", TAKES)
 
 
-def _refusal(path: Path, what: str, hint: str) -> FormatError:
-    told = f"this is {what}, which dacconv does not convert"
-    return FormatError(told, where=str(path), hint=hint)
+def _refusal(path: Path, description: str, hint: str) -> FormatError:
+    message = f"this is {description}, which dacconv does not convert"
+    return FormatError(message, where=str(path), hint=hint)

@@ -79,12 +79,12 @@ class TracedModel:
 
     @property
     def has_dataflow(self) -> bool:
-        """Yes."""
+        """True."""
         return True
 
     @property
     def named_layers(self) -> bool:
-        """Yes: they are torch.nn layers."""
+        """True: they are torch.nn layers."""
         return True
 
     @property

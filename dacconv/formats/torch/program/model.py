@@ -72,12 +72,12 @@ class ProgramModel:
 
     @property
     def has_dataflow(self) -> bool:
-        """Yes."""
+        """True."""
         return True
 
     @property
     def named_layers(self) -> bool:
-        """No: layers are operators of a graph."""
+        """False: layers are operators of a graph."""
         return False
 
     @property
@@ -296,10 +296,10 @@ class ProgramModel:
         return live(self.program, self._reading.calls[node])
 
     def resume(
-        self, given: Feeds, wanted: Sequence[str] | None = None, *, threads: int | None = None
+        self, values: Feeds, outputs: Sequence[str] | None = None, *, threads: int | None = None
     ) -> Runner:
         """See ``models.base.Divisible``."""
-        call = part(self.program, tuple(given), wanted)
+        call = part(self.program, tuple(values), outputs)
 
         def run(feeds: Feeds) -> dict[str, Array]:
             if threads is not None:

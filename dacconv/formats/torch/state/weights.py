@@ -65,12 +65,12 @@ class WeightsModel:
 
     @property
     def has_dataflow(self) -> bool:
-        """No: only names and shapes are known."""
+        """False: only names and shapes are known."""
         return False
 
     @property
     def named_layers(self) -> bool:
-        """Yes: they are torch.nn layers."""
+        """True: they are torch.nn layers."""
         return True
 
     @property
