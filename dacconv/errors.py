@@ -6,7 +6,7 @@ import os
 
 
 class DacconvError(Exception):
-    """Bad input, told in one message.
+    """Bad input, described in one message.
 
     The only exception type that the command line catches; anything else is a bug.
 
@@ -28,14 +28,23 @@ class DacconvError(Exception):
 
 
 def describe(error: Exception) -> tuple[str, int]:
-    """An error as a message to the user, and its exit code; what is no DacconvError is a bug."""
+    """An error as a message to the user, and its exit code.
+
+    Anything but a DacconvError, a lack of memory and a refusal of the system is a bug.
+    """
     if isinstance(error, DacconvError):
         return str(error), error.exit_code
     if isinstance(error, MemoryError):
         return "out of memory", 3
+    if isinstance(error, RecursionError):
+        return "the input is nested too deeply", 3
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+        return (f"{name}: {reason}" if name else f"the system refused: {reason}"), 3
     message = (
         f"this is a bug in dacconv, not in your input: {type(error).__name__}: {error}"
-        "\n  please report it; DACCONV_DEBUG=1 shows where it happened. Nothing was written."
+        "\n  please report it; DACCONV_DEBUG=1 shows where it happened"
     )
     if os.environ.get("DACCONV_DEBUG"):
         import traceback

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from typer.exceptions import Abort, TyperException
 
 from dacconv import __version__
+from dacconv.cli import end_of_imports
 from dacconv.cli.commands import command
+from dacconv.cli.ending import run_to_the_end
 from dacconv.cli.reporting import (
     check_folders,
     check_reports,
@@ -19,7 +19,7 @@ from dacconv.cli.reporting import (
     write_reports,
     write_text_to,
 )
-from dacconv.errors import UsageError, describe
+from dacconv.errors import UsageError
 from dacconv.settings import BenchOptions, Outputs, Settings, SweepOptions
 from dacconv.support.outputs import STDOUT
 
@@ -32,7 +32,6 @@ EXIT_CODES = (
     "Exit codes: 0 done; 1 done, but a gate was missed (nothing is written unless --keep); "
     "2 wrong usage; 3 input not readable or not supported; 130 interrupted."
 )
-INTERRUPTED = 130
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -299,20 +298,7 @@ def sweep(model: File, options: SweepOptions, settings: Settings, outputs: Outpu
 
 def main() -> NoReturn:
     """The entry point: every DacconvError becomes one message and its exit code."""
-    try:
-        code = app(prog_name="dacconv", standalone_mode=False) or 0
-    except TyperException as error:
-        # a mistyped option or command: typer says what it should be, and how to get help
-        show = getattr(error, "show", None)
-        show() if show else typer.echo(f"dacconv: {error.format_message()}", err=True)
-        code = error.exit_code
-    except (Abort, KeyboardInterrupt):
-        typer.echo("dacconv: interrupted", err=True)
-        code = INTERRUPTED
-    except Exception as error:
-        message, code = describe(error)
-        typer.echo(f"dacconv: {message}", err=True)
-    sys.exit(code)
+    run_to_the_end(lambda: app(prog_name="dacconv", standalone_mode=False))
 
 
 def _reproduce(original: Path, converted: Path, settings: Settings, outputs: Outputs) -> None:
@@ -374,6 +360,8 @@ def __getattr__(name: str) -> Any:
         return typer.main.get_command(app)
     raise AttributeError(name)
 
+
+end_of_imports()
 
 if __name__ == "__main__":
     main()

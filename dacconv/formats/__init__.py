@@ -59,7 +59,23 @@ def open_model(path: Path | str, options: LoadOptions | None = None) -> Model:
         UsageError: the options do not fit the file.
     """
     path = Path(path)
-    return cast(Model, _function(FORMATS[kind(path)])(path, options or LoadOptions()))
+    file_kind = kind(path)
+    if file_kind != "onnx" and not _is_utf8(path):
+        raise FormatError(
+            "its name is not UTF-8, and PyTorch cannot open it",
+            where=str(path),
+            hint="rename the file or its folder",
+        )
+    return cast(Model, _function(FORMATS[file_kind])(path, options or LoadOptions()))
+
+
+def _is_utf8(path: Path) -> bool:
+    """Whether a path can be spelled in UTF-8; Linux allows any bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def timing_adapter(kind: Kind) -> TimingAdapter:

@@ -14,6 +14,7 @@ from typing import Any
 from dacconv.errors import DacconvError, UnsupportedError, UsageError
 from dacconv.formats import open_model
 from dacconv.formats.base import LoadOptions
+from dacconv.support.interrupts import processes_ignore_interrupts
 from dacconv.sweeps.measure import Bench, Setup
 from dacconv.sweeps.points import Point
 from dacconv.sweeps.results import PointResult
@@ -76,7 +77,9 @@ def measure_all(work: Work, points: Sequence[Point], where: Where) -> Iterator[P
         )
         tasks = (joblib.delayed(_measured)(work, part) for part in parts(points))
         try:
-            for rows in run(tasks):
+            with processes_ignore_interrupts():
+                results = run(tasks)
+            for rows in results:
                 yield from rows
         except DacconvError:
             raise
@@ -90,7 +93,7 @@ def measure_all(work: Work, points: Sequence[Point], where: Where) -> Iterator[P
 
 
 def start(where: Where) -> None:
-    """Begin to start the processes of this machine: that takes them as long as the first points.
+    """Start the processes of this machine in the background.
 
     They import what they need while this process prepares the sweep.
     """
@@ -106,7 +109,8 @@ _starting: Thread | None = None
 def _started(where: Where) -> None:
     import joblib
 
-    with suppress(Exception), _backend(where):  # the points will say what is wrong
+    # what is wrong is reported when the points are measured
+    with suppress(Exception), processes_ignore_interrupts(), _backend(where):
         joblib.Parallel(n_jobs=where.jobs)(joblib.delayed(_ready)() for _ in range(where.jobs or 1))
 
 
