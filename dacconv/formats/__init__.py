@@ -95,7 +95,11 @@ def read_record(path: Path, *, trust_pickle: bool = False) -> Record | None:
     origin, plan = record.get("provenance"), record.get("plan")
     keys = ("version", "sha256", "source", "options")
     whole = isinstance(origin, Mapping) and isinstance(plan, Mapping)
-    if not whole or any(origin.get(key) is None for key in keys):
+    if (
+        not whole
+        or any(origin.get(key) is None for key in keys)
+        or not isinstance(origin["options"], Mapping)
+    ):
         raise FormatError("its record of the conversion is damaged", where=str(path))
     return Record(origin, plan)
 

@@ -128,6 +128,7 @@ def _task(
     if "model" not in values:
         raise UsageError("names no model", where=where, hint='model = "net.onnx"')
     model = Path(_text(values["model"], f"{where}, model"))
+    require_file(model, f"{where}, model")
     told = _text(values.get("output", default_target(model).name), f"{where}, output")
     require_file(Path(told), f"{where}, output")
     if Path(told).is_absolute() or ".." in Path(told).parts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -15,6 +15,7 @@ from dacconv.graph.plan_json import PLAN_VERSION, rank_text
 from dacconv.graph.types import Choice, Layer, Plan, Rank, Skipped
 from dacconv.planning import BUDGETS, POLICIES, Evidence, RankOptions, Selection, select
 from dacconv.planning.base import check_rank, same_rank
+from dacconv.support.json_values import is_text, read_json, shown
 
 ANY_METHOD = "auto"
 NOT_SELECTED = "not selected"
@@ -124,10 +125,7 @@ def plan_from_json(text: str, where: str) -> Plan:
     Raises:
         UsageError: not JSON, not a plan, an unknown key, method or rank.
     """
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"not JSON: {error}", where=where) from error
+    data = read_json(text, where)
     if isinstance(data, dict) and "plan" in data:
         data = data["plan"]
     return plan_from_dict(data, where)
@@ -142,19 +140,21 @@ def plan_from_dict(data: object, where: str) -> Plan:
             hint="`convert --dry-run --plan-out` makes one",
         )
     version = data.get("plan_version", PLAN_VERSION)
-    if version not in (1, PLAN_VERSION):
+    if isinstance(version, bool) or version not in (1, PLAN_VERSION):
         raise UsageError(
-            f"plan version {version} is not known (this dacconv reads {PLAN_VERSION})", where=where
+            f"plan version {shown(version)} is not known (this dacconv reads {PLAN_VERSION})",
+            where=where,
         )
     choices = tuple(_choice(entry, where) for entry in data["layers"])
-    names = [choice.layer for choice in choices]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(choice.layer for choice in choices).items():
+        if count > 1:
             raise UsageError(f"layer {name} occurs twice", where=where)
     skipped = data.get("skipped", [])
     if not isinstance(skipped, list) or not all(isinstance(s, dict) for s in skipped):
         raise UsageError("'skipped' is not a list of objects", where=where)
-    left = tuple(Skipped(str(s.get("name")), str(s.get("reason"))) for s in skipped)
+    if not all(is_text(s.get(key, "")) for s in skipped for key in ("name", "reason")):
+        raise UsageError("'skipped' holds a name or a reason that is not text", where=where)
+    left = tuple(Skipped(s.get("name", ""), s.get("reason", "")) for s in skipped)
     return Plan(choices, left)
 
 
@@ -180,24 +180,30 @@ def bind(plan: Plan, layers: Sequence[Layer], *, where: str, allow_costlier: boo
 
 
 def _choice(entry: object, where: str) -> Choice:
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
-        raise UsageError(f"not a layer of a plan: {json.dumps(entry)}", where=where)
+    if not isinstance(entry, Mapping) or not is_text(entry.get("name")):
+        raise UsageError(
+            f"not a layer of a plan: {shown(entry)}",
+            where=where,
+            hint='write {"name": "conv1", "method": "dac", "rank": 2}',
+        )
     name = entry["name"]
     unknown = set(entry) - {"name", "method", "rank", "form", "note"}
     if unknown:
         raise UsageError(f"layer {name}: unknown key '{min(unknown)}'", where=where)
+    if not is_text(entry.get("note", "")):
+        raise UsageError(f"layer {name}: its note is not text", where=where)
     method = entry.get("method", "dac")
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise UsageError(
-            f"layer {name}: unknown method '{method}'",
+            f"layer {name}: unknown method {shown(method)}",
             where=where,
             hint=f"known: {', '.join(METHODS)}",
         )
     form = entry.get("form", AUTO)
-    if form not in (AUTO, *FORMS):
+    if not isinstance(form, str) or form not in (AUTO, *FORMS):
         known = ", ".join((*FORMS, AUTO))
         raise UsageError(
-            f"layer {name}: unknown form '{form}'", where=where, hint=f"known: {known}"
+            f"layer {name}: unknown form {shown(form)}", where=where, hint=f"known: {known}"
         )
     rank = _rank(METHODS[method], entry.get("rank"), f"{where}, layer {name}")
     return Choice(name, method, rank, form=form)

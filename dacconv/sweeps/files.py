@@ -19,11 +19,14 @@ from typing import Any
 
 from dacconv.errors import DacconvError, UsageError
 from dacconv.support.files import as_write_error, write_text
+from dacconv.support.json_values import is_count, is_number, is_text, read_json, shown
 from dacconv.sweeps.results import PointResult, Sweep, row_to_dict, sweep_from_dict
 
 COMMENT = "# dacconv sweep "
 SUFFIXES = (".csv", ".json")
 TEXTS = ("point", "mode", "layer", "note")
+REQUIRED = ("point", "mode", "params")
+TIMES = ("original_ms", "converted_ms", "speedup", "speedup_low", "speedup_high", "rounds", "batch")
 WHOLES = ("k", "rank", "macs", "params", "rounds", "batch")
 
 
@@ -70,10 +73,12 @@ def read_sweep(path: Path) -> Sweep:
     try:
         if text.startswith(COMMENT):
             return _from_csv(text, where)
-        return sweep_from_dict(json.loads(text), where)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, DacconvError) as error:
+        return _checked(read_json(text, where), where)
+    except (KeyError, TypeError, ValueError, IndexError, StopIteration, csv.Error, DacconvError,
+            RecursionError) as error:  # fmt: skip
+        known = isinstance(error, DacconvError) and error.what
         raise UsageError(
-            "not the results of a sweep",
+            f"not the results of a sweep{f': {known}' if known else ''}",
             where=where,
             hint="`dacconv sweep MODEL -o FILE` makes them",
         ) from error
@@ -89,7 +94,8 @@ class Journal:
 
     def begin(self) -> None:
         """Write the header and the rows that are known already."""
-        write_text(self.path, render(self._now(), self.path))
+        path = self.path.resolve()  # a link stays one
+        write_text(path, render(self._now(), self.path))
 
     def add(self, row: PointResult) -> None:
         """One more row, safe on the disk when this returns.
@@ -139,22 +145,69 @@ def _line(cells: Sequence[Any]) -> str:
 
 def _from_csv(text: str, where: str) -> Sweep:
     head, _, body = text.partition("\n")
-    data = json.loads(head.removeprefix(COMMENT))
+    data = read_json(head.removeprefix(COMMENT), where)
     reader = csv.reader(io.StringIO(body))
     columns = next(reader)
+    if len(set(columns)) != len(columns) or not isinstance(data, dict):
+        raise UsageError("a column occurs twice, or the first line is no header", where=where)
     rows = [_cells(dict(zip(columns, cells, strict=True))) for cells in reader]
-    return sweep_from_dict({**data, "points": rows}, where)
+    return _checked({**data, "points": rows}, where)
+
+
+def _checked(data: Any, where: str) -> Sweep:
+    """The sweep that the data says, each value of its kind.
+
+    Raises:
+        UsageError: a value is of another kind, and which.
+    """
+    _require(isinstance(data, dict), "it is not an object", where)
+    header, layers, spectra, points = (
+        data.get(name) for name in ("header", "layers", "spectra", "points")
+    )
+    _require(isinstance(header, dict), "'header' is not an object", where)
+    _require(isinstance(header.get("options", {}), dict), "'options' is not an object", where)
+    _require(isinstance(layers, list) and all(map(is_text, layers)), "'layers' are no names", where)
+    _require(isinstance(spectra, dict), "'spectra' is not an object", where)
+    for values in spectra.values():
+        numbers = isinstance(values, list) and all(is_number(v) and v >= 0 for v in values)
+        _require(numbers, "'spectra' holds something else than lists of numbers", where)
+    _require(isinstance(points, list) and points, "'points' is not a list of points", where)
+    for number, row in enumerate(points):
+        _require(isinstance(row, dict), f"point {number} is not an object", where)
+        for name, value in row.items():
+            if not _fits(name, value):
+                problem = f"point {number}, '{name}': {shown(value)} is not of the right kind"
+                raise UsageError(problem, where=where)
+        timed = [row.get(name) is not None for name in TIMES]
+        _require(all(timed) or not any(timed), f"point {number}: not all of its times", where)
+    return sweep_from_dict(data, where)
+
+
+def _fits(name: str, value: object) -> bool:
+    """Whether a value is of the kind that its column holds; None is what is not known."""
+    if name == "plan":
+        return isinstance(value, list)
+    if value is None:
+        return name not in REQUIRED
+    if name in TEXTS:
+        return is_text(value)
+    return is_count(value) if name in WHOLES else is_number(value)
+
+
+def _require(condition: object, problem: str, where: str) -> None:
+    if not condition:
+        raise UsageError(problem, where=where)
 
 
 def _cells(cells: Mapping[str, str]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, cell in cells.items():
         if name == "plan":
-            made[name] = json.loads(cell)
+            values[name] = read_json(cell, "plan")
         elif not cell:
-            made[name] = None
+            values[name] = None
         elif name in TEXTS:
-            made[name] = cell
+            values[name] = cell
         else:
-            made[name] = int(cell) if name in WHOLES else float(cell)
-    return made
+            values[name] = int(cell) if name in WHOLES else float(cell)
+    return values

@@ -12,6 +12,7 @@ from typing import Any
 from dacconv.errors import UsageError
 from dacconv.formats import timing_adapter
 from dacconv.support.files import write_text
+from dacconv.support.json_values import is_number, read_json, shown
 from dacconv.support.machine import cpu
 from dacconv.timing.speeds import ONNXRUNTIME, Target
 
@@ -54,26 +55,34 @@ class Cache:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps({"version": VERSION, "timings": self._data}, indent=1, sort_keys=True)
-            write_text(self.path, text + "\n")
+            write_text(self.path.resolve(), text + "\n")  # a link stays one
         return merged
 
     def _read(self) -> dict[str, dict[str, Times]]:
         if self.path is None or not self.path.exists():
             return {}
         try:
-            data: Any = json.loads(self.path.read_text(encoding="utf-8"))
+            data: Any = read_json(self.path.read_text(encoding="utf-8"), "the file")
             if data["version"] != VERSION:
                 return {}
             return {
-                place: {case: {k: float(v) for k, v in times.items()} for case, times in c.items()}
+                place: {case: {k: _time(v) for k, v in times.items()} for case, times in c.items()}
                 for place, c in data["timings"].items()
             }
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError,
+                UsageError) as error:  # fmt: skip
             raise UsageError(
                 f"not a file of timings: {error}",
                 where=str(self.path),
                 hint="delete the file, or pass another one with --timings",
             ) from error
+
+
+def _time(value: object) -> float:
+    """Seconds as the file has them; ValueError for what is no positive number."""
+    if not isinstance(value, (int, float)) or not is_number(value) or value <= 0:
+        raise ValueError(f"{shown(value)} is not a time")
+    return float(value)
 
 
 def where(target: Target) -> str:
