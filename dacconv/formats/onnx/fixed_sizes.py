@@ -151,6 +151,8 @@ def fill_of(entry: Entry, sizes: FixedSizes) -> Mapping[str, Any] | None:
     """
     if attributes_of(entry).get("reduction", "none") != "none":
         return None
+    if len(entry.proto.input) != 3:
+        return None
     data, places, updates = entry.proto.input
     shape = sizes.shapes.complete(data)
     if shape is None or len(shape) < 3:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from onnx import GraphProto
 
@@ -16,6 +17,8 @@ from dacconv.formats.onnx.layers import QUANTISED_CONVS, quantised
 from dacconv.formats.onnx.load import version_notes
 from dacconv.formats.onnx.roles import Role, role
 from dacconv.graph.types import Graph, Node, ValueSpec
+
+_LAYERS = frozenset({"conv", "conv_transpose", "linear"})
 
 
 def graph_of(document: Document, facts: GraphFacts, inputs: tuple[ValueSpec, ...]) -> Graph:
@@ -40,11 +43,16 @@ def _nodes(document: Document, facts: GraphFacts) -> Iterator[Node]:
         for attribute, body in subgraphs(entry.proto):
             yield from _subgraph_convs(entry, f"{entry.name}/{attribute}", body, facts, taken)
         node_role = role(entry, facts)
+        operands = _operands(entry, node_role, facts)
+        if not operands and node_role.op in _LAYERS:
+            node_role = replace(node_role, skip=node_role.skip or "its input is a constant")
+        elif not operands:
+            node_role = Role()
         output = entry.writes[0] if entry.writes else ""
         yield Node(
             name=entry.name,
             op=node_role.op,
-            inputs=_operands(entry, node_role, facts),
+            inputs=operands,
             output=output,
             shape=facts.inferred.shapes.get(output),
             kind=entry.op,

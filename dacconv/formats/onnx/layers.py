@@ -35,6 +35,8 @@ def conv_skip(entry: Entry, constants: Constants) -> str | None:
     bias = entry.proto.input[2] if len(entry.proto.input) > 2 else ""
     if bias and bias not in constants:
         return "its bias is computed at runtime: it is not a constant"
+    if bias and (reason := _bias_skip(entry, bias, constants)):
+        return reason
     source = origin(weight, constants)
     others = [
         user
@@ -43,6 +45,21 @@ def conv_skip(entry: Entry, constants: Constants) -> str | None:
     ]
     if others:
         return f"its weight is also read by {names_of(others)}"
+    return None
+
+
+def _bias_skip(entry: Entry, bias: str, constants: Constants) -> str | None:
+    """The reason why a constant bias does not fit its conv; None if it does."""
+    try:
+        shape, dims = constants.shape(bias), constants.shape(entry.proto.input[1])
+    except CannotEvaluate as error:
+        return f"its bias is computed in a way that cannot be followed ({error})"
+    channels = dims[:1]
+    if entry.op == "ConvTranspose":
+        groups = int(attributes_of(entry).get("group", 1))
+        channels = tuple(size * groups for size in dims[1:2])
+    if shape != channels:
+        return f"its bias has the shape {list(shape)}, which does not fit its weight {list(dims)}"
     return None
 
 

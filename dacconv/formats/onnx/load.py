@@ -6,6 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import onnx
@@ -30,11 +31,6 @@ from dacconv.formats.onnx.tensors import Tensor, check_room, from_wire, numpy_dt
 OLDEST_OPSET, OLDEST_IR = 7, 3
 LARGEST_AXIS = 1 << 40
 _GRAPH, _NODE, _INITIALIZER = 7, 1, 5
-_REQUIRED_INPUTS = {
-    "Cast": 1, "Conv": 2, "ConvTranspose": 2, "DequantizeLinear": 2, "Gemm": 2, "Identity": 1,
-    "MatMul": 2, "Neg": 1, "Transpose": 1,
-}  # fmt: skip
-"""The number of required inputs of the operators whose inputs dacconv reads by position."""
 
 
 def read(path: Path) -> Document:
@@ -176,7 +172,7 @@ def _check_values(document: Document) -> None:
             raise FormatError(f"value {name!r} is computed twice in the graph")
     available.update(counts)
     for entry in document.entries:
-        required = _REQUIRED_INPUTS.get(entry.op, 0)
+        required = _required_inputs(entry.op, document.opset)
         if not all(entry.proto.input[:required]) or len(entry.proto.input) < required:
             raise FormatError(
                 f"node {entry.name!r} ({entry.op}) has fewer inputs than it needs",
@@ -195,6 +191,19 @@ def _check_values(document: Document) -> None:
                 f"the model's output {name!r} is a value that nothing computes",
                 hint="the graph is incomplete or the file is damaged",
             )
+
+
+@cache
+def _required_inputs(op: str, opset: int) -> int:
+    """The number of inputs that an operator of ONNX must have; 0 for other operators."""
+    opset = max(1, min(opset, onnx.defs.onnx_opset_version()))
+    try:
+        schema = onnx.defs.get_schema(op, opset, "")
+    except onnx.defs.SchemaError:
+        return 0
+    required = onnx.defs.OpSchema.FormalParameterOption.Single
+    options = [parameter.option == required for parameter in schema.inputs]
+    return options.index(False) if False in options else len(options)
 
 
 def _sorted(document: Document) -> Document:

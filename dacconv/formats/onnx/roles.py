@@ -128,7 +128,12 @@ def _linear(entry: Entry, facts: GraphFacts) -> Role:
 
 
 def _batch_norm(entry: Entry, facts: GraphFacts) -> Role:
-    return Role("affine", skip=batch_norm_skip(entry, facts.constants), attrs={"axis": 1})
+    skip = batch_norm_skip(entry, facts.constants)
+    shape, size = facts.input_shape(entry), facts.dims(entry.proto.input[1])
+    channels = shape[1] if shape is not None and len(shape) > 1 else None
+    if skip is None and channels is not None and size != (channels,):
+        skip = f"BatchNormalization of {channels} channels with parameters of shape {size}"
+    return Role("affine", skip=skip, attrs={"axis": 1})
 
 
 def _arithmetic(entry: Entry, facts: GraphFacts) -> Role:
@@ -195,10 +200,12 @@ def _pad(entry: Entry, facts: GraphFacts) -> Role:
         return Role()
     if amounts is None or (axes is not None and shape is None):
         return Role()
-    flat = [int(each) for each in amounts]
+    flat = [int(amount) for amount in np.asarray(amounts).reshape(-1)]
     half = len(flat) // 2
     rank = len(shape) if shape is not None else half
     where = range(half) if axes is None else [int(axis) % rank for axis in axes]
+    if len(flat) != 2 * len(where) or (axes is None and half != rank):
+        return Role()
     pads = [(0, 0)] * rank
     for axis, begin, end in zip(where, flat[:half], flat[half:], strict=False):
         pads[axis] = (begin, end)

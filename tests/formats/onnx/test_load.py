@@ -390,3 +390,73 @@ def test_weights_are_not_copied(tmp_path: Path) -> None:
     weight = opened(conv_model(), tmp_path).conv("conv").weight
     assert not weight.flags.owndata
     assert not weight.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs"),
+    [("Shape", []), ("ScatterND", ["x"]), ("ScatterND", ["x", "i"]), ("Add", ["x"]),
+     ("BatchNormalization", ["x", "w", "w", "w"]), ("Pad", []), ("Concat", [])],
+)  # fmt: skip
+def test_operators_without_their_inputs_are_refused(
+    op: str, inputs: list[str], tmp_path: Path
+) -> None:
+    proto = conv_model()
+    proto.graph.initializer.append(numpy_helper.from_array(weights(4), "w"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 4), np.int64), "i"))
+    proto.graph.node.append(node(op, inputs, ["z"]))
+    if op == "Concat":  # any number of inputs, none included
+        assert opened(proto, tmp_path).graph().nodes[-1].op == "other"
+        return
+    with pytest.raises(FormatError, match="has fewer inputs than it needs"):
+        opened(proto, tmp_path)
+
+
+def test_a_bias_of_another_size_is_a_reason_to_leave_the_conv_alone(tmp_path: Path) -> None:
+    proto = conv_model()
+    proto.graph.initializer[1].CopyFrom(numpy_helper.from_array(weights(5), "conv.bias"))
+    (conv,) = opened(proto, tmp_path).graph().nodes
+    assert conv.skip == "its bias has the shape [5], which does not fit its weight [6, 4, 3, 3]"
+
+
+def test_a_batch_norm_of_another_size_is_not_merged(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", ["x", "w"], ["a"], name="conv"),
+        node("BatchNormalization", ["a", *["g"] * 4], ["y"], name="bn"),
+    ]
+    proto = model(nodes[:1], {"w": weights(6, 4, 3, 3), "g": weights(5)}, outputs=("a",))
+    proto.graph.node.append(nodes[1])
+    proto.graph.output[0].name = "y"
+    batch_norm = opened(proto, tmp_path).graph().nodes[1]
+    assert batch_norm.skip == "BatchNormalization of 6 channels with parameters of shape (5,)"
+
+
+@pytest.mark.parametrize("amounts", [[0, 0, 1, 1], [[0, 0, 1, 1], [0, 0, 1, 1]], [0] * 12, [1]])
+def test_a_pad_of_any_amounts_is_read(amounts: Any, tmp_path: Path) -> None:
+    proto = conv_model()
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(amounts, np.int64), "p"))
+    proto.graph.node[0].input[0] = "padded"
+    proto.graph.node.insert(0, node("Pad", ["x", "p"], ["padded"]))
+    pad = opened(proto, tmp_path).graph().nodes[0]
+    assert pad.op == ("pad" if np.size(amounts) == 8 else "other")
+
+
+@pytest.mark.parametrize("opset", [-(2**63), 0, 2**62])
+def test_an_impossible_opset(opset: int, tmp_path: Path) -> None:
+    proto = conv_model()
+    proto.opset_import[0].version = opset
+    try:
+        assert "is newer than" in opened(proto, tmp_path).graph().notes[0]
+    except DacconvError:
+        assert opset < 7
+
+
+def test_layers_whose_input_is_a_constant_are_left_alone(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", ["k", "w"], ["a"], name="conv"),
+        node("BatchNormalization", ["k", *["g"] * 4], ["b"], name="bn"),
+        node("Relu", ["x"], ["y"]),
+    ]
+    proto = model(nodes, {"k": weights(1, 4, 5, 5), "w": weights(6, 4, 3, 3), "g": weights(4)})
+    conv, batch_norm, _ = opened(proto, tmp_path).graph().nodes
+    assert conv.skip == "its input is a constant"
+    assert batch_norm.op == "other"
