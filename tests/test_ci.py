@@ -160,3 +160,59 @@ def test_the_documented_makefile_and_job_run(place) -> None:
     assert Path("dist/report.html").is_file()
     (check,) = re.findall(r"^    (dacconv check .*)$", DOC, re.MULTILINE)
     subprocess.run(["bash", "-ec", check], check=True, capture_output=True)
+
+
+def hostile(place: Path, **inputs: str) -> tuple[list[str], subprocess.CompletedProcess[str], str]:
+    """What the Convert step calls dacconv with, what it prints, and the outputs that it sets."""
+    program = place / "bin/dacconv"
+    program.write_text(
+        '#!/bin/bash\nprintf "%s\\0" "$@" > "$RUNNER_TEMP/asked"\n'
+        'echo "::error::forged"; echo "::set-output name=x::y" >&2; echo \'```\' >&2; exit 3\n'
+    )
+    values = {key.upper(): value for key, value in inputs.items()}
+    script = place / "script.sh"
+    script.write_text(STEPS["Convert"]["run"])
+    files = {key: str(place / key) for key in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT")}
+    defaults = {"ARGS": "", "MAX_ERROR": "", "MIN_SAVING": "", "OUTPUT": "out"}
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", script],
+        env=os.environ | {"RUNNER_TEMP": str(place)} | defaults | files | values,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    asked = (place / "asked").read_text().split("\0")[:-1]
+    return asked, done, (place / "GITHUB_OUTPUT").read_text()
+
+
+@pytest.mark.parametrize("output", ["out", "-out", "--trust-pickle", "a b", "/tmp/x", "..", "a;b"])
+def test_what_begins_with_a_dash_is_a_file(place, output: str) -> None:
+    for name in ("-x.onnx", "--arch=a:b", "a b.onnx"):
+        (place / "repo" / name).touch()
+    (place / "repo/-nets").mkdir()
+    (place / "repo/-nets/-y.onnx").touch()
+    lines = "*.onnx\n--arch=a:b\n-nets/*\n--trust-pickle\n/abs/m.onnx\n"
+    output = str(place / "x") if output == "/tmp/x" else output
+    asked, _, folder = hostile(place, model=lines, output=output)
+    split = asked.index("--")
+    assert asked[split + 1 :] == [
+        "./-x.onnx", "./a b.onnx", "./--arch=a:b", "./-nets/-y.onnx", "./--trust-pickle",
+        "/abs/m.onnx",
+    ]  # fmt: skip
+    options = [word.partition("=")[0] for word in asked[:split]]
+    assert options == ["convert", "--output-dir", "--force", "--html", "--markdown"]
+    assert folder == f"folder={output}\n"
+
+
+def test_no_output_forges_a_command_of_the_runner(place) -> None:
+    _, done, folder = hostile(place, model="m.onnx", output="dist\nevil=1\n::error::x")
+    assert done.returncode == 3
+    assert folder == "folder=dist\n"
+    lines = done.stdout.splitlines()
+    token = lines[0].removeprefix("::stop-commands::")
+    assert re.fullmatch(r"dacconv-\d{4,}", token)
+    assert lines[-1] == f"::{token}::"
+    assert "::error::forged" in lines[1:-1]
+    summary = (place / "GITHUB_STEP_SUMMARY").read_text()
+    assert "    ```\n" in summary  # part of the log, and no end of it
+    assert not re.search("^```", summary, re.MULTILINE)
