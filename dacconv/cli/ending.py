@@ -7,15 +7,19 @@ import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NoReturn
+from types import FrameType
+from typing import NoReturn
 
 import typer
 from typer.exceptions import Abort, TyperException
 
 from dacconv.cli import INTERRUPTED, end_of_imports
 from dacconv.errors import describe
+from dacconv.support.files import remove_unfinished
+from dacconv.support.interrupts import stop_processes
 
 _STREAM_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EBADF, errno.EIO)
 _interrupted = False
@@ -104,13 +108,26 @@ def _watch_interrupts() -> None:
         if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             return
 
-        def handle(number: int, frame: Any) -> NoReturn:
+        def handle(number: int, frame: FrameType | None) -> NoReturn:
             global _interrupted
             _interrupted = True
+            stop_processes()  # joblib would wait for what they are doing
+            if _is_importing(frame):  # extension modules abort where an exception comes in between
+                remove_unfinished()
+                _leave_interrupted()
             sys.unraisablehook = lambda unraisable: None  # it may land in a destructor
             raise KeyboardInterrupt
 
         signal.signal(signal.SIGINT, handle)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported in one of the frames."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _leave_interrupted() -> NoReturn:
@@ -118,11 +135,8 @@ def _leave_interrupted() -> NoReturn:
     with suppress(ValueError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     _complain("interrupted")
-    executors = sys.modules.get("joblib.externals.loky.reusable_executor")
-    executor = getattr(executors, "_executor", None)
-    if executor is not None:
-        with suppress(Exception):
-            executor.shutdown(wait=True, kill_workers=True)
+    warnings.simplefilter("ignore")
+    stop_processes()
     if _interrupted:  # threads and libraries need no more time, and shall say nothing more
         with suppress(OSError, ValueError):
             sys.stderr.flush()

@@ -62,6 +62,7 @@ def replacing(*targets: Path) -> Iterator[tuple[Path, ...]]:
                 current = target
                 remove_abandoned(target)
                 temporaries.append(_new_temporary(target))
+                _unfinished.add(temporaries[-1])
             current = targets[-1]
             yield tuple(temporaries)
             umask = os.umask(0)
@@ -76,6 +77,17 @@ def replacing(*targets: Path) -> Iterator[tuple[Path, ...]]:
         for temporary in temporaries:
             with suppress(OSError):
                 temporary.unlink()
+            _unfinished.discard(temporary)
+
+
+_unfinished: set[Path] = set()
+
+
+def remove_unfinished() -> None:
+    """Remove the temporary files of this process, which is about to end."""
+    for path in list(_unfinished):
+        with suppress(OSError):
+            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

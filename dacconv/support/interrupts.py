@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 
 @contextmanager
 def processes_ignore_interrupts() -> Iterator[None]:
-    """Processes and threads that start in the block never get Ctrl-C; they inherit the mask.
+    """Processes that joblib starts, in the block and later, never get Ctrl-C.
 
-    A Ctrl-C that comes meanwhile is delivered to this process when the block ends.
+    They inherit a mask that blocks it. joblib has no option for that, and the helpers that it
+    starts reset the mask of the thread, so the mask is set around every single start.
     """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if hasattr(signal, "pthread_sigmask"):
+        with suppress(ImportError):
+            from joblib.externals.loky.backend import fork_exec
+
+            if not hasattr(fork_exec.fork_exec, "without_interrupts"):
+                fork_exec.fork_exec = _Launch(fork_exec.fork_exec)
+    yield
+
+
+def stop_processes() -> None:
+    """Kill every process that joblib started for this one."""
+    while _workers:
+        with suppress(OSError):
+            os.kill(_workers.pop(), signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
+
+
+_workers: list[int] = []
+
+
+class _Launch:
+    """A function that starts a process, called with Ctrl-C blocked."""
+
+    without_interrupts = True
+
+    def __init__(self, start: Any) -> None:
+        self._start = start
+
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process = self._start(*arguments, **more)
+            if any("popen_loky" in str(part) for part in arguments[0]):
+                _workers.append(process)
+            return process
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
