@@ -45,6 +45,8 @@ class ExternalFiles:
         """
         entries = {entry.key: entry.value for entry in proto.external_data}
         location = entries.get("location", "")
+        if not isinstance(location, str):  # protobuf gives bytes where they are not UTF-8
+            raise self._error(proto.name, repr(location), "whose name is not UTF-8")
         path = self._locate(proto.name, location)
         data = self._map(proto.name, path)
         try:
