@@ -125,7 +125,7 @@ class Settings(Options):
     tune: bool = option(FLAG, False, "Time the layers here: take the fastest form, leave alone what gets no faster.", SPEED, "inspect", "convert")
     target: str | None = option(TEXT, None, "What will run the model: onnxruntime or torch (the runtime of its format).", SPEED, "inspect", "convert", metavar="RUNTIME")
     timings: str | None = option(PATH, None, "Where measured times are kept (in the user's cache folder).", SPEED, "inspect", "convert", metavar="FILE")
-    calibrate: str | None = option(TEXT, None, "none, synthetic, distilled, auto, or a folder of images or .npy/.npz of unlabelled inputs (auto with a budget, else none).", CALIBRATION, *SPLITS, metavar="HOW")
+    calibrate: str | None = option(TEXT, None, "none, synthetic, distilled, auto, or a folder of images or .npy/.npz of unlabelled inputs (auto with a budget, else none).", CALIBRATION, *SPLITS, "check", metavar="HOW", words={"check": "With --reproduce: the user's own inputs, where the conversion was calibrated on such."})
     calibration_images: int | None = option(COUNT, None, "How many inputs at most.", CALIBRATION, *SPLITS, metavar="N")
     input_mean: str | None = option(NUMBERS, None, "Mean that is subtracted from the model's input.", CALIBRATION, *SPLITS, metavar="M,...")
     input_std: str | None = option(NUMBERS, None, "Deviation that the input is divided by after that.", CALIBRATION, *SPLITS, metavar="S,...")

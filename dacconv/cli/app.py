@@ -175,6 +175,8 @@ def check(original: File, converted: File, settings: Settings, outputs: Outputs)
     if outputs.reproduce:
         _reproduce(original, converted, settings, outputs)
         return
+    if settings.calibrate is not None:
+        raise UsageError("goes with --reproduce", where="--calibrate")
     reports = outputs.reports
     others = check_reports(reports, [original, converted], force=outputs.force)
     with console.Bars() as bars:

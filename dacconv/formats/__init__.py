@@ -99,6 +99,7 @@ def read_record(path: Path, *, trust_pickle: bool = False) -> Record | None:
         not whole
         or any(origin.get(key) is None for key in keys)
         or not isinstance(origin["options"], Mapping)
+        or not all(isinstance(key, str) for key in origin["options"])
     ):
         raise FormatError("its record of the conversion is damaged", where=str(path))
     return Record(origin, plan)

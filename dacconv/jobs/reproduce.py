@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from dacconv import __version__
+from dacconv.calibration.prepare import WAYS
 from dacconv.conversion import pipeline
 from dacconv.conversion.pipeline import Conversion
 from dacconv.errors import FormatError, UsageError
 from dacconv.formats import read_record
 from dacconv.formats.base import Model, Record
+from dacconv.formats.sniff import kind
 from dacconv.graph.types import FloatArray, Plan
 from dacconv.jobs import convert as jobs
-from dacconv.jobs import decide
 from dacconv.jobs.settings_file import entries, setting_names
 from dacconv.planning.plans import plan_from_dict
 from dacconv.settings import (
@@ -34,6 +35,14 @@ from dacconv.support.progress import Progress, silent
 
 TOLERANCES = {2: 1e-2, 4: 1e-4, 8: 1e-4}
 """How far weights may differ that are the same but for rounding, by bytes per number."""
+
+TAKEN_FROM_RECORD = frozenset(
+    {"method", "energy", "energy_over", "macs", "params", "latency", "allow_costlier", "fuse",
+     "kernel_scale", "form", "calibrate", "calibration_images", "input_mean", "input_std",
+     "input_range", "input_layout", "input_order", "device", "input_shape", "key", "seed"}
+)  # fmt: skip
+"""The recorded settings that are obeyed: numbers, and words of which each has one meaning. None
+of them names code to run or a file to open. The ranks are in the recorded plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +81,13 @@ def reproduce(
 ) -> Reproduction:
     """Convert ``original`` again as ``converted`` says it was, and compare.
 
-    ``given`` are settings about opening the model that win over the recorded ones, such as
-    where the architecture now lies.
+    ``given`` are the user's own settings about opening the model and its inputs. They win over
+    the recorded ones. What names code, files or trust is only ever taken from ``given``.
 
     Raises:
         FormatError: ``converted`` does not say how it was made.
-        UsageError: what it says does not fit the original or this version of dacconv.
+        UsageError: what it says does not fit the original or this version of dacconv, or needs
+            an option that the user must give.
     """
     record = read_record(converted, trust_pickle=bool(given.get("trust_pickle")))
     if record is None:
@@ -86,25 +96,56 @@ def reproduce(
             where=str(converted),
             hint="`dacconv convert` and `fuse` write that into their outputs",
         )
+    version, digest = str(record.provenance["version"]), _digest(original)
+    if digest != record.provenance["sha256"]:
+        recorded = str(record.provenance["sha256"])[:64]
+        problem = f"the original is another file: SHA-256 {digest}, but {recorded!a} is recorded"
+        return Reproduction(False, version, problem=problem)
     settings = _settings(record, given, str(converted))
     model = jobs.open_with(original, settings)
-    version, digest = str(record.provenance["version"]), Digest(original).of(*model.files)
-    if digest != record.provenance["sha256"]:
-        recorded = record.provenance["sha256"]
-        problem = f"the original is another file: SHA-256 {digest}, but {recorded} is recorded"
-        return Reproduction(False, version, problem=problem)
-    done = _converted(model, record, settings, str(converted), progress)
-    if _same_bytes(done, converted):
+    result = _converted(model, record, settings, str(converted), progress)
+    if _same_bytes(result, converted):
         return Reproduction(True, version)
-    return _compare(done.model, jobs.open_with(converted, settings), version)
+    return _compare(result.model, jobs.open_with(converted, settings), version)
+
+
+def _digest(original: Path) -> str:
+    """The SHA-256 of the original and its external data.
+
+    Only ONNX has external data, and opening an ONNX file runs nothing; other files are not
+    opened for it.
+    """
+    files: tuple[Path, ...] = (original,)
+    if kind(original) == "onnx":
+        files = jobs.open_with(original, Settings()).files
+    return Digest(original).of(*files)
 
 
 def _settings(record: Record, given: Mapping[str, Any], where: str) -> Settings:
-    """The settings that the file was made with."""
-    options = dict(record.provenance["options"])
-    check_known(options, setting_names(), f"{where}, recorded options")
-    options.pop("ranks", None)  # the plan that is recorded has come of them
-    return Settings(**overlaid(entries(options, where), given))
+    """The recorded settings that are numbers and plain words, under those that the user gives."""
+    recorded = dict(record.provenance["options"])
+    check_known(recorded, setting_names(), f"{where}, recorded options")
+    _require_given(recorded, given, where)
+    values = {name: value for name, value in recorded.items() if name in TAKEN_FROM_RECORD}
+    if values.get("calibrate") not in WAYS:
+        values.pop("calibrate", None)  # a path, which the user gives again
+    return Settings(**overlaid(entries(values, where), given))
+
+
+def _require_given(recorded: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
+    """Raise UsageError where the conversion needed what only the user may say."""
+    needed = [name for name in ("arch", "arch_arg", "trust_pickle") if recorded.get(name)]
+    if recorded.get("calibrate") not in (None, *WAYS):
+        needed.append("calibrate")
+    missing = [name for name in needed if name not in given]
+    if not missing:
+        return
+    said = ", ".join(f"{option_text(name)} {str(recorded[name])[:80]!a}" for name in missing)
+    raise UsageError(
+        f"the file says that it was made with {said}; that is not taken from a file",
+        where=where,
+        hint=f"if you trust it, give {' and '.join(map(option_text, missing))} yourself",
+    )
 
 
 def _converted(
@@ -114,8 +155,11 @@ def _converted(
     plan = _plan(record, where)
     if plan.choices:  # for the errors only: the reasons are to stay as they are recorded
         pipeline.bind_plan(model, plan, where=where, allow_costlier=True, fuse=settings.fuse)
-    calibrated, _ = decide.calibrate(model, settings, progress)
-    done = pipeline.convert(
+    calibrated = None
+    if settings.calibration != "none":
+        options = settings.calibration_options
+        calibrated, _ = pipeline.calibrate(model, options, settings.split_options, progress)
+    result = pipeline.convert(
         model,
         plan,
         settings.split_options,
@@ -123,12 +167,12 @@ def _converted(
         recorded=record.provenance["options"],
         progress=progress,
     )
-    origin = done.report.provenance
+    origin = result.report.provenance
     if origin is None:
-        return done
+        return result
     said = record.provenance
     origin = replace(origin, version=str(said["version"]), source=str(said["source"]))
-    return replace(done, report=replace(done.report, provenance=origin))
+    return replace(result, report=replace(result.report, provenance=origin))
 
 
 def _plan(record: Record, where: str) -> Plan:
@@ -139,9 +183,9 @@ def _plan(record: Record, where: str) -> Plan:
     return replace(plan, choices=choices)
 
 
-def _same_bytes(done: Conversion, converted: Path) -> bool:
+def _same_bytes(result: Conversion, converted: Path) -> bool:
     with tempfile.TemporaryDirectory() as folder:
-        written = done.save(Path(folder) / converted.name)
+        written = result.save(Path(folder) / converted.name)
         pairs = [(path, converted.with_name(path.name)) for path in written]
         return all(
             theirs.is_file() and Digest(mine).of(mine) == Digest(theirs).of(theirs)
@@ -205,9 +249,10 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def opening(settings: Settings) -> dict[str, Any]:
-    """The settings of a command that say how to open a model."""
+    """The settings of a command that say how to open a model, and where its inputs are."""
     default = Settings()
     names = [f.name for f, declaration in Settings.declared() if declaration.heading == OPENING]
+    names.append("calibrate")
     values = {name: getattr(settings, name) for name in names}
     return {name: value for name, value in values.items() if value != getattr(default, name)}
 

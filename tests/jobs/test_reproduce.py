@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
+from tests import cli_nets
 from tests.cli.test_app import ARCH
 
 
@@ -42,7 +44,8 @@ def restamp(path: Path, **facts: object) -> None:
 def test_every_byte_is_made_again(run, work, model, options) -> None:
     assert run("convert", model, *options, "--no-verify", "--threads", 1).code == 0
     made = model.replace("net", "net.dac")
-    done = run("check", model, made, "--reproduce")
+    opening = ARCH if "--arch" in options else ()
+    done = run("check", model, made, "--reproduce", *opening)
     assert done.out == f"{made}: reproduced, byte for byte\n"
     assert (done.code, done.new, done.kept) == (0, [], True)
 
@@ -103,3 +106,63 @@ def test_files_that_do_not_tell(run, work) -> None:
     assert (done.code, "damaged" in done.err) == (3, True)
     done = run("check", "net.onnx", "net.dac.onnx", "--reproduce", "--max-error", 1)
     assert (done.code, "excludes --max-error" in done.err) == (2, True)
+
+
+# -- what a file says of itself is never obeyed ---------------------------------------------
+
+
+def say(work: Path, **options: object) -> None:
+    """Put options into the record beside ``net.dac.pth``."""
+    record = json.loads((work / "net.dac.plan.json").read_text())
+    record["provenance"]["options"].update(options)
+    (work / "net.dac.plan.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        ({"arch": "os:system", "arch_arg": ["command=touch canary"]}, "--arch and --arch-arg"),
+        ({"arch": "canary.py:Net"}, "--arch"),
+        ({"arch_arg": ["command=touch canary"]}, "--arch-arg"),
+        ({"trust_pickle": True}, "--trust-pickle"),
+        ({"calibrate": "images"}, "--calibrate"),
+    ],
+)
+def test_recorded_code_trust_and_paths_must_be_given_again(run, work, options, needed) -> None:
+    assert run("convert", "net.pth", "--rank", 2, "--no-verify").code == 0
+    (work / "canary.py").write_text("open('canary', 'w').close()")
+    say(work, **options)
+    done = run("check", "net.pth", "net.dac.pth", "--reproduce")
+    assert (done.code, (work / "canary").exists()) == (2, False)
+    assert "is not taken from a file" in done.err
+    assert f"give {needed} yourself" in done.err
+
+
+@pytest.mark.parametrize("name", ["plan", "from_sweep", "timings"])
+def test_recorded_paths_are_not_opened(run, work, name) -> None:
+    assert run("convert", "net.pth", "--rank", 2, "--no-verify").code == 0
+    say(work, **{name: "nowhere.json", "tune": True, "pick": "knee"})
+    done = run("check", "net.pth", "net.dac.pth", "--reproduce")
+    assert "nowhere.json" not in done.err
+    assert not (work / "nowhere.json").exists()
+
+
+def test_another_original_is_said_before_anything_else(run, work) -> None:
+    assert run("convert", "net.pth", "--rank", 2, "--no-verify").code == 0
+    say(work, arch="os:system", arch_arg=["command=touch canary"])
+    (work / "net.pth").write_bytes((work / "net.pth").read_bytes() + b"more")
+    done = run("check", "net.pth", "net.dac.pth", "--reproduce")
+    assert (done.code, (work / "canary").exists()) == (1, False)
+    assert "the original is another file" in done.out
+
+
+def test_the_users_own_inputs_are_given_again(run, work) -> None:
+    np.save(work / "inputs.npy", cli_nets.images())
+    options = ("--macs", 0.6, "--calibrate", "inputs.npy", "--no-verify", "--threads", 1)
+    assert run("convert", "net.onnx", *options).code == 0
+    done = run("check", "net.onnx", "net.dac.onnx", "--reproduce")
+    assert (done.code, "give --calibrate yourself" in done.err) == (2, True)
+    again = run("check", "net.onnx", "net.dac.onnx", "--reproduce", "--calibrate", "inputs.npy")
+    assert (again.code, "reproduced, byte for byte" in again.out) == (0, True)
+    done = run("check", "net.onnx", "net.dac.onnx", "--calibrate", "inputs.npy")
+    assert (done.code, "goes with --reproduce" in done.err) == (2, True)
