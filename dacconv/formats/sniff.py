@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 import codecs
-import zipfile
 from pathlib import Path
 from typing import Literal
 
 from dacconv.errors import FormatError
+from dacconv.support.archives import Archive, ArchiveError
 
 Kind = Literal["onnx", "pt2", "torch", "safetensors"]
 
@@ -158,9 +158,9 @@ def _by_content(path: Path, head: bytes) -> Kind | None:
 def _zip(path: Path) -> Kind:
     """The kind of a zip archive."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+        with Archive(path) as archive:
+            names = list(archive.records)
+    except (OSError, ArchiveError) as error:
         raise FormatError(
             f"a zip archive (as torch.save writes) that is cut short or damaged: {error}",
             where=str(path),

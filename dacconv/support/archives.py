@@ -67,20 +67,20 @@ class Archive:
     """The records of a zip archive by name; a context manager.
 
     Args:
-        source: a path, or the bytes of an archive.
+        source: a path, the bytes of an archive, or a stream that stays open.
 
     Raises:
         ArchiveError: it is no archive, is damaged or contradicts itself.
         OSError: it cannot be read.
     """
 
-    def __init__(self, source: Path | bytes) -> None:
-        self._stream: IO[bytes] = source.open("rb") if isinstance(source, Path) else _view(source)
+    def __init__(self, source: Path | bytes | IO[bytes]) -> None:
+        self._stream, self._own = _opened(source)
         try:
             self.size = self._stream.seek(0, io.SEEK_END)
             self.records: Mapping[str, Entry] = self._directory()
         except BaseException:
-            self._stream.close()
+            self.__exit__(None, None, None)
             raise
 
     def __enter__(self) -> Self:
@@ -92,7 +92,8 @@ class Archive:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._stream.close()
+        if self._own:
+            self._stream.close()
 
     def read(self, name: str, most: int | None = None) -> bytearray:
         """The bytes of a record.
@@ -282,8 +283,13 @@ class Archive:
         return self._at(at, min(4, self.size - at)) in (_LOCAL, _CENTRAL)
 
 
-def _view(data: bytes) -> IO[bytes]:
-    return io.BytesIO(data)
+def _opened(source: Path | bytes | IO[bytes]) -> tuple[IO[bytes], bool]:
+    """A stream of the archive, and whether it is to be closed."""
+    if isinstance(source, Path):
+        return source.open("rb"), True
+    if isinstance(source, bytes):
+        return io.BytesIO(source), True
+    return source, False
 
 
 def _name(raw: bytes, flags: int) -> str:

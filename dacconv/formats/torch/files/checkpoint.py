@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 
 from dacconv.errors import FormatError, UsageError
 from dacconv.formats.torch.files.pickles import is_module, told, wanted_globals
+from dacconv.support.archives import Archive
 from dacconv.support.user_code import search, user_code
 
 DTYPES = {
@@ -29,6 +29,11 @@ DTYPES = {
     torch.bool: "BOOL",
 }
 """What safetensors calls the dtypes that converted layers can have."""
+
+MOST_HEADER = 100_000_000
+"""Bytes of a safetensors header; the format itself allows no more."""
+MOST_EXPANDED = 64 << 20
+"""Bytes that a tensor may have beyond four times its storage, when its strides repeat elements."""
 
 _COPY_AGAIN = "copy or download it again"
 
@@ -59,29 +64,55 @@ def read_checkpoint(path: Path, *, trust_pickle: bool) -> Checkpoint:
     if start[8:9] == b"{" and start[:2] != b"PK":
         return _read_safetensors(path)
     zipped = start[:2] == b"PK"
-    if zipped:
-        check_zip(path)
-    return Checkpoint(path, _load(path, zipped, trust_pickle=trust_pickle), legacy=not zipped)
+    mapped = zipped and _all_stored(path)
+    content = _load(path, mapped, trust_pickle=trust_pickle)
+    _check_sizes(path, content)
+    return Checkpoint(path, content, legacy=not zipped)
 
 
-def check_zip(path: Path) -> None:
-    """Hold every record against its CRC, which torch does not do for mapped tensors."""
+def _all_stored(path: Path) -> bool:
+    """Hold every record against its CRC, which torch does not do for mapped tensors.
+
+    Returns:
+        Whether all records lie in the file as they are, not packed, so that it can be mapped.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
+        with Archive(path) as archive:
+            archive.check()
+            return all(entry.stored for entry in archive.records.values())
     except Exception as error:
         raise damaged(path, error) from error
-    if bad is not None:
-        raise FormatError(
-            f"damaged: the record {bad} does not match its checksum",
-            where=str(path),
-            hint=_COPY_AGAIN,
-        )
 
 
-def _load(path: Path, zipped: bool, *, trust_pickle: bool) -> Any:
+def _check_sizes(path: Path, content: Any) -> None:
+    """FormatError for a tensor that has far more elements than its storage."""
+    for tensor in _tensors(content, 8):
+        if tensor.layout != torch.strided or tensor.is_meta:
+            continue  # refused where layers are looked for
+        size = tensor.numel() * tensor.element_size()
+        if size > MOST_EXPANDED + 4 * tensor.untyped_storage().nbytes():
+            raise FormatError(
+                f"damaged: a tensor of {size:,} bytes is far larger than what is stored of it",
+                where=str(path),
+                hint=_COPY_AGAIN,
+            )
+
+
+def _tensors(value: Any, depth: int) -> Iterator[torch.Tensor]:
+    """The tensors in nested containers."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif depth and isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item, depth - 1)
+    elif depth and isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item, depth - 1)
+
+
+def _load(path: Path, mapped: bool, *, trust_pickle: bool) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # damage shows as almost any exception
         names = wanted_globals(path)
         if not names:
@@ -92,7 +123,7 @@ def _load(path: Path, zipped: bool, *, trust_pickle: bool) -> Any:
     hint = f"the pickle needs {told(names)}; run where these can be imported (PYTHONPATH)"
     try:
         with user_code("unpickling it", str(path), hint):
-            return torch.load(path, map_location="cpu", weights_only=False, mmap=zipped)
+            return torch.load(path, map_location="cpu", weights_only=False, mmap=mapped)
     except UsageError as error:
         if isinstance(error.__cause__, (pickle.UnpicklingError, EOFError, UnicodeDecodeError)):
             raise damaged(path, error.__cause__) from error
@@ -112,6 +143,8 @@ def _refused(path: Path, names: tuple[str, ...]) -> FormatError:
 def damaged(path: Path, error: BaseException) -> FormatError:
     """The user's message for whatever reading a broken file raised."""
     text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    if "weights_only" in text:  # torch's advice to open it without care
+        text = "its pickle is not one of tensors"
     return FormatError(f"cannot be read, it is damaged: {text}", where=str(path), hint=_COPY_AGAIN)
 
 
@@ -121,14 +154,14 @@ def _read_safetensors(path: Path) -> Checkpoint:
     try:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length))
+            header = json.loads(stream.read(min(length, MOST_HEADER)))
         metadata = header.pop("__metadata__", None) or {}
         names = sorted(header, key=lambda name: header[name]["data_offsets"])
         with safe_open(path, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in names}
         dtypes = {name: str(header[name]["dtype"]) for name in names}
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
-            OSError, MemoryError) as error:  # fmt: skip
+            OSError, MemoryError, RecursionError) as error:  # fmt: skip
         raise damaged(path, error) from error
     return Checkpoint(path, tensors, dtypes=dtypes, metadata=dict(metadata))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import pickletools
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+from dacconv.support.archives import Archive, ArchiveError
 
 _STRINGS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE", "STRING", "BINSTRING",
             "SHORT_BINSTRING"}  # fmt: skip
@@ -76,17 +77,18 @@ def _plain(name: str) -> bool:
 
 
 def _pickles(stream: IO[bytes]) -> Iterator[IO[bytes]]:
-    """The pickle streams of a checkpoint."""
+    """The pickle streams of a checkpoint, which torch tells from a zip archive by its start."""
+    start = stream.read(2)
+    stream.seek(0)
+    if start != b"PK":
+        yield stream
+        return
     try:
-        if not zipfile.is_zipfile(stream):
-            stream.seek(0)
-            yield stream
-            return
-        with zipfile.ZipFile(stream) as archive:
-            for name in archive.namelist():
+        with Archive(stream) as archive:
+            for name in archive.records:
                 if name.endswith(".pkl"):
                     yield io.BytesIO(archive.read(name))
-    except (OSError, zipfile.BadZipFile, ValueError, EOFError, NotImplementedError):
+    except (OSError, ArchiveError):
         return
 
 
