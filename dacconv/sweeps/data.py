@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from dacconv.calibration.inputs.slots import Slot, find_slot
 from dacconv.errors import UsageError
 from dacconv.formats.base import Feeds, Model, Runner
 from dacconv.graph.types import Array
+from dacconv.support.arrays import ArrayFile, Header
 from dacconv.sweeps.judges import Labelled, chunk, stackable
 
 IMAGES = ("x", "images", "image", "data", "inputs", "input", "x_test", "arr_0")
@@ -43,27 +43,28 @@ def read_data(path: Path) -> LabelledData:
     """
     where = str(path)
     try:
-        with np.load(path, allow_pickle=False) as held:
-            if isinstance(held, np.ndarray):
-                raise UsageError("is one array; images and labels are needed", where=where)
-            arrays = {name: held[name] for name in held.files}
+        held = ArrayFile(path)
+        if not held.zipped:
+            raise UsageError("is one array; images and labels are needed", where=where)
+        names = [_named(held.headers, wanted, where) for wanted in (IMAGES, LABELS)]
+        images, labels = map(held.read, names)
     except FileNotFoundError as error:
         raise UsageError("no such file", where=where) from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"not readable as .npz: {error}", where=where) from error
-    return labelled(_named(arrays, IMAGES, where), _named(arrays, LABELS, where), path.name)
+    return labelled(images, labels, path.name)
 
 
 def labelled(images: Array, labels: Array, name: str) -> LabelledData:
     """Images and labels that fit together; UsageError where they do not."""
-    labels = labels.reshape(len(labels), -1) if labels.ndim else labels.reshape(0, 0)
-    if labels.shape[1:] != (1,) or labels.dtype.kind not in "iu":
+    if labels.ndim == 0 or labels.size != len(labels) or labels.dtype.kind not in "iu":
         raise UsageError("the labels are not one whole number per image", where=name)
-    if len(images) != len(labels) or not len(images):
-        raise UsageError(f"{len(images)} images and {len(labels)} labels", where=name)
+    count = len(images) if images.ndim else 0
+    if count != len(labels) or not count:
+        raise UsageError(f"{count} images and {len(labels)} labels", where=name)
     if images.dtype.kind not in "fu":
         raise UsageError(f"images of {images.dtype} are neither floats nor bytes", where=name)
-    return LabelledData(images, labels[:, 0], name)
+    return LabelledData(images, labels.reshape(-1), name)
 
 
 def judge(
@@ -101,8 +102,9 @@ def judge(
     return Labelled([feeds(i, step) for i in starts], [data.labels[i : i + step] for i in starts])
 
 
-def _named(arrays: Mapping[str, Array], names: tuple[str, ...], where: str) -> Array:
-    by_name = {key.lower(): value for key, value in arrays.items()}
+def _named(arrays: Mapping[str, Header], names: tuple[str, ...], where: str) -> str:
+    """The name of the array that has the first of ``names``; UsageError where there is none."""
+    by_name = {key.lower(): key for key in arrays}
     for name in names:
         if name in by_name:
             return by_name[name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,11 @@ from dacconv.calibration.inputs.slots import FEWEST, Slot, affordable, feeder, f
 from dacconv.errors import UsageError
 from dacconv.formats.base import Model
 from dacconv.graph.types import FloatArray
+from dacconv.support.arrays import ArrayFile
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+MOST_PIXELS = 89_478_485
+"""Pixels of an image; above it Pillow warns of an image that unpacks to too much."""
 
 
 def read_path(
@@ -64,12 +69,9 @@ def like(drawn: FloatArray, images: FloatArray) -> FloatArray:
 def _arrays(path: Path, slot: Slot, count: int) -> tuple[FloatArray, bool]:
     """The images of a ``.npy`` or ``.npz``, and whether they are the model's input already."""
     try:
-        held = np.load(path, allow_pickle=False)
-        if isinstance(held, np.ndarray):
-            found = held
-        else:
-            names = [n for n in held.files if held[n].ndim == len(slot.size) + 2]
-            found = held[names[0]] if names else np.zeros(0)
+        held = ArrayFile(path)
+        names = [n for n, header in held.headers.items() if header.ndim == len(slot.size) + 2]
+        found = held.read((names or [""])[0]) if names or not held.zipped else np.zeros(0)
     except FileNotFoundError as error:
         raise UsageError("no such file or folder", where=str(path)) from error
     except (OSError, ValueError, EOFError) as error:
@@ -98,7 +100,7 @@ def _arrays(path: Path, slot: Slot, count: int) -> tuple[FloatArray, bool]:
 def _folder(path: Path, slot: Slot, options: InputOptions, count: int) -> FloatArray:
     """The images of a folder, the middle of each at the model's size, in 0..1."""
     try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image, ImageOps
     except ImportError as error:
         raise UsageError(
             "reading images needs Pillow", where=str(path), hint="pip install pillow, or give .npz"
@@ -113,12 +115,23 @@ def _folder(path: Path, slot: Slot, options: InputOptions, count: int) -> FloatA
         )
     made = []
     for index in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int):
+        file = files[index]
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise UsageError("not a regular file", where=str(file))
         try:
-            with Image.open(files[index]) as image:
+            with warnings.catch_warnings(), Image.open(file) as image:
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                if image.width * image.height > MOST_PIXELS:
+                    raise UsageError(
+                        f"{image.width} x {image.height} is more than {MOST_PIXELS:,} pixels",
+                        where=str(file),
+                    )
                 mode = image.convert("L" if slot.channels == 1 else "RGB")
                 fitted = ImageOps.fit(mode, slot.size[::-1], Image.Resampling.BILINEAR)
-        except (OSError, UnidentifiedImageError) as error:
-            raise UsageError(f"not an image: {error}", where=str(files[index])) from error
+        except UsageError:
+            raise
+        except Exception as error:  # Pillow's plugins raise almost any
+            raise UsageError(f"not an image: {error}", where=str(file)) from error
         pixels = np.asarray(fitted, np.float32).reshape(*slot.size, slot.channels) / 255
         made.append(pixels[..., ::-1] if options.order == "bgr" else pixels)
     return np.ascontiguousarray(np.stack(made).transpose(0, 3, 1, 2))
