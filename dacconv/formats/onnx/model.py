@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -59,14 +59,14 @@ def load(path: Path, options: LoadOptions) -> OnnxModel:
 class OnnxModel:
     """An ONNX model. Immutable; computed properties are cached."""
 
+    format: ClassVar[str] = "onnx"
+    has_dataflow: ClassVar[bool] = True
+    named_layers: ClassVar[bool] = False
+    engine: ClassVar[str] = "onnxruntime"
+
     path: Path
     document: Document
     options: LoadOptions
-
-    @property
-    def format(self) -> str:
-        """Always ``onnx``."""
-        return "onnx"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -77,21 +77,6 @@ class OnnxModel:
     def runtime(self) -> str:
         """``onnxruntime`` and its version."""
         return runtime()
-
-    @property
-    def has_dataflow(self) -> bool:
-        """True: an ONNX file is a graph."""
-        return True
-
-    @property
-    def named_layers(self) -> bool:
-        """False: layers are operators of a graph."""
-        return False
-
-    @property
-    def engine(self) -> str:
-        """``onnxruntime``."""
-        return "onnxruntime"
 
     @property
     def runnable(self) -> str | None:

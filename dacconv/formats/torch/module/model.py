@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import nn
@@ -60,6 +60,11 @@ class TracedModel:
     which layers of a block that became a Sequential were its own; see ``torch_surgery.Edited``.
     """
 
+    has_dataflow: ClassVar[bool] = True
+    named_layers: ClassVar[bool] = True
+    engine: ClassVar[str] = "torch.nn"
+    runtime: ClassVar[str] = f"torch {torch.__version__}"
+
     path: Path
     options: LoadOptions
     module: nn.Module
@@ -71,26 +76,6 @@ class TracedModel:
     def files(self) -> tuple[Path, ...]:
         """The one file that it was read from."""
         return (self.path,)
-
-    @property
-    def runtime(self) -> str:
-        """The torch that runs it."""
-        return f"torch {torch.__version__}"
-
-    @property
-    def has_dataflow(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def named_layers(self) -> bool:
-        """True: they are torch.nn layers."""
-        return True
-
-    @property
-    def engine(self) -> str:
-        """``torch.nn``."""
-        return "torch.nn"
 
     @property
     def runnable(self) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import jit, nn
 
@@ -22,13 +22,10 @@ from dacconv.graph.types import Plan
 class PickledModel(TracedModel):
     """A module from a pickle: the file itself, or an entry of a checkpoint."""
 
+    format: ClassVar[str] = "module"
+
     checkpoint: Checkpoint = field(kw_only=True)
     trail: Trail = field(kw_only=True)
-
-    @property
-    def format(self) -> str:
-        """``module``."""
-        return "module"
 
     def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
         """Pickle the module, in its container; it needs the original's code, not dacconv."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -50,40 +50,21 @@ RECORD = "dacconv.json"
 class ProgramModel:
     """An exported program. ``extras`` are the extra files of its archive."""
 
+    format: ClassVar[str] = "pt2"
+    has_dataflow: ClassVar[bool] = True
+    named_layers: ClassVar[bool] = False
+    engine: ClassVar[str] = "torch"
+    runtime: ClassVar[str] = f"torch {torch.__version__}"
+
     path: Path
     options: LoadOptions
     program: ExportedProgram
     extras: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def format(self) -> str:
-        """``pt2``."""
-        return "pt2"
-
-    @property
     def files(self) -> tuple[Path, ...]:
         """The one file that it was read from."""
         return (self.path,)
-
-    @property
-    def runtime(self) -> str:
-        """The torch that runs it."""
-        return f"torch {torch.__version__}"
-
-    @property
-    def has_dataflow(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def named_layers(self) -> bool:
-        """False: layers are operators of a graph."""
-        return False
-
-    @property
-    def engine(self) -> str:
-        """``torch``."""
-        return "torch"
 
     @property
     def runnable(self) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -29,13 +29,10 @@ ARCH_HINT = "is it the right architecture, with the right arguments (--arch-arg)
 class StateModel(TracedModel):
     """A state dict with its architecture. Module name + ``prefix`` is the key in the file."""
 
+    format: ClassVar[str] = "state_dict"
+
     source: StateFile = field(kw_only=True)
     prefix: str = field(default="", kw_only=True)
-
-    @property
-    def format(self) -> str:
-        """``state_dict``."""
-        return "state_dict"
 
     def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
         """Write the container that came in, with the converted weights in their places."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -48,15 +48,16 @@ _CANNOT_RUN = "weights alone cannot be run: give the architecture with --arch"
 class WeightsModel:
     """The layers of a state dict by name; a layer's name is its key without ``.weight``."""
 
+    format: ClassVar[str] = "weights"
+    has_dataflow: ClassVar[bool] = False
+    named_layers: ClassVar[bool] = True
+    engine: ClassVar[str] = "torch.nn"
+    runtime: ClassVar[str] = f"torch {torch.__version__}"
+
     path: Path
     source: StateFile
     options: LoadOptions = field(default_factory=LoadOptions)
     changes: Mapping[str, tuple[Conv, ...]] = field(default_factory=dict)
-
-    @property
-    def format(self) -> str:
-        """``weights``."""
-        return "weights"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -64,29 +65,9 @@ class WeightsModel:
         return (self.path,)
 
     @property
-    def has_dataflow(self) -> bool:
-        """False: only names and shapes are known."""
-        return False
-
-    @property
-    def named_layers(self) -> bool:
-        """True: they are torch.nn layers."""
-        return True
-
-    @property
-    def engine(self) -> str:
-        """``torch.nn``."""
-        return "torch.nn"
-
-    @property
     def runnable(self) -> str | None:
         """Never: there is no code."""
         return _CANNOT_RUN
-
-    @property
-    def runtime(self) -> str:
-        """The torch that would run it."""
-        return f"torch {torch.__version__}"
 
     def inputs(self) -> tuple[ValueSpec, ...]:
         """Not known."""
