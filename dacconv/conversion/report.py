@@ -8,7 +8,7 @@ from typing import Any
 
 from dacconv.graph import roofline
 from dacconv.graph.cost import Cost, total
-from dacconv.graph.findings import Calibration, LayerFit, Timings, Verification
+from dacconv.graph.findings import Calibration, Fused, LayerFit, Timings, Verification
 from dacconv.graph.plan_json import plan_to_dict, rank_to_json
 from dacconv.graph.roofline import Roofline
 from dacconv.graph.types import Geometry, Graph, Plan, Provenance, Rank, Refusal
@@ -47,15 +47,6 @@ class Uncounted:
     kind: str
     count: int
     params: int
-
-
-@dataclass(frozen=True, slots=True)
-class Fused:
-    """What became one conv without loss: the nodes that it stands for, and in short."""
-
-    name: str
-    absorbed: tuple[str, ...]
-    what: str
 
 
 @dataclass(frozen=True, slots=True)

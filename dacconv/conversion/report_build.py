@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dacconv.conversion.report import Fused, Merging, Report, Row, Uncounted
+from dacconv.conversion.report import Merging, Report, Row, Uncounted
 from dacconv.decompositions import METHODS, survey
 from dacconv.decompositions.costs import cost as split_cost
 from dacconv.decompositions.costs import elementwise_bytes, split, whole
 from dacconv.formats.base import Model
 from dacconv.fusions.merged import MergedModel
 from dacconv.graph.cost import NOTHING, Cost, shared_cost
-from dacconv.graph.findings import LayerError
+from dacconv.graph.findings import Fused, LayerError
 from dacconv.graph.layers import uncounted
 from dacconv.graph.types import Choice, Graph, Layer, Plan, Refusal
 from dacconv.planning.plans import NOT_SELECTED

@@ -17,8 +17,9 @@ from dacconv.fusions import (
     pad_before,
     pad_border,
 )
-from dacconv.fusions.engine import Fused, Fusing, Fusion, plan_fusions
+from dacconv.fusions.engine import Fusing, Fusion, plan_fusions
 from dacconv.fusions.view import Weights
+from dacconv.graph.findings import Fused
 from dacconv.graph.types import Graph, Refusal, Rewrite
 
 FUSIONS: tuple[Fusion, ...] = (

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from dacconv.fusions.view import CONV_LIKE, Merge, Obstacle, Site, View, Weights
 from dacconv.fusions.walk import is_bias_of_matmul, is_vector
+from dacconv.graph.findings import Fused
 from dacconv.graph.types import Conv, Graph, Node, Op, Refusal, Rewrite
 
 Find = Callable[[View, Site], Merge | Obstacle | None]
@@ -22,15 +23,6 @@ class Fusion:
     name: str
     anchors: tuple[Op, ...]
     find: Find
-
-
-@dataclass(frozen=True, slots=True)
-class Fused:
-    """What has become one conv at ``node``: the nodes that it stands for, and in short."""
-
-    node: str
-    absorbed: tuple[str, ...]
-    summary: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,15 @@ from dacconv.graph.types import Rank
 
 
 @dataclass(frozen=True, slots=True)
+class Fused:
+    """What became one conv without loss: the nodes that it stands for, and in short."""
+
+    name: str
+    absorbed: tuple[str, ...]
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class LayerFit:
     """Mean squared error of a layer's output over its variance, behind the converted layers.
 

@@ -32,8 +32,8 @@ def test_batch_norm_goes_into_the_layer_before_it(kind):
     assert len(made.nodes) == 1
     assert not refusals
     assert fused[0].absorbed == tuple(node.name for node in net.nodes)
-    assert fused[0].node == net.nodes[0].name
-    assert "1 BatchNorm" in fused[0].summary
+    assert fused[0].name == net.nodes[0].name
+    assert "1 BatchNorm" in fused[0].what
 
 
 def test_loose_arithmetic_goes_too_and_dropout_between():

@@ -17,7 +17,7 @@ def test_convs_of_one_input_are_joined():
     made, fused, refusals = assert_fused(net)
     assert [node.kind for node in made.nodes] == ["merged", "Relu"]
     assert not refusals
-    assert "1 Concat" in fused[0].summary
+    assert "1 Concat" in fused[0].what
 
 
 def test_linear_layers_of_one_input_are_joined():

@@ -273,7 +273,7 @@ def test_what_was_merged_is_told_in_short():
     found = find_fusions(repvgg())
     assert [edit.reason for edit in found.rewrites] == ["2 Conv, 2 BatchNorm, 1 Add"]
     assert found.rewrites[0].source == "x"
-    assert found.fused[0].node == "conv0"
+    assert found.fused[0].name == "conv0"
 
 
 def test_weights_of_layers_that_do_not_change_are_not_read():

@@ -104,7 +104,7 @@ def test_a_border_that_is_overwritten_with_the_bias(size):
     made, fused, refusals = assert_fused(overwritten(*BORDER, size=size))
     assert len(made.nodes) == 1
     assert not refusals
-    assert "4 SetItem" in fused[0].summary
+    assert "4 SetItem" in fused[0].what
 
 
 @pytest.mark.parametrize(
