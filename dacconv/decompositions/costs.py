@@ -88,7 +88,8 @@ def split_work(geometry: Geometry, method: str, rank: Rank, form: str) -> Work:
                 continue
             parts = step.convs if isinstance(step, Parallel) else (step,)
             after = _size_after(parts[0], size, geometry)
-            convs += [_geometry(part, geometry, size, after) for part in parts]
+            sized = replace(geometry, input_size=_known(size), output_size=_known(after))
+            convs += [sized.of(part) for part in parts]
             size, channels = after, sum(part.out_channels for part in parts)
             if isinstance(step, Parallel):
                 copied += 2 * _product(size, channels * geometry.batch)
@@ -158,23 +159,6 @@ def _sizes(size: tuple[int, ...] | None, geometry: Geometry) -> tuple[float, ...
 def _size_after(conv: Conv, size: tuple[float, ...], geometry: Geometry) -> tuple[float, ...]:
     output = _sizes(geometry.output_size, geometry)
     return tuple(o if any(p) else s for o, s, p in zip(output, size, conv.padding, strict=True))
-
-
-def _geometry(
-    conv: Conv, model: Geometry, before: tuple[float, ...], after: tuple[float, ...]
-) -> Geometry:
-    return replace(
-        model,
-        in_channels=conv.in_channels,
-        out_channels=conv.out_channels,
-        kernel=conv.kernel,
-        stride=conv.stride,
-        dilation=conv.dilation,
-        groups=conv.groups,
-        bias=conv.bias is not None,
-        input_size=_known(before),
-        output_size=_known(after),
-    )
 
 
 def _count(values: float) -> int | None:

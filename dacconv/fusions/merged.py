@@ -193,14 +193,4 @@ def _geometry(conv: Conv, parts: Iterable[Node]) -> Geometry | None:
     known = [part.geometry for part in parts if part.geometry is not None]
     if not known:
         return None
-    return replace(
-        known[0],
-        in_channels=conv.in_channels,
-        out_channels=conv.out_channels,
-        kernel=conv.kernel,
-        stride=conv.stride,
-        dilation=conv.dilation,
-        groups=conv.groups,
-        bias=conv.bias is not None,
-        output_size=known[-1].output_size,
-    )
+    return replace(known[0].of(conv), output_size=known[-1].output_size)

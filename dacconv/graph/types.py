@@ -7,7 +7,7 @@ Shapes follow PyTorch and ONNX: activations are ``(batch, channels, *spatial)``,
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -45,7 +45,7 @@ class Conv:
     """One convolution as a value, with 1, 2 or 3 spatial axes (0 for a linear layer).
 
     ``weight`` is ``(out, in / groups, *kernel)`` always: for a transposed convolution too
-    (frameworks store ``(in, out / groups, *kernel)``; ``numerics.kernels.swap_channels``
+    (frameworks store ``(in, out / groups, *kernel)``; ``graph.convs.swap_channels``
     converts either way), and ``(out, in)`` for a linear layer, which acts on the last axis of
     its input and has empty ``stride``, ``padding`` and ``dilation``.
 
@@ -158,6 +158,19 @@ class Geometry:
     output_size: tuple[int, ...] | None
     batch: int = 1
     itemsize: int = 4
+
+    def of(self, conv: Conv) -> Geometry:
+        """The geometry of ``conv`` in this place: its own channels and kernel, the same sizes."""
+        return replace(
+            self,
+            in_channels=conv.in_channels,
+            out_channels=conv.out_channels,
+            kernel=conv.kernel,
+            stride=conv.stride,
+            dilation=conv.dilation,
+            groups=conv.groups,
+            bias=conv.bias is not None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

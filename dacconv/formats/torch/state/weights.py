@@ -203,14 +203,7 @@ def _changed_nodes(node: Node, name: str, chain: Sequence[Conv]) -> list[Node]:
     made: list[Node] = []
     for index, conv in enumerate(chain):
         inner = f"{name}.{index}" if len(chain) > 1 else name
-        geometry = replace(
-            node.geometry,
-            in_channels=conv.in_channels,
-            out_channels=conv.out_channels,
-            kernel=conv.kernel,
-            groups=conv.groups,
-            bias=conv.bias is not None,
-        )
+        geometry = node.geometry.of(conv)
         params = conv.weight.size + (0 if conv.bias is None else conv.bias.size)
         source = node.inputs[0] if index == 0 else made[-1].output
         made.append(
