@@ -9,6 +9,8 @@ Both convs stay dense: all of the multiply-adds that are saved are time.
 
 from __future__ import annotations
 
+from functools import partial
+
 from dacconv.decompositions.base import Method, part, refuse_other_than_dense
 from dacconv.decompositions.formula import Factors, Formula
 from dacconv.graph.types import Branches, Conv, Layer
@@ -23,37 +25,26 @@ def refuses(layer: Layer) -> str | None:
     return reason
 
 
-def chain_vertical_first(conv: Conv, factors: Factors) -> Branches:
-    """The conv along the first axis, then the one along the others, each with its own stride,
-    padding and dilation; the bias is with the second."""
-    first, second = factors  # (g, r, i, y) and (g, o, r, x)
-    groups, rank, channels, height = first.shape
-    out, others = second.shape[1], conv.kernel[1:]
-    narrow = first.reshape(groups * rank, channels, height, *(1 for _ in others))
-    wide = second.reshape(groups * out, rank, 1, *others)
-    axes = range(len(conv.kernel))
-    return (
-        (
-            part(conv, narrow, axes[:1], groups=groups),
-            part(conv, wide, axes[1:], groups=groups, last=True),
-        ),
-    )
-
-
-def chain_horizontal_first(conv: Conv, factors: Factors) -> Branches:
-    """The same in the other order."""
-    first, second = factors  # (g, r, i, x) and (g, o, r, y)
+def separate(conv: Conv, factors: Factors, *, vertical_first: bool) -> Branches:
+    """A conv along the first axis and one along the others, or the other way round, each with its
+    own stride, padding and dilation; the bias is with the second."""
+    first, second = factors  # (g, r, i, taps) and (g, o, r, taps)
     groups, rank, channels, _ = first.shape
-    out, others = second.shape[1], conv.kernel[1:]
-    wide = first.reshape(groups * rank, channels, 1, *others)
-    narrow = second.reshape(groups * out, rank, conv.kernel[0], *(1 for _ in others))
     axes = range(len(conv.kernel))
+    own, others = (axes[:1], axes[1:]) if vertical_first else (axes[1:], axes[:1])
+    along = first.reshape(groups * rank, channels, *_kernel_along(own, conv))
+    across = second.reshape(groups * second.shape[1], rank, *_kernel_along(others, conv))
     return (
         (
-            part(conv, wide, axes[1:], groups=groups),
-            part(conv, narrow, axes[:1], groups=groups, last=True),
+            part(conv, along, own, groups=groups),
+            part(conv, across, others, groups=groups, last=True),
         ),
     )
+
+
+def _kernel_along(axes: range, conv: Conv) -> tuple[int, ...]:
+    """The size of the kernel on some axes, and 1 on the rest."""
+    return tuple(size if axis in axes else 1 for axis, size in enumerate(conv.kernel))
 
 
 METHODS = (
@@ -62,13 +53,13 @@ METHODS = (
         title="k x 1 + 1 x k",
         formula=Formula("riy,orx->oiyx"),
         refuses=refuses,
-        chain=chain_vertical_first,
+        chain=partial(separate, vertical_first=True),
     ),
     Method(
         name="spatial-horizontal",
         title="1 x k + k x 1",
         formula=Formula("rix,ory->oiyx"),
         refuses=refuses,
-        chain=chain_horizontal_first,
+        chain=partial(separate, vertical_first=False),
     ),
 )
