@@ -18,7 +18,7 @@ def read_json(text: str, where: str) -> Any:
             twice in one object, or is nested too deeply.
     """
     try:
-        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_distinct)
+        return json.loads(text, parse_constant=_refuse, object_pairs_hook=unique_keys)
     except RecursionError as error:
         raise UsageError("not JSON that can be read: nested too deeply", where=where) from error
     except ValueError as error:
@@ -58,7 +58,12 @@ def _refuse(name: str) -> None:
     raise ValueError(f"{name} is not a number of JSON")
 
 
-def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON from its pairs: ``object_pairs_hook`` for :func:`json.loads`.
+
+    Raises:
+        ValueError: a key occurs twice.
+    """
     values = dict(pairs)
     if len(values) != len(pairs):
         names = [name for name, _ in pairs]

@@ -24,6 +24,7 @@ from torch._export.serde.union import _Union
 
 from dacconv.formats.torch.program.expressions import SYMBOL, safe_expression
 from dacconv.formats.torch.program.operators import ALLOCATING, is_allowed, name_of
+from dacconv.support.json_values import unique_keys
 
 MOST_JSON = 64 << 20
 """Bytes of a JSON record."""
@@ -46,14 +47,7 @@ class RefusedError(ValueError):
 
 def read_json(data: bytes | bytearray) -> Any:
     """Parse JSON; ValueError where it is damaged or names a key twice."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise ValueError("its JSON has a key twice")
-        return result
-
-    return json.loads(data.decode("utf-8"), object_pairs_hook=unique)
+    return json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys)
 
 
 def read_program(data: bytes | bytearray) -> schema.ExportedProgram:
