@@ -12,7 +12,7 @@ from dacconv.jobs import convert as converting
 from dacconv.jobs.convert import Outcome
 from dacconv.settings import Settings
 from dacconv.support.files import as_write_error
-from dacconv.support.interrupts import processes_ignore_interrupts
+from dacconv.support.interrupts import keep_interrupts_from_processes
 from dacconv.support.outputs import identity, report_outputs, require_file
 
 SUFFIXES = {"json": ".json", "markdown": ".md", "html": ".html", "plots": ".plots"}
@@ -197,10 +197,8 @@ def _in_processes(
 
     parallel = Parallel(n_jobs=at_once, return_as="generator_unordered", batch_size=1)
     try:
-        with processes_ignore_interrupts():
-            results = parallel(
-                delayed(_numbered)(index, task, handling) for index, task in numbered
-            )
+        keep_interrupts_from_processes()
+        results = parallel(delayed(_numbered)(index, task, handling) for index, task in numbered)
         yield from results
     except TerminatedWorkerError:
         return

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 
-@contextmanager
-def processes_ignore_interrupts() -> Iterator[None]:
-    """Processes that joblib starts, in the block and later, never get Ctrl-C.
+def keep_interrupts_from_processes() -> None:
+    """Let no process that joblib starts from now on get Ctrl-C.
 
     They inherit a mask that blocks it. joblib has no option for that, and the helpers that it
     starts reset the mask of the thread, so the mask is set around every single start.
@@ -22,7 +20,6 @@ def processes_ignore_interrupts() -> Iterator[None]:
 
             if not hasattr(fork_exec.fork_exec, "without_interrupts"):
                 fork_exec.fork_exec = _Launch(fork_exec.fork_exec)
-    yield
 
 
 def stop_processes() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from dacconv.errors import DacconvError, UnsupportedError, UsageError
 from dacconv.formats import open_model
 from dacconv.formats.base import LoadOptions
-from dacconv.support.interrupts import processes_ignore_interrupts
+from dacconv.support.interrupts import keep_interrupts_from_processes
 from dacconv.sweeps.measure import Bench, Setup
 from dacconv.sweeps.points import Point
 from dacconv.sweeps.results import PointResult
@@ -77,9 +77,8 @@ def measure_all(work: Work, points: Sequence[Point], where: Where) -> Iterator[P
         )
         tasks = (joblib.delayed(_measured)(work, part) for part in parts(points))
         try:
-            with processes_ignore_interrupts():
-                results = run(tasks)
-            for rows in results:
+            keep_interrupts_from_processes()
+            for rows in run(tasks):
                 yield from rows
         except DacconvError:
             raise
@@ -110,7 +109,8 @@ def _started(where: Where) -> None:
     import joblib
 
     # what is wrong is reported when the points are measured
-    with suppress(Exception), processes_ignore_interrupts(), _backend(where):
+    keep_interrupts_from_processes()
+    with suppress(Exception), _backend(where):
         joblib.Parallel(n_jobs=where.jobs)(joblib.delayed(_ready)() for _ in range(where.jobs or 1))
 
 
