@@ -239,14 +239,15 @@ def sweep(
     """
     from dacconv.sweeps.data import labelled
     from dacconv.sweeps.measure import SAMPLES, Setup
-    from dacconv.sweeps.points import BUDGET, Grid
+    from dacconv.sweeps.points import Grid
     from dacconv.sweeps.run import Selected
     from dacconv.sweeps.run import sweep as run_sweep
 
     bench, jobs = bool(settings.pop("bench", False)), int(settings.pop("jobs", 1))
     values = Settings.of(**settings)
     modes = (mode,) if isinstance(mode, str) else tuple(mode)
-    how = values.calibrate or ("auto" if BUDGET in modes else "none")
+    grid = Grid(modes, tuple(ranks), tuple(budgets), values.method)
+    how = values.calibrate or grid.calibration
     check = values.check_options
     setup = Setup(
         check=replace(check, samples=values.samples or SAMPLES),
@@ -257,6 +258,5 @@ def sweep(
         task=task,
         data=labelled(*data, "data") if data else None,
     )
-    grid = Grid(modes, tuple(ranks), tuple(budgets), values.method)
     chosen = Selected(values.selection, values.allow_costlier)
     return run_sweep(model, grid, chosen, setup, jobs=jobs, progress=progress)

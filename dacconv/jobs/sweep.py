@@ -122,7 +122,9 @@ def _setup(settings: Settings, options: SweepOptions, grid: Grid) -> Setup:
     return Setup(
         check=settings.check_options,
         split=settings.split_options,
-        calibration=replace(settings.calibration_options, how=_calibration(settings, grid)),
+        calibration=replace(
+            settings.calibration_options, how=settings.calibrate or grid.calibration
+        ),
         threads=settings.threads or (None if options.jobs is None else 1),
         bench=options.bench,
         task=options.task,
@@ -135,7 +137,7 @@ def _recorded(settings: Settings, options: SweepOptions, grid: Grid) -> dict[str
     apart = {f.name for f, declaration in Settings.declared() if not declaration.numbers}
     recorded = {k: v for k, v in settings.changed().items() if k not in apart}
     recorded |= {name: getattr(settings, name) for name in ("samples", "fuse", "kernel_scale")}
-    recorded["calibrate"] = _calibration(settings, grid)
+    recorded["calibrate"] = settings.calibrate or grid.calibration
     if options.bench:
         recorded |= {"bench": True, "threads": settings.threads}
     if options.task is not None:
@@ -147,11 +149,6 @@ def _recorded(settings: Settings, options: SweepOptions, grid: Grid) -> dict[str
         data = options.data
         recorded |= {"data": data.name, "data_sha256": Digest(data).of(data)}
     return recorded
-
-
-def _calibration(settings: Settings, grid: Grid) -> str:
-    """As ``convert`` does: inputs are drawn for a budget, and not used without."""
-    return settings.calibrate or ("auto" if BUDGET in grid.modes else "none")
 
 
 def _known(

@@ -45,6 +45,11 @@ class Grid:
     budgets: tuple[float, ...] = ()
     method: str = DAC
 
+    @property
+    def calibration(self) -> str:
+        """How to calibrate where the user does not say: ``auto`` with budgets, else ``none``."""
+        return "auto" if BUDGET in self.modes else "none"
+
 
 def points(
     grid: Grid,
