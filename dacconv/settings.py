@@ -19,7 +19,6 @@ from dacconv.errors import UsageError
 from dacconv.support.parsing import (
     parse_arguments,
     parse_numbers,
-    parse_ranks,
     parse_shapes,
     parse_share,
 )
@@ -395,6 +394,3 @@ def options_table(command: str) -> str:
             words = declaration.words.get(command, declaration.help)
             lines.append(f"| `{names}{metavar}` | {words} |".replace("|max", "\\|max"))
     return "\n".join(lines) + "\n"
-
-
-__all__ = ["COMMANDS", "Settings", "parse_ranks"]
