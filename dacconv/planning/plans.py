@@ -137,7 +137,7 @@ def plan_from_dict(data: object, where: str) -> Plan:
         raise UsageError(
             "not a plan: no list 'layers'",
             where=where,
-            hint="`convert --dry-run --plan-out` makes one",
+            hint="`dacconv convert --dry-run -o FILE` writes one",
         )
     version = data.get("plan_version", PLAN_VERSION)
     if isinstance(version, bool) or version not in (1, PLAN_VERSION):
