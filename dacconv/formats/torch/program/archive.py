@@ -19,12 +19,8 @@ from torch._export.serde import schema
 from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE
 
 from dacconv.formats.torch.files.pickles import told, wanted_in
-from dacconv.formats.torch.program.schema import (
-    MOST_JSON,
-    RefusedError,
-    read_payload,
-    read_program,
-)
+from dacconv.formats.torch.program.schema import MOST_JSON, read_payload, read_program
+from dacconv.formats.torch.program.texts import RefusedError
 from dacconv.support.archives import Archive, ArchiveError
 
 MOST_EXTRAS = 64 << 20

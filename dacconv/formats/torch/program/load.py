@@ -20,7 +20,7 @@ from dacconv.formats.torch.files.checkpoint import damaged
 from dacconv.formats.torch.files.record import read_record
 from dacconv.formats.torch.program.archive import Contents, extra_files, read_contents
 from dacconv.formats.torch.program.model import RECORD, ProgramModel, quiet
-from dacconv.formats.torch.program.schema import RefusedError
+from dacconv.formats.torch.program.texts import RefusedError
 from dacconv.support.archives import Archive, ArchiveError
 
 
