@@ -1,7 +1,4 @@
-"""The bounds that keep the package readable: parameters, lengths of files, sizes of folders.
-
-Each list of exceptions may only shrink: an entry that is within its bound fails the test too.
-"""
+"""The bounds that keep the package readable: parameters, lengths of files, sizes of folders."""
 
 from __future__ import annotations
 
@@ -14,9 +11,6 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "dacconv"
 MOST_PARAMETERS, MOST_LINES, MOST_MODULES = 8, 450, 25
-MANY_PARAMETERS = {"formats/torch/module/ledger.py:emit"}
-LONG_FILES = {"formats/torch/program/graph.py"}
-LARGE_FOLDERS: set[str] = set()
 
 
 def sources() -> Iterator[tuple[str, str]]:
@@ -38,16 +32,16 @@ def test_no_function_has_many_parameters() -> None:
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
-    assert {name for name, n in counts.items() if n > MOST_PARAMETERS} == MANY_PARAMETERS
+    assert not {name for name, n in counts.items() if n > MOST_PARAMETERS}
 
 
 def test_no_file_is_long() -> None:
     lines = {name: text.count("\n") for name, text in sources()}
-    assert {name for name, n in lines.items() if n > MOST_LINES} == LONG_FILES
+    assert not {name for name, n in lines.items() if n > MOST_LINES}
 
 
 def test_no_folder_is_large() -> None:
     modules = Counter(
         Path(name).parent.as_posix() for name, _ in sources() if Path(name).name != "__init__.py"
     )
-    assert {name for name, n in modules.items() if n > MOST_MODULES} == LARGE_FOLDERS
+    assert not {name for name, n in modules.items() if n > MOST_MODULES}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
+from dacconv.formats.torch.meaning import Meaning
 from dacconv.formats.torch.module.names import Names
-from dacconv.graph.types import Geometry, Node, Op
+from dacconv.graph.types import Node
 
 _VALUE = "_dacconv_value"
 
@@ -53,22 +53,19 @@ class Ledger:
             self.name_value(tensor, self.fresh("unseen"))
         elif written is not None and written[0] > tag[1]:  # changed through another view
             node = self.fresh(f"{tag[0].removesuffix(':0')}.view")
-            self.emit(node, "other", [tag[0], written[1]], [tensor], kind="view")
+            self.emit(node, Meaning(), [tag[0], written[1]], [tensor], kind="view")
         return self.known(tensor)
 
     def emit(
         self,
         name: str,
-        op: Op,
+        meaning: Meaning,
         inputs: Iterable[str],
         made: Sequence[torch.Tensor],
         *,
         kind: str,
         weight: str | None = None,
-        geometry: Geometry | None = None,
-        skip: str | None = None,
         params: int = 0,
-        attrs: Mapping[str, Any] | None = None,
     ) -> None:
         """Append a node that makes the values of the tensors ``made``."""
         self._clock += 1
@@ -77,16 +74,16 @@ class Ledger:
         self.nodes.append(
             Node(
                 name=name,
-                op=op,
+                op=meaning.op,
                 inputs=tuple(inputs),
                 output=f"{name}:0",
                 shape=tuple(made[0].shape),
                 kind=kind,
                 weight=weight,
-                geometry=geometry,
-                skip=skip,
+                geometry=meaning.geometry,
+                skip=meaning.skip,
                 params=params,
-                attrs=attrs or {},
+                attrs=meaning.attrs,
             )
         )
 

@@ -21,12 +21,13 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from dacconv.formats.torch.convs import CONVS, NORMS, TRANSPOSED, module_geometry, weight_problem
+from dacconv.formats.torch.meaning import Meaning
 from dacconv.formats.torch.module.arithmetic import OF_CONSTANTS, constant_affine
 from dacconv.formats.torch.module.blocks import Block
 from dacconv.formats.torch.module.functions import conv_call, describe_call
 from dacconv.formats.torch.module.ledger import Ledger
 from dacconv.formats.torch.module.names import Names
-from dacconv.graph.types import Geometry, Node, Op
+from dacconv.graph.types import Node, Op
 
 _DATA_READS = frozenset(
     {"__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "item",
@@ -172,14 +173,15 @@ class _Recorder(TorchFunctionMode):
             if (constant := self.names.tensor(tensor)) is not None:
                 self.readers.setdefault(constant, f"{short} in {self._place() or 'forward'}")
                 params += self.ledger.count(constant, tensor)
-        op, attrs, geometry, skip = self._meaning(name, args, kwargs, taken, sources, made[0])
-        weight = None if geometry is None else self._weight_of(args, kwargs, node)
+        meaning = self._meaning(name, args, kwargs, sources, made[0])
+        weight = None if meaning.geometry is None else self._weight_of(args, kwargs, node)
         if taken and short.strip("_") in OF_CONSTANTS and self.constants.issuperset(values):
             self.constants.add(f"{node}:0")
-        if op in ("affine", "identity"):
+        if meaning.op in ("affine", "identity"):
             values = [value for value in values if value not in self.constants]
-        self.ledger.emit(node, op, values, made, kind=short.strip("_"), weight=weight,
-                  geometry=geometry, skip=skip, params=params, attrs=attrs)  # fmt: skip
+        self.ledger.emit(
+            node, meaning, values, made, kind=short.strip("_"), weight=weight, params=params
+        )
         for tensor in written:
             self.ledger.written(tensor, node)
 
@@ -188,25 +190,24 @@ class _Recorder(TorchFunctionMode):
         name: str,
         args: Any,
         kwargs: Any,
-        taken: list[torch.Tensor],
         sources: list[str | None],
         made: torch.Tensor,
-    ) -> tuple[Op, Mapping[str, Any], Geometry | None, str | None]:
-        """What a call is: the op and attrs of its node, and why it cannot be edited."""
+    ) -> Meaning:
+        """What a call is, and why it cannot be edited."""
         found = conv_call(name, args, kwargs, made)
         if found is not None:
             op, weight, geometry = found
-            return op, {}, geometry, self._why_functional(op, weight)
+            return Meaning(op, {}, geometry, self._why_functional(op, weight))
         affine = constant_affine(name, args, kwargs, made, self._is_constant)
         if affine is not None:
             if np.all(affine[0].scale == 1) and not affine[0].shift.any():
-                return "identity", {}, None, None  # a branch that is not there: x + 0
-            return "affine", {"axis": affine[1], "affine": affine[0]}, None, None
+                return Meaning("identity")  # a branch that is not there: x + 0
+            return Meaning("affine", {"axis": affine[1], "affine": affine[0]})
         op, attrs = describe_call(name, args, kwargs, made)
         constant = any(source is None or source in self.constants for source in sources)
         if op in ("add", "concat") and constant:
-            return "other", {}, None, None
-        return op, attrs, None, None
+            return Meaning()
+        return Meaning(op, attrs)
 
     def _is_constant(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is the model's own, or made of such alone."""
@@ -305,9 +306,10 @@ class _Recorder(TorchFunctionMode):
             weight = self.names.tensor(own["weight"])
             skip = weight_problem(own["weight"])
         params = sum(self.ledger.count(self.names.tensor(p) or "", p) for p in own.values())
-        self.ledger.emit(name, op, [v for t in taken if (v := self.ledger.lookup(t))], [result],
-                  kind=type(module).__name__, weight=weight, geometry=geometry, skip=skip,
-                  params=params)  # fmt: skip
+        values = [value for tensor in taken if (value := self.ledger.lookup(tensor))]
+        meaning = Meaning(op, geometry=geometry, skip=skip)
+        kind = type(module).__name__
+        self.ledger.emit(name, meaning, values, [result], kind=kind, weight=weight, params=params)
 
     def _whole(self, module: nn.Module) -> None:
         """Note a module without children whose call was one node: it can be replaced too."""
