@@ -54,6 +54,12 @@ def test_there_is_something_to_check() -> None:
     assert {words[1] for page in PAGES for words in commands(page)} >= {"convert", "check", "run"}
 
 
+def test_modules_that_are_named_are_there() -> None:
+    for page in PAGES:
+        for name in re.findall(r"`([a-z_]+/[a-z_/]+\.py)\b", page.read_text(encoding="utf-8")):
+            assert any((top / name).is_file() for top in (ROOT, ROOT / "dacconv")), (page, name)
+
+
 def test_links_lead_somewhere() -> None:
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
