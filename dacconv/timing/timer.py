@@ -38,6 +38,9 @@ other, so that the least of them is no typical time."""
 
 MOST_RUNS = 1000
 """The most runs in a block."""
+LEAST_SECONDS = 1e-9
+"""The least time of a layer: what is left of a fast one without the runtime's overhead, which is
+measured apart, could be nothing or less."""
 
 NN_CONSTRUCTS: frozenset[Construct] = frozenset({"sum", "parallel", "interleave"})
 """What a module of torch.nn layers, with those of ``dacconv.nn``, can be made of."""
@@ -131,7 +134,7 @@ class Timer:
         constructs = NN_CONSTRUCTS if self.target.runtime == TORCH_NN else EVERYTHING
         least = side_by_side(["original", *forms], opened)
         overhead = adapter.layer_overhead(conv, shape, threads=threads, seconds=least["original"])
-        return {name: max(seconds - overhead, 0.0) for name, seconds in least.items()}
+        return {name: max(seconds - overhead, LEAST_SECONDS) for name, seconds in least.items()}
 
 
 def adapter_for(target: Target) -> TimingAdapter:

@@ -167,6 +167,17 @@ def test_timing_runs_every_form_and_remembers(
     assert len(timings["timings"]) == 2
 
 
+def test_a_layer_that_takes_less_than_the_overhead_has_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dacconv.formats.onnx.timing.layer_overhead", lambda *rest, **more: 1.0)
+    monkeypatch.setattr(timing, "MIN_SECONDS", 0.0)
+    path = tmp_path / "timings.json"
+    for _ in range(2):  # measured, then read from the file
+        timer = Timer(One(), ORT, Cache(path))
+        assert timer(small(), RANK_2, ("multiplier", "sum")) == {"multiplier": 1.0, "sum": 1.0}
+
+
 def test_a_layer_of_unknown_size_is_not_timed() -> None:
     geometry = Geometry(4, 8, (3, 3), (1, 1), (1, 1), 1, False, None, None)
     timer = Timer(One(), ORT, Cache())
