@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dacconv.conversion.report import Report
+from dacconv.graph.findings import Verification
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +24,26 @@ class Gates:
 
 def missed(report: Report, gates: Gates) -> list[str]:
     """The gates that the report misses, a sentence each. What is unknown counts as missed."""
-    told: list[str] = []
+    sentences: list[str] = []
     saving = report.saving()
     if gates.min_saving is not None and (saving is None or saving < gates.min_saving):
         have = "unknown (give --input-shape)" if saving is None else f"{saving:.1%}"
-        told.append(f"MACs saved: {have}, at least {gates.min_saving:.1%} wanted")
+        sentences.append(f"MACs saved: {have}, at least {gates.min_saving:.1%} required")
     check = report.verification
     error = check.relative_error if check else None
     if gates.max_error is not None and (error is None or error > gates.max_error):
-        have = "unknown" if error is None else f"{error:.3g}"
-        told.append(f"relative error: {have}, at most {gates.max_error:g} wanted")
+        have = f"unknown{_unknown(check)}" if error is None else f"{error:.3g}"
+        sentences.append(f"relative error: {have}, at most {gates.max_error:g} required")
     same = check.agreement if check else None
     if gates.min_agreement is not None and (same is None or same < gates.min_agreement):
-        have = "unknown (no output looks like class scores)" if same is None else f"{same:.1%}"
-        told.append(f"same top class: {have}, at least {gates.min_agreement:.1%} wanted")
-    return told
+        reason = _unknown(check) or " (no output looks like class scores)"
+        have = f"unknown{reason}" if same is None else f"{same:.1%}"
+        sentences.append(f"same top class: {have}, at least {gates.min_agreement:.1%} required")
+    return sentences
+
+
+def _unknown(check: Verification | None) -> str:
+    """The reason why an error or an agreement is not known, where it is the values."""
+    if check is None or not check.not_finite:
+        return ""
+    return " (the original's outputs are NaN or infinite on the seeded inputs)"

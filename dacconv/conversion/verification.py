@@ -12,7 +12,14 @@ import numpy as np
 
 from dacconv.errors import UnsupportedError
 from dacconv.formats.base import Feeds, Model, Runner
-from dacconv.formats.inputs import batch_of, reason_not_runnable, seeded_inputs, sizes_of
+from dacconv.formats.inputs import (
+    FAMILIES,
+    NORMAL,
+    batch_of,
+    reason_not_runnable,
+    seeded_inputs,
+    sizes_of,
+)
 from dacconv.graph.findings import Latency, OutputCheck, Verification
 from dacconv.graph.types import Array, ValueSpec
 from dacconv.support.progress import Progress, silent
@@ -42,8 +49,9 @@ def verify(
 ) -> Verification:
     """Run both models on the same seeded inputs, alternating, and compare every output.
 
-    Inputs are standard normal (uniform 0..255 for uint8). An input whose batch axis is free
-    is run with batch 1, which is also what the latency is for.
+    Inputs are standard normal (uniform 0..255 for uint8); where the original's outputs are not
+    finite on these, the first of ``FAMILIES`` on which they are. An input whose batch axis is
+    free is run with batch 1, which is also what the latency is for.
 
     Raises:
         UnsupportedError: a model cannot be run, or the size of an input is not known.
@@ -54,18 +62,19 @@ def verify(
             raise UnsupportedError(reason, where=str(model.path))
     specs = original.inputs()
     check_same_inputs(specs, converted.inputs())
-    batches = seeded_inputs(specs, options.samples, options.seed)
     first, second = (model.runner(threads=options.threads) for model in (original, converted))
-    compared = Comparison()
-    times: list[tuple[float, float]] = []
+    family, batches = NORMAL, seeded_inputs(specs, options.samples, options.seed)
     for runner in (first, second):
         runner(batches[0])  # the first run plans memory and picks kernels
     started = time.perf_counter()
-    for done, feeds in enumerate(batches):
-        progress("verifying", done, len(batches))
-        (expected, a), (actual, b) = _alternate(first, second, feeds, done)
-        compared.add(expected, actual)
-        times.append((a, b))
+    compared, times = _compare(first, second, batches, progress)
+    if not compared.finite and any(np.dtype(spec.dtype).kind == "f" for spec in specs):
+        for other in FAMILIES[1:]:
+            feeds = seeded_inputs(specs, options.samples, options.seed, other)
+            again, again_times = _compare(first, second, feeds, progress, only_finite=True)
+            if again.finite:
+                family, batches, compared, times = other, feeds, again, again_times
+                break
     while len(times) < ROUNDS and time.perf_counter() - started < BUDGET_SECONDS:
         (_, a), (_, b) = _alternate(first, second, batches[0], len(times))
         times.append((a, b))
@@ -80,18 +89,43 @@ def verify(
         seed=options.seed,
         runtime=original.runtime,
         inputs=tuple(f"{name} {_shape(a.shape)} {a.dtype}" for name, a in batches[0].items()),
+        family=family.name,
     )
+
+
+def _compare(
+    first: Runner,
+    second: Runner,
+    batches: Sequence[Feeds],
+    progress: Progress,
+    *,
+    only_finite: bool = False,
+) -> tuple[Comparison, list[tuple[float, float]]]:
+    """Every output of both models, and the seconds that each run took.
+
+    With ``only_finite`` it ends at the first run whose original outputs are not finite.
+    """
+    compared = Comparison()
+    times: list[tuple[float, float]] = []
+    for index, feeds in enumerate(batches):
+        progress("verifying", index, len(batches))
+        (expected, a), (actual, b) = _alternate(first, second, feeds, index)
+        compared.add(expected, actual)
+        times.append((a, b))
+        if only_finite and not compared.finite:
+            break
+    return compared, times
 
 
 def check_same_inputs(expected: Sequence[ValueSpec], actual: Sequence[ValueSpec]) -> None:
     """Raise UnsupportedError where two models do not take the same inputs."""
-    for mine, theirs in zip(expected, actual, strict=False):
+    for ours, theirs in zip(expected, actual, strict=False):
         same_rank = (
-            mine.shape is None or theirs.shape is None or len(mine.shape) == len(theirs.shape)
+            ours.shape is None or theirs.shape is None or len(ours.shape) == len(theirs.shape)
         )
-        if mine.name != theirs.name or mine.dtype != theirs.dtype or not same_rank:
+        if ours.name != theirs.name or ours.dtype != theirs.dtype or not same_rank:
             raise UnsupportedError(
-                f"the models take different inputs: {_spec(mine)} and {_spec(theirs)}",
+                f"the models take different inputs: {_spec(ours)} and {_spec(theirs)}",
                 hint="both must come from the same network",
             )
     if len(expected) != len(actual):
@@ -148,10 +182,10 @@ class Comparison:
     """Every output of two models, compared as the runs come in."""
 
     def __init__(self) -> None:
-        self._outputs: dict[str, _Seen] = {}
+        self._outputs: dict[str, _OutputSums] = {}
 
     def add(self, expected: Mapping[str, Array], actual: Mapping[str, Array]) -> None:
-        """Take in what both made of the same inputs.
+        """Add what both models returned for the same inputs.
 
         Raises:
             UnsupportedError: the models have different numbers of outputs.
@@ -162,15 +196,20 @@ class Comparison:
                 hint="both must come from the same network",
             )
         for (name, a), b in zip(expected.items(), actual.values(), strict=True):
-            self._outputs.setdefault(name, _Seen(a.shape, str(a.dtype))).add(a, b)
+            self._outputs.setdefault(name, _OutputSums(a.shape, str(a.dtype))).add(a, b)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all outputs of the original were finite so far."""
+        return not any(sums.not_finite for sums in self._outputs.values())
 
     def outputs(self) -> tuple[OutputCheck, ...]:
-        """What was found, output by output."""
-        return tuple(seen.check(name) for name, seen in self._outputs.items())
+        """The result for each output."""
+        return tuple(sums.check(name) for name, sums in self._outputs.items())
 
 
 @dataclass(slots=True)
-class _Seen:
+class _OutputSums:
     """One output of both models: sums over the runs so far."""
 
     shape: tuple[int, ...]
@@ -181,8 +220,11 @@ class _Seen:
     largest: float = 0.0
     samples: int = 0
     same: int = 0
+    not_finite: int = 0
 
     def add(self, a: Array, b: Array) -> None:
+        """Add one run: ``a`` is the original's output, ``b`` the converted model's."""
+        self.not_finite += a.dtype.kind == "f" and not bool(np.isfinite(a).all())
         self.matches = self.matches and a.shape == b.shape and a.dtype == b.dtype
         if not self.matches or a.dtype.kind not in "fiub":
             return
@@ -191,9 +233,11 @@ class _Seen:
         self.size += size
         self.largest = max(self.largest, largest) if largest == largest else largest
         if a.dtype.kind == "f" and _like_scores(a.shape):
-            same = a.reshape(len(a), -1).argmax(1) == b.reshape(len(b), -1).argmax(1)
-            self.samples += len(same)
-            self.same += int(same.sum())
+            scores, others = a.reshape(len(a), -1), b.reshape(len(b), -1)
+            comparable = np.isfinite(scores.max(1))  # NaN, and infinity, have no top class
+            same = scores.argmax(1) == others.argmax(1)
+            self.samples += int(comparable.sum())
+            self.same += int((same & np.isfinite(others.max(1)))[comparable].sum())
 
     def check(self, name: str) -> OutputCheck:
         known = self.matches and np.dtype(self.dtype).kind in "fiub"
@@ -205,14 +249,17 @@ class _Seen:
             relative_error=_ratio(self.difference, self.size) if known else None,
             max_abs_error=self.largest if known and math.isfinite(self.largest) else None,
             agreement=self.same / self.samples if known and self.samples else None,
+            not_finite=self.not_finite,
         )
 
 
 def _squares(expected: Array, actual: Array) -> tuple[float, float, float]:
-    a = expected.astype(np.float64).ravel()
-    difference = actual.astype(np.float64).ravel() - a
-    largest = float(np.abs(difference).max()) if difference.size else 0.0
-    return float(difference @ difference), float(a @ a), largest
+    """Squared norms of the difference and of ``expected``, and the largest difference."""
+    with np.errstate(all="ignore"):  # NaN and infinite values end as NaN, which is not known
+        a = expected.astype(np.float64).ravel()
+        difference = actual.astype(np.float64).ravel() - a
+        largest = float(np.abs(difference).max()) if difference.size else 0.0
+        return float(difference @ difference), float(a @ a), largest
 
 
 def _ratio(difference: float, size: float) -> float | None:
@@ -224,7 +271,13 @@ def _ratio(difference: float, size: float) -> float | None:
 
 
 def agreement(outputs: Sequence[OutputCheck]) -> float | None:
-    """The smallest agreement; None where no output looks like class scores."""
+    """The smallest agreement; None where no output has class scores that can be compared.
+
+    An output that looks like scores but was NaN in every run makes it None: nothing is known
+    of that one.
+    """
+    if any(c.agreement is None and c.not_finite and _like_scores(c.shape) for c in outputs):
+        return None
     return min((c.agreement for c in outputs if c.agreement is not None), default=None)
 
 
@@ -239,7 +292,7 @@ def _like_scores(shape: tuple[int, ...]) -> bool:
 
 
 def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def _spec(spec: ValueSpec) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +13,30 @@ from dacconv.graph.types import Array, ValueSpec
 
 LARGEST_INPUT = 1 << 31
 """The most elements of an input that are made to run a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputFamily:
+    """How the values of floating-point inputs are drawn: uniform in 0..high, or normal."""
+
+    name: str
+    high: float | None = None
+
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        """Values of that shape, float64."""
+        if self.high is None:
+            return rng.standard_normal(shape)
+        return rng.uniform(0.0, self.high, shape)
+
+
+NORMAL = InputFamily("standard normal")
+FAMILIES = (
+    NORMAL,
+    InputFamily("uniform in 0..1", 1.0),
+    InputFamily("uniform in 0..0.1", 0.1),
+    InputFamily("uniform in 0..0.01", 0.01),
+)
+"""What a model is run on: the first family on which its outputs are finite."""
 
 
 def reason_not_runnable(model: Model) -> str | None:
@@ -32,7 +57,9 @@ def reason_not_runnable(model: Model) -> str | None:
     return None
 
 
-def make_inputs(specs: Sequence[ValueSpec], rng: np.random.Generator) -> dict[str, Array]:
+def make_inputs(
+    specs: Sequence[ValueSpec], rng: np.random.Generator, family: InputFamily = NORMAL
+) -> dict[str, Array]:
     """One seeded set of inputs, a free batch axis taken as 1."""
     feeds: dict[str, Array] = {}
     for spec in specs:
@@ -44,16 +71,18 @@ def make_inputs(specs: Sequence[ValueSpec], rng: np.random.Generator) -> dict[st
             high = 256 if dtype == np.uint8 else 2
             feeds[spec.name] = rng.integers(0, high, shape).astype(dtype)
         else:
-            feeds[spec.name] = rng.standard_normal(shape).astype(dtype)
+            feeds[spec.name] = family.draw(shape, rng).astype(dtype)
     return feeds
 
 
-def seeded_inputs(specs: Sequence[ValueSpec], samples: int, seed: int) -> list[Feeds]:
+def seeded_inputs(
+    specs: Sequence[ValueSpec], samples: int, seed: int, family: InputFamily = NORMAL
+) -> list[Feeds]:
     """Sets of inputs with ``samples`` samples in all, a free batch axis taken as 1."""
     rng = np.random.default_rng(seed)
-    feeds: list[Feeds] = [make_inputs(specs, rng)]
+    feeds: list[Feeds] = [make_inputs(specs, rng, family)]
     while len(feeds) * batch_of(feeds[0]) < samples:
-        feeds.append(make_inputs(specs, rng))
+        feeds.append(make_inputs(specs, rng, family))
     return feeds
 
 

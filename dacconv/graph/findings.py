@@ -111,7 +111,10 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class OutputCheck:
-    """One output of both models on the same inputs; None where it cannot be computed."""
+    """One output of both models on the same inputs; None where it cannot be computed.
+
+    ``not_finite`` counts the runs in which the original's output held NaN or infinite values.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -120,6 +123,7 @@ class OutputCheck:
     relative_error: float | None
     max_abs_error: float | None
     agreement: float | None
+    not_finite: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,8 @@ class Verification:
 
     ``relative_error`` is the largest over the outputs of ``|y - y'| / |y|``, Frobenius norm
     over all samples; None where it could not be computed. ``agreement`` is the share of
-    samples with the same top class, None where no output looks like class scores.
+    samples with the same top class, None where no output looks like class scores or where no
+    sample's scores could be compared. ``family`` says how floating-point inputs were drawn.
     """
 
     relative_error: float | None
@@ -156,3 +161,13 @@ class Verification:
     seed: int
     runtime: str
     inputs: tuple[str, ...]
+    family: str = "standard normal"
+
+    @property
+    def not_finite(self) -> tuple[str, ...]:
+        """The outputs that could not be compared, because the original's are NaN or infinite."""
+        return tuple(
+            output.name
+            for output in self.outputs
+            if output.not_finite and output.relative_error is None
+        )

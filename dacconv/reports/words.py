@@ -295,10 +295,16 @@ def left_alone(refusals: Iterable[Refusal]) -> dict[str, list[str]]:
 def verification(check: Verification) -> list[str]:
     """The verification in sentences."""
     lines = [
-        f"{check.samples} seeded inputs ({'; '.join(check.inputs)}) through {check.runtime}: "
+        f"{check.samples} seeded inputs ({'; '.join(check.inputs)}){_family(check)} "
+        f"through {check.runtime}: "
         f"relative error {error(check.relative_error)}"
         + ("" if check.agreement is None else f", same top class {share(check.agreement)}")
     ]
+    if check.not_finite:
+        lines.append(
+            f"not compared: the original's output {_listed(list(check.not_finite))} is NaN or "
+            "infinite on every kind of seeded input that was tried: nothing is known of its error"
+        )
     if len(check.outputs) > 1 or not all(output.matches for output in check.outputs):
         lines += [
             f"output {output.name} {axes(output.shape)} {output.dtype}: "
@@ -316,6 +322,10 @@ def verification(check: Verification) -> list[str]:
         f"{time.rounds} alternating rounds, batch {time.batch})"
     )
     return lines
+
+
+def _family(check: Verification) -> str:
+    return "" if check.family == "standard normal" else f", {check.family}"
 
 
 def _speed(ratio: float) -> str:

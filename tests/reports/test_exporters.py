@@ -101,7 +101,7 @@ def test_numbers_as_words():
 
 def test_the_page_holds_everything():
     evil = "<script>alert(1)</script>"
-    made = replace(report(), missed=("relative error: 0.25, at most 0.1 wanted",))
+    made = replace(report(), missed=("relative error: 0.25, at most 0.1 required",))
     made = replace(made, rows=(replace(made.rows[0], name=evil), *made.rows[1:]))
     text = EXPORTERS["html"](made)
     assert text == EXPORTERS["html"](made)
@@ -109,7 +109,7 @@ def test_the_page_holds_everything():
     assert "&lt;script&gt;alert(1)" in text
     for words in (
         "net.onnx",
-        "Gate missed: relative error: 0.25, at most 0.1 wanted",
+        "Gate missed: relative error: 0.25, at most 0.1 required",
         "keep their top class",
         "2.00 x",
         "rank 9 would cost 2 x",
