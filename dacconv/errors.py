@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from dacconv.safe_text import visible, visible_lines
+
 
 class DacconvError(Exception):
     """Bad input, described in one message.
@@ -23,8 +25,9 @@ class DacconvError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        message = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{message}\n  {self.hint}" if self.hint else message
+        what, where = visible(self.what), visible(self.where)
+        message = f"{where}: {what}" if where else what
+        return f"{message}\n  {visible_lines(self.hint)}" if self.hint else message
 
 
 def describe(error: Exception) -> tuple[str, int]:

@@ -20,6 +20,7 @@ from dacconv.cli.reporting import (
     write_text_to,
 )
 from dacconv.errors import UsageError
+from dacconv.safe_text import safe_line
 from dacconv.settings import BenchOptions, Outputs, Settings, SweepOptions
 from dacconv.support.outputs import STDOUT
 
@@ -214,7 +215,7 @@ def run(outputs: Outputs, file: Annotated[Path, typer.Argument()] = Path("daccon
     jobs = release.read_release(file, dry_run=dry_run)
     folder = file.absolute().parent
     if folder != Path.cwd():
-        typer.echo(f"in {file.parent}:", err=True)
+        typer.echo(safe_line(f"in {file.parent}:"), err=True)
     with chdir(folder):
         if not dry_run:
             release.check_sums(jobs, force=force)
@@ -295,7 +296,7 @@ def sweep(model: File, options: SweepOptions, settings: Settings, outputs: Outpu
         from dacconv.reports.plots import save_all, sweep_figures
 
         for path in save_all(sweep_figures(result.sweep), plots):
-            typer.echo(f"drew {path}")
+            typer.echo(safe_line(f"drew {path}"))
 
 
 def main() -> NoReturn:
@@ -311,7 +312,7 @@ def _reproduce(original: Path, converted: Path, settings: Settings, outputs: Out
     reproduce.require_alone(settings, outputs)
     with console.Bars() as bars:
         result = reproduce.reproduce(original, converted, reproduce.opening(settings), bars)
-    typer.echo(f"{converted}: {result.summary()}")
+    typer.echo(safe_line(f"{converted}: {result.summary()}"))
     if result.problem:
         raise typer.Exit(1)
 
@@ -322,7 +323,7 @@ def _finish(outcome: Outcome, reports: Mapping[str, Path]) -> None:
 
     _show(outcome.report, reports)
     for path in outcome.written:
-        typer.echo(f"wrote {path}", err=STDOUT in reports.values())
+        typer.echo(safe_line(f"wrote {path}"), err=STDOUT in reports.values())
     console.print_missed(outcome.report.missed)
     if outcome.report.missed:
         if not outcome.written:
@@ -334,7 +335,7 @@ def _print_progress(result: Result, count: int, total: int) -> None:
     """Write the reports of one of many models, and say that it is done."""
     if result.outcome is not None:
         write_reports(result.outcome.report, result.task.reports)
-    typer.echo(f"[{count}/{total}] {result.task.name}: {result.status}", err=True)
+    typer.echo(safe_line(f"[{count}/{total}] {result.task.name}: {result.status}"), err=True)
 
 
 def _finish_all(results: Sequence[Result]) -> None:

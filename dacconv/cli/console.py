@@ -18,6 +18,7 @@ from dacconv.conversion.report import CONVENTION, Report
 from dacconv.reports import benchmark_words as benchmark_text
 from dacconv.reports import roofline_words as roofline_text
 from dacconv.reports import words as formatting
+from dacconv.safe_text import safe_line, safe_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +57,7 @@ def print_benchmark(result: Benchmark) -> None:
     """The tables of a benchmark on stdout, and its warnings on stderr."""
     for title, rows, marked in benchmark_text.tables(result):
         if title:
-            typer.secho(title, bold=True)
+            typer.secho(safe_line(title), bold=True)
         if sys.stdout.isatty():
             from dacconv.cli.terminal import print_cells
 
@@ -66,7 +67,7 @@ def print_benchmark(result: Benchmark) -> None:
         typer.echo()
     print_lines(benchmark_text.facts(result))
     for note in result.notes:
-        typer.secho(f"warning: {note}", err=True, fg="yellow")
+        typer.secho(safe_lines(f"warning: {note}"), err=True, fg="yellow")
 
 
 def print_sweep(done: Swept, output: Path | None) -> None:
@@ -74,7 +75,7 @@ def print_sweep(done: Swept, output: Path | None) -> None:
     from dacconv.reports import sweep_words as sweep_text
 
     for line in done.told:
-        typer.echo(line, err=True)
+        typer.echo(safe_line(line), err=True)
     print_lines(sweep_text.facts(done.sweep))
     for table in sweep_text.tables(done.sweep):
         print_lines(["", table.title])
@@ -86,20 +87,20 @@ def print_sweep(done: Swept, output: Path | None) -> None:
             print_lines(formatting.aligned([table.columns, *table.rows], 1))
     print_lines(["", *sweep_text.advice(done.sweep, str(output or "RESULTS"))])
     if output is not None:
-        typer.echo(f"wrote {output}")
+        typer.echo(safe_line(f"wrote {output}"))
 
 
 def print_lines(lines: Sequence[str]) -> None:
     """Lines on stdout."""
     for line in lines:
-        typer.echo(line)
+        typer.echo(safe_line(line))
 
 
 def print_missed(missed: Sequence[str]) -> None:
     """The gates that were missed, on stderr."""
     for line in missed:
         typer.secho("gate missed: ", err=True, nl=False, fg="red", bold=True)
-        typer.echo(line, err=True)
+        typer.echo(safe_line(line), err=True)
 
 
 def print_results(results: Sequence[Result]) -> None:
@@ -123,7 +124,8 @@ def print_results(results: Sequence[Result]) -> None:
     for result in results:
         if result.error:
             known = result.error.startswith(str(result.task.source))
-            typer.echo(result.error if known else f"{result.task.name}: {result.error}", err=True)
+            message = result.error if known else f"{result.task.name}: {result.error}"
+            typer.echo(safe_lines(message), err=True)
         if result.outcome:
             print_missed([f"{result.task.name}: {m}" for m in result.outcome.report.missed])
 

@@ -18,6 +18,7 @@ from typer.exceptions import Abort, TyperException
 
 from dacconv.cli import INTERRUPTED, end_of_imports
 from dacconv.errors import describe
+from dacconv.safe_text import safe_lines
 from dacconv.support.files import remove_unfinished
 from dacconv.support.interrupts import stop_processes
 
@@ -71,7 +72,7 @@ def _describe(error: Exception) -> tuple[str, int]:
 def _complain(message: str) -> None:
     """A message on stderr, where it can be written to."""
     with suppress(OSError, ValueError):
-        typer.echo(f"dacconv: {message}", err=True)
+        typer.echo(safe_lines(f"dacconv: {message}"), err=True)
 
 
 def _prepare_streams() -> None:

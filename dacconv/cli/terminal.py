@@ -13,6 +13,7 @@ from rich.text import Text
 from dacconv.conversion.report import Report
 from dacconv.reports import words as formatting
 from dacconv.reports.sweep_words import Table as Levels
+from dacconv.safe_text import safe_line
 
 DISPENSABLE = ("dil.", "stride", "energy", "bytes moved", "kernel", "in", "out", "parameters")
 """Columns that a narrow terminal goes without, the first to go first."""
@@ -31,9 +32,9 @@ def print_table(report: Report) -> None:
         )
     for row, cells in zip(report.rows, rows, strict=True):
         style = "green" if row.rank is not None else None if row.eligible else "dim"
-        table.add_row(*(escape(cells[index]) for index in kept), style=style)
+        table.add_row(*(_cell(cells[index]) for index in kept), style=style)
     for cells in formatting.summary_rows(report):
-        table.add_row(*(cells[index] for index in kept), style="bold")
+        table.add_row(*(_cell(cells[index]) for index in kept), style="bold")
     console.print(table)
     hidden = [name for i, name in enumerate(formatting.COLUMNS) if i not in kept]
     if hidden:
@@ -45,9 +46,9 @@ def print_cells(rows: Sequence[Sequence[str]], marked: Sequence[bool]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(rows[0]):
         text = index < formatting.TEXT_COLUMNS
-        table.add_column(name, justify="left" if text else "right", overflow="fold")
+        table.add_column(_cell(name), justify="left" if text else "right", overflow="fold")
     for cells, mark in zip(rows[1:], marked, strict=True):
-        table.add_row(*map(escape, cells), style="green" if mark else None)
+        table.add_row(*map(_cell, cells), style="green" if mark else None)
     Console(highlight=False).print(table)
 
 
@@ -56,11 +57,17 @@ def print_levels(table: Levels) -> None:
     console = Console(highlight=False)
     made = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(table.columns):
-        made.add_column(escape(name), justify="right" if index else "left", overflow="fold")
+        made.add_column(_cell(name), justify="right" if index else "left", overflow="fold")
     levels = table.levels or (((None,) * len(table.columns)),) * len(table.rows)
     for cells, level in zip(table.rows, levels, strict=True):
-        made.add_row(*(Text(c, style=_style(x)) for c, x in zip(cells, level, strict=True)))
+        made.add_row(
+            *(Text(safe_line(c), style=_style(x)) for c, x in zip(cells, level, strict=True))
+        )
     console.print(made)
+
+
+def _cell(text: str) -> str:
+    return escape(safe_line(text))
 
 
 def _style(level: float | None) -> str:
@@ -71,7 +78,9 @@ def _style(level: float | None) -> str:
 
 def fitting(rows: Sequence[Sequence[str]], width: int) -> list[int]:
     """The indices of the columns that fit side by side into ``width`` characters."""
-    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    widths = [
+        max(len(safe_line(cell)) for cell in column) + 2 for column in zip(*rows, strict=True)
+    ]
     kept = list(range(len(widths)))
     for name in DISPENSABLE:
         if sum(widths[index] for index in kept) <= width:

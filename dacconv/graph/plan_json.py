@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from dacconv.graph.types import Plan, Rank
+from dacconv.safe_text import visible_lines
 
 PLAN_VERSION = 2
 """Version 1 had one whole number as the rank of every layer; it is read as well."""
@@ -28,7 +29,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
 
 def plan_to_json(plan: Plan) -> str:
     """The plan as indented JSON text, ending in a newline."""
-    return json.dumps(plan_to_dict(plan), indent=2, ensure_ascii=False) + "\n"
+    return visible_lines(json.dumps(plan_to_dict(plan), indent=2, ensure_ascii=False)) + "\n"
 
 
 def rank_to_json(rank: Rank) -> int | list[int]:

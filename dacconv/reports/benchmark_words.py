@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from dacconv.reports import words as formatting
+from dacconv.safe_text import json_text, markdown_text
 from dacconv.timing.benchmark.result import Benchmark, Case, LayerTime, LayerTimes, Timing
 from dacconv.timing.intervals import Interval
 
@@ -16,15 +16,16 @@ Table = tuple[str, list[tuple[str, ...]], list[bool]]
 
 def as_json(result: Benchmark) -> str:
     """The result as indented JSON; ``docs/bench.md`` documents the schema."""
-    return json.dumps(result.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(result.to_dict())
 
 
 def markdown(result: Benchmark) -> str:
     """The result as GitHub-flavoured Markdown."""
     parts = ["# dacconv bench"]
     for title, rows, marked in tables(result):
-        parts += [f"## {title}", _pipes(rows, marked)]
-    lines = [*facts(result), *(f"**{note}**" for note in result.notes)]
+        parts += [f"## {markdown_text(title)}", _pipes(rows, marked)]
+    lines = [*map(markdown_text, facts(result))]
+    lines += [f"**{markdown_text(note)}**" for note in result.notes]
     parts.append("\n".join(f"- {line}" for line in lines))
     return "\n\n".join(parts) + "\n"
 
@@ -169,12 +170,14 @@ def _bytes(value: int | None) -> str:
 
 
 def _pipes(rows: Sequence[Sequence[str]], marked: Sequence[bool]) -> str:
-    lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)]]
+    lines: list[Iterable[str]] = [
+        map(markdown_text, rows[0]),
+        ["---", *["---:"] * (len(rows[0]) - 1)],
+    ]
     for cells, mark in zip(rows[1:], marked, strict=True):
-        lines.append([f"**{cell}**" for cell in cells] if mark else cells)
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines
-    )
+        texts = map(markdown_text, cells)
+        lines.append([f"**{text}**" for text in texts] if mark else texts)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 EXPORTERS: dict[str, Callable[[Benchmark], str]] = {"json": as_json, "markdown": markdown}

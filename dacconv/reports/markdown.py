@@ -7,33 +7,37 @@ from collections.abc import Sequence
 from dacconv.conversion.report import CONVENTION, Report
 from dacconv.reports import roofline_words as roofline_text
 from dacconv.reports import words as formatting
+from dacconv.safe_text import markdown_text
 
 
 def render(report: Report) -> str:
     """The report as GitHub-flavoured Markdown."""
     origin = report.provenance
-    title = f"# dacconv: {origin.source}" if origin else "# dacconv"
+    title = f"# dacconv: {markdown_text(origin.source)}" if origin else "# dacconv"
     parts = [title, _headline(report)]
     if report.missed:
-        parts.append("\n>\n".join(f"> **Gate missed:** {_escape(line)}" for line in report.missed))
+        parts.append(
+            "\n>\n".join(f"> **Gate missed:** {markdown_text(line)}" for line in report.missed)
+        )
     parts += [_table(report), _bullets(formatting.facts(report))]
-    if times := formatting.time_table(report):
-        parts += ["## Time", "```text\n" + "\n".join(times) + "\n```"]
+    if report.timings and (times := formatting.time_rows(report)):
+        where = f"Timed layer by layer on {markdown_text(report.timings.where)}."
+        parts += ["## Time", where, _pipes(times)]
     if lines := roofline_text.lines(report):
-        parts += ["## Roofline", _bullets(lines), _roofline(report)]
+        parts += ["## Roofline", _bullets(lines), _pipes(roofline_text.rows(report))]
     if report.verification:
         parts += ["## Verification", _bullets(formatting.verification(report.verification))]
     elif report.unverified:
-        parts += ["## Verification", f"Not verified: {report.unverified}."]
+        parts += ["## Verification", f"Not verified: {markdown_text(report.unverified)}."]
     if origin:
         options = ", ".join(f"{key} = {value}" for key, value in origin.options.items())
         parts += [
             "## Provenance",
-            _bullets(
+            "\n".join(
                 [
-                    f"dacconv {origin.version}",
-                    f"SHA-256 of {origin.source}: `{origin.sha256}`",
-                    f"options: {options or 'none'}",
+                    f"- dacconv {origin.version}",
+                    f"- SHA-256 of {markdown_text(origin.source)}: `{origin.sha256}`",
+                    f"- options: {markdown_text(options or 'none')}",
                 ]
             ),
         ]
@@ -56,32 +60,27 @@ def _table(report: Report) -> str:
     left, right = formatting.TEXT_COLUMNS, len(formatting.COLUMNS) - formatting.TEXT_COLUMNS
     lines = [
         _line(formatting.COLUMNS),
-        _line([*["---"] * left, *["---:"] * right]),
+        "| " + " | ".join([*["---"] * left, *["---:"] * right]) + " |",
         *(_line(formatting.row_cells(row)) for row in report.rows),
-        *(
-            _line([f"**{cell}**" if cell else "" for cell in cells])
-            for cells in formatting.summary_rows(report)
-        ),
+        *(_line(cells, bold=True) for cells in formatting.summary_rows(report)),
     ]
     return "\n".join(lines)
 
 
-def _roofline(report: Report) -> str:
-    header, *rows = roofline_text.rows(report)
+def _pipes(lines: Sequence[tuple[str, ...]]) -> str:
+    """A header and rows as a table, the first column text."""
+    header, *rows = lines
     return "\n".join([
         _line(header),
-        _line(["---", *["---:"] * (len(header) - 1)]),
+        "| " + " | ".join(["---", *["---:"] * (len(header) - 1)]) + " |",
         *map(_line, rows),
     ])  # fmt: skip
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_escape(cell) for cell in cells) + " |"
+def _line(cells: Sequence[str], *, bold: bool = False) -> str:
+    texts = [f"**{text}**" if bold and text else text for text in map(markdown_text, cells)]
+    return "| " + " | ".join(texts) + " |"
 
 
 def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {_escape(line)}" for line in lines)
-
-
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    return "\n".join(f"- {markdown_text(line)}" for line in lines)

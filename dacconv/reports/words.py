@@ -10,6 +10,7 @@ from dacconv.graph.cost import Cost
 from dacconv.graph.findings import Calibration, RankTime, Timings, Verification
 from dacconv.graph.plan_json import rank_text
 from dacconv.graph.types import Refusal
+from dacconv.safe_text import visible
 
 UNKNOWN = "?"
 COLUMNS = (
@@ -134,6 +135,7 @@ def plain_table(report: Report) -> list[str]:
 
 def aligned(rows: Sequence[Sequence[str]], text_columns: int) -> list[str]:
     """Rows as lines, the first columns flush left and the others flush right."""
+    rows = [[visible(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

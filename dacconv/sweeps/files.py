@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dacconv.errors import DacconvError, UsageError
+from dacconv.safe_text import csv_text, from_csv_text, visible, visible_lines
 from dacconv.support.files import as_write_error, write_text
 from dacconv.support.json_values import is_count, is_number, is_text, read_json, shown
 from dacconv.sweeps.results import PointResult, Sweep, row_to_dict, sweep_from_dict
@@ -39,14 +40,14 @@ def check_suffix(path: Path) -> None:
 def to_csv(sweep: Sweep) -> str:
     """The sweep as CSV: a comment with the header, the names of the columns, a row per point."""
     data = {k: v for k, v in sweep.to_dict().items() if k != "points"}
-    head = COMMENT + json.dumps(data, ensure_ascii=False, separators=(",", ":")) + "\n"
+    head = COMMENT + visible(json.dumps(data, ensure_ascii=False, separators=(",", ":"))) + "\n"
     rows = [row_to_dict(sweep, row) for row in sweep.rows]
     return head + _line(list(rows[0])) + "".join(_row(row) for row in rows)
 
 
 def to_json(sweep: Sweep) -> str:
     """The sweep as indented JSON text, ending in a newline."""
-    return json.dumps(sweep.to_dict(), indent=1, ensure_ascii=False) + "\n"
+    return visible_lines(json.dumps(sweep.to_dict(), indent=1, ensure_ascii=False)) + "\n"
 
 
 def render(sweep: Sweep, path: Path) -> str:
@@ -132,8 +133,8 @@ def set_aside(path: Path) -> Path:
 
 
 def _row(row: Mapping[str, Any]) -> str:
-    cells = ["" if v is None else v for v in row.values()]
-    cells[-1] = json.dumps(row["plan"], ensure_ascii=False, separators=(",", ":"))
+    cells = [csv_text(v) if isinstance(v, str) else "" if v is None else v for v in row.values()]
+    cells[-1] = visible(json.dumps(row["plan"], ensure_ascii=False, separators=(",", ":")))
     return _line([repr(cell) if isinstance(cell, float) else cell for cell in cells])
 
 
@@ -207,7 +208,7 @@ def _cells(cells: Mapping[str, str]) -> dict[str, Any]:
         elif not cell:
             values[name] = None
         elif name in TEXTS:
-            values[name] = cell
+            values[name] = from_csv_text(cell)
         else:
             values[name] = int(cell) if name in WHOLES else float(cell)
     return values

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
 
+from dacconv.safe_text import visible
+
 Tone = Literal["", "good", "bad", "unknown"]
 Kind = Literal["", "split", "merged", "gone", "left", "fixed"]
 """What was done to a layer: split, made of several, merged into another, left, not splittable."""
@@ -195,7 +197,7 @@ def _cell(text: str) -> Cell:
 
 
 def render(page: Page) -> str:
-    """The page as one HTML file. Every text of the page is escaped."""
+    """The page as one HTML file. Every text of the page is escaped and made visible."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -203,16 +205,23 @@ def render(page: Page) -> str:
         loader=PackageLoader("dacconv.reports.pages", "."),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["figure"] = lambda picture: Markup(_inline(picture))
+    environment.filters["lines"] = lambda text: Markup("\n").join(map(visible, text.split("\n")))
     environment.filters["kind"] = lambda block: type(block).__name__.lower()
     style, script = _resource("page.css"), _resource("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html.jinja").render(
         page=page, style=Markup(style), script=Markup(script), digest=digest
     )
+
+
+def _shown(value: object) -> object:
+    """A value as the template shows it: text made visible, markup as it is."""
+    return visible(value) if type(value) is str else value
 
 
 def _resource(name: str) -> str:

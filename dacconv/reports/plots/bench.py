@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dacconv.reports.benchmark_words import case_title, milliseconds, ratio, spread
 from dacconv.reports.plots.style import BLUE, GREY, INK, ORANGE, style
+from dacconv.safe_text import visible
 from dacconv.timing.benchmark.result import Benchmark, Case, Timing
 
 if TYPE_CHECKING:
@@ -87,4 +88,5 @@ def _label(timing: Timing) -> str:
 
 
 def _short(name: str, most: int = 32) -> str:
+    name = visible(name)
     return name if len(name) <= most else f"…{name[-most + 1 :]}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dacconv.safe_text import visible
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -30,6 +32,7 @@ def shades(count: int) -> list[tuple[float, ...]]:
 
 def short(name: str, most: int = 22) -> str:
     """A name that fits beside an axis: the middle of a long one goes."""
+    name = visible(name)
     head = most // 3
     return name if len(name) <= most else f"{name[:head]}…{name[head + 1 - most :]}"
 

@@ -27,6 +27,7 @@ from dacconv.reports.plots.style import (
     new_figures,
     style,
 )
+from dacconv.safe_text import visible
 from dacconv.sweeps.fronts import front, knee
 from dacconv.sweeps.points import BUDGET, FIRST, LAST, MODES, SINGLE
 from dacconv.sweeps.results import SHARES, PointResult, Quality, Sweep
@@ -187,7 +188,7 @@ def _pareto(
         place = (cost(bend) or 0, _value(quality, bend))
         axes.plot(*place, marker="o", ms=13, mfc="none", mec=RED, mew=2, ls="none")
         axes.annotate(
-            f"knee: {bend.label}", place, xytext=(14, -22 if quality.more else 22),
+            f"knee: {short(bend.label, 44)}", place, xytext=(14, -22 if quality.more else 22),
             textcoords="offset points", fontweight="bold", fontsize=9,
             arrowprops={"arrowstyle": "-", "color": SOFT},
         )  # fmt: skip
@@ -212,7 +213,7 @@ def _spectra(sweep: Sweep) -> Figure | None:
         values = np.where(values > 1e-6, values, np.nan)
         axes.plot(
             range(1, len(values) + 1), values, color=colour, lw=1.2, ms=4,
-            marker="" if many else marker(index), label=None if many else name,
+            marker="" if many else marker(index), label=None if many else visible(name),
         )  # fmt: skip
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(_percent())
