@@ -19,7 +19,10 @@ CONVENTION = "1 MAC = one multiply-add; FLOPs = 2 x MACs; bias additions are not
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One layer before and after. ``rank`` is None where the layer was left alone."""
+    """One layer before and after. ``rank`` is None where the layer was left alone.
+
+    ``merged_into`` is the layer that a fusion merged this one into.
+    """
 
     name: str
     op: str
@@ -38,6 +41,7 @@ class Row:
     form: str | None = None
     roof_before: Roofline = roofline.NOTHING
     roof_after: Roofline = roofline.NOTHING
+    merged_into: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +166,7 @@ def _row_dict(row: Row) -> dict[str, Any]:
             "op": row.op,
             "eligible": row.eligible,
             "reason": row.reason,
+            "merged_into": row.merged_into,
             "method": row.method,
             "rank": None if row.rank is None else rank_to_json(row.rank),
             "form": row.form,

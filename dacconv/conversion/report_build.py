@@ -138,6 +138,7 @@ def _absorbed_row(layer: Layer, into: str, around: int | None) -> Row:
         before=_cost(layer),
         after=NOTHING,
         roof_before=whole(layer, _cost(layer), around),
+        merged_into=into,
     )
 
 

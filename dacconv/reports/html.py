@@ -214,7 +214,7 @@ def _kinds(report: Report) -> list[Kind]:
     for row in report.rows:
         if row.rank is not None:
             kinds.append("split")
-        elif (row.reason or "").startswith("merged into"):
+        elif row.merged_into is not None:
             kinds.append("gone")
         elif row.name in merged:
             kinds.append("merged")

@@ -75,9 +75,7 @@ def row_cells(row: Row) -> tuple[str, ...]:
     return (
         row.name if row.sites == 1 else f"{row.name} (x{row.sites})",
         *_geometry_cells(row),
-        "-"
-        if row.rank is None
-        else f"{rank_text(row.rank)} {row.form or row.method or ''}".rstrip(),
+        split_cell(row),
         "-" if row.kernel_error is None else error(row.kernel_error),
         "-" if row.energy_kept is None else share(row.energy_kept),
         *_costs(row.before, row.after),

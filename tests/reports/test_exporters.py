@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from dacconv.conversion.report import Merging
 from dacconv.conversion.report_build import build_report
 from dacconv.graph.findings import Latency, LayerError, OutputCheck, Verification
 from dacconv.graph.types import Choice, Geometry, Graph, Node, Plan, Provenance, Skipped, ValueSpec
@@ -75,6 +76,24 @@ def test_the_schema():
     assert data["verification"]["relative_error"] == 0.25
     assert data["provenance"]["options"] == {"rank": 2}
     assert data["plan"]["layers"] == [{"name": "a", "method": "dac", "rank": 2}]
+
+
+def test_a_merged_layer_says_into_which():
+    graph = replace(GRAPH, nodes=tuple(node for node in GRAPH.nodes if node.name != "p|q"))
+    merging = Merging(graph, {"p|q": "b"}, {}, (), ())
+    made = build_report("onnx", GRAPH, plan=PLAN, merging=merging)
+    rows = {row["name"]: row for row in made.to_dict()["layers"]}
+    assert rows["p|q"]["merged_into"] == "b"
+    assert rows["p|q"]["reason"] == "merged into b"
+    assert rows["b"]["merged_into"] is None
+    assert "merged into another, without loss" in EXPORTERS["html"](made)
+
+
+def test_a_layer_whose_reason_only_sounds_merged_is_not():
+    made = report()
+    row = replace(made.rows[2], reason="merged into a pool of reasons")
+    text = EXPORTERS["html"](replace(made, rows=(*made.rows[:2], row)))
+    assert "merged into another, without loss" not in text
 
 
 def test_markdown_escapes_and_holds_everything():
