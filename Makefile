@@ -5,7 +5,7 @@
 # brings CUDA along (gigabytes); the CPU build is enough for everything here:
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup demo figures test lint format dist clean
+.PHONY: help setup demo figures docs test lint format dist clean
 .DEFAULT_GOAL := help
 
 VENV := .venv
@@ -19,6 +19,7 @@ help:
 	@echo "make setup   make $(VENV) with dacconv and its development tools in it"
 	@echo "make demo    convert the network in tests/assets; report and top-1 before and after"
 	@echo "make figures draw docs/figures: the paper's two experiments"
+	@echo "make docs    build the site of the documentation in site/"
 	@echo "make test    run the tests (PYTEST_ARGS='-k word' picks some)"
 	@echo "make lint    style, types and import contracts"
 	@echo "make format  let ruff format the code"
@@ -60,6 +61,9 @@ demo: setup
 figures: setup
 	@$(BIN)/python scripts/figures.py
 
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 test: setup
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
@@ -79,6 +83,6 @@ dist: setup
 	$(BIN)/twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 	  .import_linter_cache out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

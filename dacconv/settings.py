@@ -389,8 +389,11 @@ def options_table(command: str) -> str:
     lines = ["| option | meaning |", "| --- | --- |"]
     for group in COMMANDS[command]:
         for each, declaration in group.declared(command):
-            names = ", ".join(declaration.names or (option_text(each.name),))
+            typed = option_text(each.name)
+            both = (typed, f"--no-{typed[2:]}") if declaration.kind == SWITCH else (typed,)
+            names = ", ".join(declaration.names or both)
             metavar = f" {declaration.metavar}" if declaration.metavar else ""
             words = declaration.words.get(command, declaration.help)
-            lines.append(f"| `{names}{metavar}` | {words} |".replace("|max", "\\|max"))
+            cells = (f"`{names}{metavar}`", words)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

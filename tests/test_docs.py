@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import dacconv
 from dacconv.cli.app import click_app as app
+from scripts import site_pages
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -86,3 +88,25 @@ def test_the_tour_of_the_readme_runs(run, work, assets) -> None:
             for name in (sorted(map(str, Path().glob(word))) if "*" in word else [word])
         ]
         assert run(*args).code == 0, line
+
+
+def test_the_page_of_options_is_what_the_declarations_say() -> None:
+    page = site_pages.OPTIONS.read_text(encoding="utf-8")
+    assert page == site_pages.options_page(), "run `python scripts/site_pages.py`"
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^::: dacconv\.(\w+)$", page, re.MULTILINE))
+    assert listed == set(dacconv.__all__) - {"__version__"}
+
+
+def test_the_examples_of_the_reference_run(monkeypatch, tmp_path) -> None:
+    page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    first, second = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(first, names)
+    assert (tmp_path / "fashion.dac.onnx").is_file()
+    exec(second, names)

@@ -1,0 +1,56 @@
+"""Pages of the documentation's site that are made from other files; a hook of mkdocs.
+
+The first page of the site is the README. ``docs/options.md`` is in the repository, so that it can
+be read there; this writes it:
+
+    python scripts/site_pages.py
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from dacconv.settings import COMMANDS, options_table
+
+ROOT = Path(__file__).resolve().parents[1]
+OPTIONS = ROOT / "docs/options.md"
+INTRODUCTION = """\
+# Options
+
+The options of every command, as `--help` prints them. Defaults are in brackets. This page is
+generated from the declarations in `dacconv/settings.py`.
+
+The options that decide what a conversion does are also keys of a TOML file, without the dashes in
+front (`last-k = 3`), and keyword arguments of the [Python API](api.md), with underscores
+(`last_k=3`).
+"""
+
+
+def options_page() -> str:
+    """The text of ``docs/options.md``: a table of options for every command."""
+    sections = [f"## {name}\n\n{options_table(name)}" for name in COMMANDS]
+    return "\n".join([INTRODUCTION, *sections])
+
+
+def first_page() -> str:
+    """The README with links that are relative to the folder ``docs``."""
+    return (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the first page."""
+    from mkdocs.structure.files import File
+
+    files.append(File.generated(config, "index.md", content=first_page()))
+    return files
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Remove the backslash before a bar in code, which GitHub needs in tables."""
+    return re.sub(r"<code>[^<]*</code>", lambda code: code[0].replace("\\|", "|"), html)
+
+
+if __name__ == "__main__":
+    OPTIONS.write_text(options_page(), encoding="utf-8")
