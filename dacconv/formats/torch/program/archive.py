@@ -178,16 +178,25 @@ def _samples(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """
     with Archive(data) as inner:
         inner.check()
-    wanted = wanted_in(data)
-    if wanted:
-        raise RefusedError(f"{told(wanted)} (in its sample inputs)")
     try:
         samples = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise RefusedError("a pickle of more than tensors (in its sample inputs)") from error
+        wanted = told(wanted_in(data)) or "a pickle of more than tensors"
+        raise RefusedError(f"{wanted} (in its sample inputs)") from error
     except Exception as error:
         raise ValueError(f"its sample inputs cannot be read: {error}") from error
     match samples:
         case (tuple() as args, dict() as named) if all(isinstance(key, str) for key in named):
-            return args, named
+            return tuple(map(_plain, args)), {key: _plain(each) for key, each in named.items()}
     raise ValueError("its sample inputs are no arguments")
+
+
+def _plain(value: Any) -> Any:
+    """Tensors without the attributes that a pickle, or ``torch.export``, has put on them."""
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_plain, value))
+    return value

@@ -106,6 +106,11 @@ class TestSplit:
         after.save(tmp_path / "b.pt2", provenance={}, plan=PLAN)
         assert reloaded(tmp_path / "b.pt2", torch.zeros(3, 3, 21, 33)).shape == (3, 4, 7, 13)
 
+    def test_batch_marked_as_dynamic(self, tmp_path: Path) -> None:
+        """torch.export puts attributes on the sample inputs, and pickles them too."""
+        model = export(tmp_path / "a.pt2", small_net(), dynamic=({0: Dim.DYNAMIC},))
+        assert model.graph().nodes
+
     def test_batch_in_eights(self, tmp_path: Path) -> None:
         net = nn.Conv2d(3, 4, 3)
         model = export(tmp_path / "a.pt2", net, (8, 3, 9, 9), dynamic=({0: Dim("b", min=4)},))
