@@ -47,8 +47,8 @@ class Calls:
     def meaning(self, node: fx.Node) -> tuple[Meaning, fx.Node | None]:
         """What a call is, and the node of the weight that it multiplies with, if it has one."""
         name = op_name(node)
-        if node in self.constants:
-            return Meaning(), None
+        if node in self.constants or not isinstance(node.target, torch._ops.OpOverload):
+            return Meaning(), None  # arithmetic on sizes has names that operators have too
         if (fill := fill_of(node, self.constants)) is not None and fill.base in self.values:
             place = {"axis": fill.axis, "begin": fill.begin, "end": fill.end}
             return Meaning("fill", {**place, "value": to_numpy(fill.value)}), None

@@ -66,6 +66,31 @@ def reloaded(path: Path, x: torch.Tensor) -> torch.Tensor:
         return torch.export.load(path).module()(x)
 
 
+class Sizes(nn.Module):
+    """Convs beside arithmetic on the sizes of its input."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, _, height, width = x.shape
+        if self.kind == "Padded":
+            x = F.pad(x, (0, (4 - width % 4) % 4, 0, (4 - height % 4) % 4))
+        y = self.first(x)
+        if self.kind == "Joined":
+            return torch.cat([y.flatten(2), self.second(y).flatten(2)], 2)
+        if self.kind == "Cropped":
+            return self.second(y)[:, :, : height // 2, width - 9 :] * width / 2
+        if self.kind == "Resized":
+            return F.interpolate(self.second(y), size=(2 * height, 3 * width), mode="bilinear")
+        if self.kind == "Shuffled":
+            y = y.view(batch, 2, 4, height, width).transpose(1, 2).reshape(batch, 8, height, width)
+        return self.second(y)
+
+
 class TestSplit:
     @pytest.mark.parametrize("dynamic", [None, ({0: Dim.AUTO},)], ids=["fixed", "free batch"])
     @pytest.mark.parametrize("decompose", [False, True], ids=["training", "core aten"])
@@ -105,6 +130,22 @@ class TestSplit:
         assert agree(sized, after, feeds(sized, (1, 3, 30, 40))) < 1e-5
         after.save(tmp_path / "b.pt2", provenance={}, plan=PLAN)
         assert reloaded(tmp_path / "b.pt2", torch.zeros(3, 3, 21, 33)).shape == (3, 4, 7, 13)
+
+    @pytest.mark.parametrize("decompose", [False, True], ids=["training", "core aten"])
+    @pytest.mark.parametrize("kind", ["Padded", "Joined", "Cropped", "Resized", "Shuffled"])
+    def test_arithmetic_on_sizes(self, tmp_path: Path, kind: str, decompose: bool) -> None:
+        """Sums and products of sizes are calls beside those of tensors."""
+        net = Sizes(kind)
+        dynamic = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
+        export(tmp_path / "a.pt2", net, (2, 3, 24, 22), dynamic=dynamic, decompose=decompose)
+        model = open_model(tmp_path / "a.pt2", LoadOptions(input_shapes={"": (3, 3, 30, 26)}))
+        assert eligible(model.graph()) == ["first", "second"]
+        after = split_all(model)
+        assert agree(model, after, feeds(model, (3, 3, 30, 26))) < 1e-5
+        after.save(tmp_path / "b.pt2", provenance={}, plan=PLAN)
+        x = torch.randn(4, 3, 32, 28)
+        with torch.no_grad():
+            assert relative(net(x), reloaded(tmp_path / "b.pt2", x)) < 1e-5
 
     def test_batch_marked_as_dynamic(self, tmp_path: Path) -> None:
         """torch.export puts attributes on the sample inputs, and pickles them too."""
