@@ -252,7 +252,7 @@ def sweep(
     setup = Setup(
         check=replace(check, samples=values.samples or SAMPLES),
         split=values.split_options,
-        calibration=replace(values.calibration_options, how=how),
+        calibration=replace(values.calibration_options, source=how),
         threads=values.threads,
         bench=bench,
         task=task,

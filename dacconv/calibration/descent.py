@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dacconv.calibration.inputs.families import Inputs
-from dacconv.calibration.inputs.slots import samples
+from dacconv.calibration.inputs.image_input import count_samples
 from dacconv.calibration.study import Rebuilt, Target, relative_error
 from dacconv.decompositions import METHODS
 from dacconv.errors import UnsupportedError
@@ -33,7 +33,7 @@ SAMPLES = 16
 """Samples per step."""
 FEWEST = 40
 """Steps below which tuning is not worth its while."""
-EFFORT = 6 * 10**12
+MAX_MACS = 6 * 10**12
 """Multiply-adds that it may take: some minutes on two cores."""
 PASSES = 4
 """What a sample costs in runs of the original: the teacher, the split model, and back."""
@@ -69,8 +69,8 @@ def tuned(
 
 def steps_for(model: Model, inputs: Inputs) -> int:
     """How many steps are affordable; 0 where those are not worth their while."""
-    per_step = max(SAMPLES, samples(inputs.fitted[:1]))
-    steps = min(STEPS[inputs.kind], EFFORT // max(PASSES * per_step * model_macs(model), 1))
+    per_step = max(SAMPLES, count_samples(inputs.fitted[:1]))
+    steps = min(STEPS[inputs.kind], MAX_MACS // max(PASSES * per_step * model_macs(model), 1))
     return steps if steps >= FEWEST else 0
 
 
@@ -167,7 +167,7 @@ def _drawn(
 
     Batches are as large as the given ones; samples are mixed where inputs can be told apart.
     """
-    size = samples(batches[:1])
+    size = count_samples(batches[:1])
     pool = _apart(batches)
     per_batch = size if len(pool) > len(batches) else 1
     per_step = per_batch * max(1, SAMPLES // size)
@@ -178,7 +178,7 @@ def _drawn(
         taken, waiting = waiting[:per_step], waiting[per_step:]
         cuts = range(0, per_step, per_batch)
         batches = [joined([pool[i] for i in taken[k : k + per_batch]]) for k in cuts]
-        yield [inputs.slot.jittered(feeds, rng) for feeds in batches]
+        yield [inputs.image_input.augmented(feeds, rng) for feeds in batches]
 
 
 def _apart(batches: Sequence[Feeds]) -> Sequence[Feeds]:

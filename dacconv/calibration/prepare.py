@@ -1,4 +1,4 @@
-"""From a model and a way to calibrate to what is measured on, and to the layers themselves."""
+"""A model prepared for calibration: its inputs, the damage of splits, and fitted factors."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from dacconv.calibration import study
-from dacconv.calibration.descent import EFFORT, in_full, model_macs, tuned
-from dacconv.calibration.inputs.families import IMAGES, Inputs, beside, replaced, synthetic
+from dacconv.calibration.descent import MAX_MACS, in_full, model_macs, tuned
+from dacconv.calibration.inputs.families import (
+    IMAGES,
+    Inputs,
+    synthetic_inputs,
+    with_distilled_images,
+    with_more_images,
+)
 from dacconv.calibration.inputs.pixels import InputOptions
-from dacconv.calibration.inputs.reading import read_path
-from dacconv.calibration.inputs.slots import Slot
+from dacconv.calibration.inputs.reading import read_inputs
 from dacconv.calibration.study import Price, Rebuilt, Target
 from dacconv.decompositions import Factors
 from dacconv.errors import UnsupportedError
@@ -24,23 +29,23 @@ from dacconv.planning.spectra import Spectra
 from dacconv.support.progress import Progress
 
 STEPS = 120
-"""Steps of distillation that an adapter takes, about; for the estimate of the effort."""
-FEWEST = 16
-"""Images below which distillation is not worth its while."""
-WAYS = ("none", "synthetic", "distilled", "auto")
-"""What ``--calibrate`` takes besides a path."""
+"""The approximate steps of one distillation, to estimate its effort."""
+MIN_DISTILLED = 16
+"""The least number of images that are worth distilling."""
+SOURCES = ("none", "synthetic", "distilled", "auto")
+"""The values of ``--calibrate`` other than a path."""
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationOptions:
-    """What a model is calibrated on.
+    """The inputs that a model is calibrated on.
 
-    ``how`` is one of ``WAYS`` (``auto`` takes the best that the model allows), or the path of a
-    folder of images or of an array. ``input`` is what the user says about the model's input,
-    ``device`` where images are distilled.
+    ``source`` is one of ``SOURCES`` (``auto`` takes the best that the model allows), or the path
+    of a folder of images or of an array. ``input`` is what the user states about the model's
+    input, ``device`` the torch device for distillation and gradient descent.
     """
 
-    how: str = "auto"
+    source: str = "auto"
     input: InputOptions = field(default_factory=InputOptions)
     seed: int = 0
     device: str | None = None
@@ -48,7 +53,7 @@ class CalibrationOptions:
 
 @runtime_checkable
 class Distillable(Protocol):
-    """A model that can move images until its BatchNorms see what they have stored."""
+    """A model that can change images until they have the statistics stored in its BatchNorms."""
 
     def distil(
         self,
@@ -60,13 +65,13 @@ class Distillable(Protocol):
         device: str | None,
         progress: Progress,
     ) -> FloatArray | None:
-        """The images after the descent; None where the model has no BatchNorm to match."""
+        """The images after gradient descent; None where the model has no BatchNorm to match."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibrated:
-    """A model ready to be measured: ``flat`` is the merged model as it is run."""
+    """A model with its calibration inputs; ``flat`` is the merged model in the form that is run."""
 
     view: Model | MergedModel
     flat: Model
@@ -79,7 +84,7 @@ class Calibrated:
     def prices(
         self, layers: Sequence[Layer], choices: Mapping[str, Sequence[Choice]]
     ) -> dict[str, Price]:
-        """The damage of each split of each layer; layers that cannot be measured are missing."""
+        """The damage of each split of each layer, without the layers that cannot be measured."""
         targets = self.targets(layers)
         spectra = Spectra(self.view, layers, self.kernel_scale, self.progress)
         plain = {t.name: {c: spectra.factors(c) for c in choices[t.name]} for t in targets}
@@ -88,10 +93,10 @@ class Calibrated:
     def rebuilt(
         self, layers: Sequence[Layer], plain: Mapping[str, tuple[str, Factors]]
     ) -> tuple[dict[str, Rebuilt], str]:
-        """The factors of each layer, and in words how they were obtained.
+        """The fitted factors of each layer, and a description of how they were obtained.
 
         ``plain`` holds the method and the plain factors of each layer. Layers that cannot be
-        measured are missing.
+        measured are missing from the result.
         """
         targets = self.targets(layers)
         model, inputs = self.flat, self.inputs
@@ -111,34 +116,37 @@ class Calibrated:
     def harm(self, converted: Model) -> tuple[float, float | None]:
         """Relative squared output error on the held-out half and on the second family."""
         original, changed = self.flat.runner(), converted.runner()
-        found = []
+        errors = []
         for family in (self.inputs.held, self.inputs.second):
             pairs = [(original(feeds), changed(feeds)) for feeds in family]
-            found.append(
+            errors.append(
                 study.relative_error([a for a, _ in pairs], [b for _, b in pairs])
                 if pairs
                 else None
             )
-        return found[0] or 0.0, found[1]
+        return errors[0] or 0.0, errors[1]
 
     def targets(self, layers: Sequence[Layer]) -> list[Target]:
-        """The layers with one call site that the walked model has as one conv, in its order."""
+        """The layers that can be measured, in order of execution.
+
+        They have one call site, and one conv in the model that is run.
+        """
         outputs = {node.name: node.output for node in self.view.graph().nodes}
         nodes = self.flat.graph().nodes
         by_output = {node.output: node for node in nodes if node.op == "conv"}
         by_name = {node.name: node for node in nodes if node.op == "conv"}
         order = {node.name: index for index, node in enumerate(nodes)}
-        found: list[Target] = []
+        targets: list[Target] = []
         for layer in layers:
             site = layer.sites[0]
             node = by_output.get(outputs[site]) or by_name.get(site)
-            if len(layer.sites) == 1 and node is not None and self._same(node, site):
+            if len(layer.sites) == 1 and node is not None and self._has_same_shape(node, site):
                 target = Target(layer.name, node.name, self.flat.conv(node.name))
                 if target.narrow:
-                    found.append(target)
-        return sorted(found, key=lambda target: order[target.node])
+                    targets.append(target)
+        return sorted(targets, key=lambda target: order[target.node])
 
-    def _same(self, node: Node, site: str) -> bool:
+    def _has_same_shape(self, node: Node, site: str) -> bool:
         return self.flat.conv(node.name).weight.shape == self.view.conv(site).weight.shape
 
 
@@ -149,12 +157,14 @@ def prepare(
     kernel_scale: str,
     progress: Progress,
 ) -> tuple[Calibrated | None, str]:
-    """The model with its calibration inputs, or None, and in words what was done.
+    """The model with its calibration inputs, or None, and a description of the inputs.
+
+    Where there is None, the description says why the model cannot be calibrated.
 
     Raises:
-        UnsupportedError: the model does not allow what was asked for; never with ``auto``.
+        UnsupportedError: the model does not allow the requested inputs; never with ``auto``.
     """
-    automatic = options.how == "auto"
+    automatic = options.source == "auto"
     reason = reason_not_runnable(model)
     if reason is None and not isinstance(model, Walkable):
         reason = "a model of this format cannot be run layer by layer"
@@ -163,7 +173,7 @@ def prepare(
             return None, f"no calibration: {reason}"
         raise UnsupportedError(f"cannot calibrate: {reason}", where=str(model.path))
     try:
-        inputs = _inputs(model, options, progress)
+        inputs = _choose_inputs(model, options, progress)
     except UnsupportedError as error:
         if automatic:
             return None, f"no calibration: {error.what}"
@@ -172,95 +182,104 @@ def prepare(
     calibrated = Calibrated(
         view, flat, inputs, kernel_scale, options.seed, options.device, progress
     )
-    return calibrated, inputs.told
+    return calibrated, inputs.description
 
 
-def _inputs(model: Model, calibration: CalibrationOptions, progress: Progress) -> Inputs:
-    how, options = calibration.how, calibration.input
-    seed, device = calibration.seed, calibration.device
-    if how not in WAYS:
-        return _given(model, Path(how), options, seed, device, progress)
-    many, refused = 0, ""
-    if how != "synthetic":
-        many, refused = _distillable(model, options.images)
-    if how == "distilled" and not many:
+def _choose_inputs(model: Model, options: CalibrationOptions, progress: Progress) -> Inputs:
+    """The inputs that the options ask for; UnsupportedError where the model does not allow them."""
+    source, images = options.source, options.input.images
+    if source not in SOURCES:
+        return _user_inputs(model, options, progress)
+    count, refusal = 0, ""
+    try:
+        count = 0 if source == "synthetic" else _distillable_count(model, images)
+    except UnsupportedError as error:
+        refusal = error.what
+    if source == "distilled" and not count:
         raise UnsupportedError(
-            f"cannot distil images: {refused}",
+            f"cannot distil images: {refusal}",
             where=str(model.path),
-            hint="--calibrate synthetic works without",
+            hint="--calibrate synthetic works without BatchNorm and without gradients",
         )
-    if how == "auto" and many and many < FEWEST and options.images is None:
-        refused, many = "distilling images would take long; --calibrate distilled does it", 0
+    if source == "auto" and count and count < MIN_DISTILLED and images is None:
+        refusal, count = "distilling images would take long; --calibrate distilled does it", 0
     progress("drawing images", 0, 1)
-    most = max(many, FEWEST) if many else options.images or IMAGES["synthetic"]
-    found, scale = synthetic(model, options, seed, most)
+    most = max(count, MIN_DISTILLED) if count else images or IMAGES["synthetic"]
+    inputs, scale = synthetic_inputs(model, options.input, options.seed, most)
     progress("drawing images", 1, 1)
-    if many:
+    if count:
         bounds = scale.offset, scale.gain + scale.offset
-        made, refused = _distilled(model, found.slot, found.images, bounds, device, progress)
-        if made is not None:
-            return replaced(found, made, model, seed)
-    if how == "distilled":
-        raise UnsupportedError(f"cannot distil images: {refused}", where=str(model.path))
-    notes = (*found.notes, f"not distilled: {refused}") if refused else found.notes
-    return replace(found, notes=notes)
+        try:
+            distilled = _distil(model, inputs, inputs.images, bounds, options.device, progress)
+        except UnsupportedError as error:
+            refusal = error.what
+        else:
+            return with_distilled_images(inputs, distilled, model, options.seed)
+    if source == "distilled":
+        raise UnsupportedError(f"cannot distil images: {refusal}", where=str(model.path))
+    notes = (*inputs.notes, f"not distilled: {refusal}") if refusal else inputs.notes
+    return replace(inputs, notes=notes)
 
 
-def _given(
-    model: Model,
-    path: Path,
-    options: InputOptions,
-    seed: int,
-    device: str | None,
-    progress: Progress,
-) -> Inputs:
-    """The user's inputs, with distilled ones beside them, or drawn ones where that cannot be."""
-    many, _ = _distillable(model, None)
-    many = many if many >= FEWEST else 0
-    found, images = read_path(model, path, options, seed, many or IMAGES["synthetic"])
-    if many:
+def _user_inputs(model: Model, options: CalibrationOptions, progress: Progress) -> Inputs:
+    """The user's inputs with distilled images added, or synthetic ones where that fails."""
+    try:
+        count = _distillable_count(model, None)
+    except UnsupportedError:
+        count = 0
+    count = count if count >= MIN_DISTILLED else 0
+    path, seed = Path(options.source), options.seed
+    inputs, images = read_inputs(model, path, options.input, seed, count or IMAGES["synthetic"])
+    if count:
         axes = (0, *range(2, images.ndim))
-        bounds = found.images.min(axes), found.images.max(axes)
-        made, _ = _distilled(model, found.slot, images, bounds, device, progress)
-        if made is not None:
-            return beside(found, made, "distilled", model, seed)
-    return beside(found, images, "synthetic", model, seed)
+        bounds = inputs.images.min(axes), inputs.images.max(axes)
+        try:
+            distilled = _distil(model, inputs, images, bounds, options.device, progress)
+        except UnsupportedError:
+            pass
+        else:
+            return with_more_images(inputs, distilled, "distilled", model, seed)
+    return with_more_images(inputs, images, "synthetic", model, seed)
 
 
-def _distillable(model: Model, images: int | None) -> tuple[int, str]:
-    """How many images are distilled, 0 where that cannot be, and why not."""
+def _distillable_count(model: Model, images: int | None) -> int:
+    """How many images to distil: ``images``, or as many as are affordable.
+
+    Raises:
+        UnsupportedError: images cannot be distilled from this model.
+    """
     if not isinstance(model, Distillable):
-        return 0, "a model of this format gives no gradients"
+        raise UnsupportedError("a model of this format gives no gradients")
     if not any("BatchNorm" in node.kind for node in model.graph().nodes):
-        return 0, "there is no BatchNorm with stored statistics"
+        raise UnsupportedError("there is no BatchNorm with stored statistics")
     if images is not None:
-        return images, ""
-    return max(1, min(IMAGES["distilled"], EFFORT // max(3 * STEPS * model_macs(model), 1))), ""
+        return images
+    return max(1, min(IMAGES["distilled"], MAX_MACS // max(3 * STEPS * model_macs(model), 1)))
 
 
-def _distilled(
+def _distil(
     model: Model,
-    slot: Slot,
+    inputs: Inputs,
     images: FloatArray,
     bounds: tuple[FloatArray, FloatArray],
     device: str | None,
     progress: Progress,
-) -> tuple[FloatArray | None, str]:
-    """The images distilled within ``bounds`` per channel; or None, and why not."""
+) -> FloatArray:
+    """Images distilled from ``images``, within ``bounds`` (low, high) per channel.
+
+    Raises:
+        UnsupportedError: images cannot be distilled from this model.
+    """
     if not isinstance(model, Distillable):
-        return None, "a model of this format gives no gradients"
-    if slot.last:
-        return None, "its channels come last"
+        raise UnsupportedError("a model of this format gives no gradients")
+    if inputs.image_input.channels_last:
+        raise UnsupportedError("its channels come last")
     low, high = bounds
-    try:
-        made = model.distil(
-            slot.spec.name, images, low=low, high=high, device=device, progress=progress
-        )
-    except UnsupportedError as error:
-        return None, error.what
-    if made is None:
-        return None, "there is no BatchNorm that can be differentiated through"
-    return made, ""
+    source = inputs.image_input.spec.name
+    distilled = model.distil(source, images, low=low, high=high, device=device, progress=progress)
+    if distilled is None:
+        raise UnsupportedError("there is no BatchNorm that can be differentiated through")
+    return distilled
 
 
 def _walkable(model: Model) -> Walkable:

@@ -62,7 +62,7 @@ def judge(calibrated: Calibrated, plain: Model, rebuilt: Model, how: str) -> Cal
     inputs = calibrated.inputs
     return Calibration(
         kind=inputs.kind,
-        inputs=inputs.told,
+        inputs=inputs.description,
         samples=inputs.count,
         notes=(*inputs.notes, how),
         plain_error=before,

@@ -249,7 +249,7 @@ def calibrate(
         UnsupportedError: the model does not allow that; never with ``auto``.
         UsageError: the path, or the options about the input, do not fit.
     """
-    if options.how == "none":
+    if options.source == "none":
         return None, "no calibration: weights only"
     from dacconv.calibration.prepare import prepare
 

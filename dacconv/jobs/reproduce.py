@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dacconv import __version__
-from dacconv.calibration.prepare import WAYS
+from dacconv.calibration.prepare import SOURCES
 from dacconv.conversion import pipeline
 from dacconv.conversion.pipeline import Conversion
 from dacconv.errors import FormatError, UsageError
@@ -127,7 +127,7 @@ def _settings(record: Record, given: Mapping[str, Any], where: str) -> Settings:
     check_known(recorded, setting_names(), f"{where}, recorded options")
     _require_given(recorded, given, where)
     values = {name: value for name, value in recorded.items() if name in TAKEN_FROM_RECORD}
-    if values.get("calibrate") not in WAYS:
+    if values.get("calibrate") not in SOURCES:
         values.pop("calibrate", None)  # a path, which the user gives again
     return Settings(**overlaid(entries(values, where), given))
 
@@ -135,7 +135,7 @@ def _settings(record: Record, given: Mapping[str, Any], where: str) -> Settings:
 def _require_given(recorded: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
     """Raise UsageError where the conversion needed what only the user may say."""
     needed = [name for name in ("arch", "arch_arg", "trust_pickle") if recorded.get(name)]
-    if recorded.get("calibrate") not in (None, *WAYS):
+    if recorded.get("calibrate") not in (None, *SOURCES):
         needed.append("calibrate")
     missing = [name for name in needed if name not in given]
     if not missing:

@@ -123,7 +123,7 @@ def _setup(settings: Settings, options: SweepOptions, grid: Grid) -> Setup:
         check=settings.check_options,
         split=settings.split_options,
         calibration=replace(
-            settings.calibration_options, how=settings.calibrate or grid.calibration
+            settings.calibration_options, source=settings.calibrate or grid.calibration
         ),
         threads=settings.threads or (None if options.jobs is None else 1),
         bench=options.bench,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dacconv.calibration.inputs.image_input import ImageInput, find_image_input
 from dacconv.calibration.inputs.pixels import InputOptions, pixel_scale
-from dacconv.calibration.inputs.slots import Slot, find_slot
 from dacconv.errors import UsageError
 from dacconv.formats.base import Feeds, Model, Runner
 from dacconv.graph.types import Array
@@ -75,26 +75,26 @@ def judge(
     Raises:
         UsageError: the images are not of the model's size, or it takes more than images.
     """
-    slot = find_slot(model, options.layout)
+    image_input = find_image_input(model, options.layout)
     if len(model.inputs()) > 1:
         raise UsageError(
             "--data is for models with one input", hint="--eval FILE.py:FUNCTION runs any model"
         )
-    images = _as_channels_first(data, slot)
-    scaled = images.dtype.kind == "f" and not options.given
+    images = _as_channels_first(data, image_input)
+    scaled = images.dtype.kind == "f" and not options.has_scale
     if not scaled:
         top = np.float32(1 if images.dtype.kind == "f" else np.iinfo(images.dtype).max)
         if options.order == "bgr":
             images = images[:, ::-1]
         sample = images[:64].astype(np.float32) / top
-        scale = pixel_scale(model, slot, options, sample)
+        scale = pixel_scale(model, image_input, options, sample)
 
     def feeds(first: int, count: int) -> Feeds:
         part = images[first : first + count]
         ready = part if scaled else scale.apply(part.astype(np.float32) / top)
-        return {slot.spec.name: slot.placed(ready)}
+        return {image_input.spec.name: image_input.as_array(ready)}
 
-    fixed = int((slot.spec.shape or (0,))[0] or 0)
+    fixed = int((image_input.spec.shape or (0,))[0] or 0)
     free = not fixed or (fixed == 1 and stackable(runner, [feeds(0, 1), feeds(1, 1)]))
     step = chunk(largest) if free else fixed
     count = len(images) if free else len(images) // step * step
@@ -117,15 +117,15 @@ def _named(arrays: Mapping[str, Header], names: tuple[str, ...], where: str) -> 
     )
 
 
-def _as_channels_first(data: LabelledData, slot: Slot) -> Array:
+def _as_channels_first(data: LabelledData, image_input: ImageInput) -> Array:
     images, shape = data.images, data.images.shape[1:]
-    if shape == (slot.channels, *slot.size):
+    if shape == (image_input.channels, *image_input.size):
         return images
-    if shape == (*slot.size, slot.channels):
+    if shape == (*image_input.size, image_input.channels):
         return np.moveaxis(images, -1, 1)
-    if shape == slot.size and slot.channels == 1:
+    if shape == image_input.size and image_input.channels == 1:
         return images[:, None]
-    wanted = "x".join(map(str, (slot.channels, *slot.size)))
+    wanted = "x".join(map(str, (image_input.channels, *image_input.size)))
     raise UsageError(
         f"holds images of {'x'.join(map(str, shape))}; the model takes {wanted}", where=data.name
     )

@@ -52,7 +52,7 @@ class Setup:
     @property
     def calibrate(self) -> str:
         """How the points are calibrated."""
-        return "none" if self.calibration is None else self.calibration.how
+        return "none" if self.calibration is None else self.calibration.source
 
     @property
     def input_options(self) -> InputOptions:

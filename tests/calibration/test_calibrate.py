@@ -12,10 +12,10 @@ from torch import nn
 import dacconv
 from dacconv.calibration import descent as tuning
 from dacconv.calibration.inputs import families as made_inputs
-from dacconv.calibration.inputs import slots
+from dacconv.calibration.inputs import image_input
 from dacconv.calibration.inputs.images import dead_leaves
 from dacconv.calibration.inputs.pixels import InputOptions
-from dacconv.calibration.inputs.scale import scale_of_biases
+from dacconv.calibration.inputs.scale import scale_from_biases
 from dacconv.calibration.study import relative_error
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.torch import distil as torch_distil
@@ -167,19 +167,19 @@ def test_biases_tell_that_the_input_is_of_bytes(plain_net):
             def conv(self, node, made=made):
                 return made
 
-        found = scale_of_biases(Fixed(), images)
+        found = scale_from_biases(Fixed(), images)
         if offset is None:
             assert found is None
         else:
             assert found.gain.tolist() == [255] * 3
             assert (found.offset == 0).all() == (offset == 0.0)
-            assert "0..255" in found.told
+            assert "0..255" in found.description
 
 
 def test_a_scale_that_is_guessed_is_judged_at_another_one_too(plain_net):
-    found, _ = made_inputs.synthetic(plain_net, InputOptions(images=16), 0, 16)
-    told, _ = made_inputs.synthetic(plain_net, InputOptions(range=(0, 1)), 0, 16)
-    assert slots.samples(found.second) == 2 * slots.samples(told.second)
+    found, _ = made_inputs.synthetic_inputs(plain_net, InputOptions(images=16), 0, 16)
+    told, _ = made_inputs.synthetic_inputs(plain_net, InputOptions(range=(0, 1)), 0, 16)
+    assert image_input.count_samples(found.second) == 2 * image_input.count_samples(told.second)
     values = np.concatenate([feeds["image"] for feeds in found.second])
     assert values.min() < -50
     assert values.max() > 50
@@ -193,7 +193,7 @@ def test_what_restores_images_is_given_noise_to_remove(tmp_path):
     torch.save(net.eval(), tmp_path / "net.pt")
     shapes = {"": (1, 1, 16, 16)}
     model = dacconv.load(tmp_path / "net.pt", trust_pickle=True, input_shapes=shapes)
-    found, _ = made_inputs.synthetic(model, InputOptions(), 0, 16)
+    found, _ = made_inputs.synthetic_inputs(model, InputOptions(), 0, 16)
     clean = dead_leaves(16, 1, (16, 16), 0)
     strengths = (found.images - clean).std(axis=(1, 2, 3))
     assert strengths.min() < 0.08
@@ -222,7 +222,7 @@ def test_tuning_is_told_and_lowers_the_error(model, monkeypatch):
     done, _, _ = converted(model, "synthetic", rank=1)
     assert any("tuned together in 40 steps" in note for note in done.report.calibration.notes)
     assert all(row.fit.what.endswith("tuned") for row in done.report.rows if row.fit)
-    monkeypatch.setattr(tuning, "EFFORT", 1)
+    monkeypatch.setattr(tuning, "MAX_MACS", 1)
     without, _, _ = converted(model, "synthetic", rank=1)
     assert any("would take long" in note for note in without.report.calibration.notes)
     assert done.report.calibration.error < without.report.calibration.error
@@ -247,7 +247,7 @@ def test_jittered_images_hold_the_same_pixels(model):
     calibrated, _ = dacconv.calibrate(model, "synthetic", options=InputOptions(images=8))
     inputs, rng = calibrated.inputs, np.random.default_rng(0)
     given = inputs.fitted[0]
-    made = inputs.slot.jittered(given, rng)
+    made = inputs.image_input.augmented(given, rng)
     assert not np.array_equal(made["image"], given["image"])
     for mine, theirs in zip(made["image"], given["image"], strict=True):
         np.testing.assert_array_equal(np.sort(mine, axis=None), np.sort(theirs, axis=None))
@@ -268,7 +268,7 @@ def test_inputs_from_files(model, tmp_path):
     np.testing.assert_array_equal(read.images, raw)
     assert sum(len(feeds["image"]) for feeds in read.held) == 6
     assert sum(len(feeds["image"]) for feeds in read.fitted) == 6 + 256
-    assert "256 distilled ones" in read.told
+    assert "256 distilled ones" in read.description
     judges = np.concatenate([feeds["image"] for feeds in read.second])
     np.testing.assert_allclose(judges.mean((0, 2, 3)), raw.mean((0, 2, 3)), atol=1e-4)
     np.testing.assert_allclose(judges.std((0, 2, 3)), raw.std((0, 2, 3)), rtol=1e-3)
@@ -319,6 +319,6 @@ def test_bad_inputs_are_told(model, tmp_path, name, content):
 
 def test_halves_of_one_batch_are_told_apart():
     one = [{"x": np.arange(6)}]
-    fitted, held = slots.halves(one)
+    fitted, held = image_input.split_halves(one)
     assert fitted[0]["x"].tolist() == [0, 2, 4]
     assert held[0]["x"].tolist() == [1, 3, 5]

@@ -1,4 +1,4 @@
-"""The inputs that a model is calibrated on, and those that are drawn."""
+"""The calibration inputs of a model, and the synthetic images that can stand in for data."""
 
 from __future__ import annotations
 
@@ -6,92 +6,113 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dacconv.calibration.inputs.image_input import (
+    ImageInput,
+    affordable_count,
+    batch_maker,
+    count_samples,
+    find_image_input,
+    split_halves,
+)
 from dacconv.calibration.inputs.images import clouds, dead_leaves, noisy
-from dacconv.calibration.inputs.pixels import InputOptions, pixel_scale, restores
-from dacconv.calibration.inputs.scale import BYTES, Affinity
-from dacconv.calibration.inputs.slots import Slot, affordable, feeder, find_slot, halves, samples
+from dacconv.calibration.inputs.pixels import InputOptions, is_image_to_image, pixel_scale
+from dacconv.calibration.inputs.scale import BYTES, PixelScale
 from dacconv.formats.base import Feeds, Model
 from dacconv.graph.types import FloatArray
 
 IMAGES = {"synthetic": 64, "distilled": 256, "real": 500}
-"""How many inputs by default."""
+"""The default number of calibration inputs of each kind."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
-    """Calibration inputs: two halves to fit and to judge by, and a second family to judge by.
+    """Calibration inputs: batches to fit to, held-out batches, and a second family to judge by.
 
-    ``images`` are the same as arrays ``(count, channels, *size)``, scaled. ``told`` says in
-    words what they are; ``notes`` what was assumed about them. ``slot`` is the input that takes
-    the images.
+    ``images`` holds the same images as one array ``(count, channels, *size)``, scaled for the
+    model. ``description`` says where the inputs come from, ``notes`` list the assumptions that
+    were made about them. ``image_input`` is the input of the model that takes the images.
     """
 
     kind: str
-    told: str
+    description: str
     fitted: tuple[Feeds, ...]
     held: tuple[Feeds, ...]
     second: tuple[Feeds, ...]
     images: FloatArray
-    slot: Slot
+    image_input: ImageInput
     notes: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
-        """How many samples there are to fit and to judge by, the second family not counted."""
-        return samples((*self.fitted, *self.held))
+        """The number of samples in both halves; the second family is not counted."""
+        return count_samples((*self.fitted, *self.held))
 
 
-def drawn(slot: Slot, count: int, seed: int) -> tuple[FloatArray, FloatArray]:
-    """Dead leaves to fit to, and clouds to judge by, a quarter as many."""
-    leaves = dead_leaves(count, slot.channels, slot.size, seed)
-    fewest = max(8, slot.batch, count // 4)
-    return leaves, clouds(fewest, slot.channels, slot.size, seed + 1)
+def draw_images(image_input: ImageInput, count: int, seed: int) -> tuple[FloatArray, FloatArray]:
+    """Dead-leaves images to fit to, and a quarter as many cloud images to judge by."""
+    leaves = dead_leaves(count, image_input.channels, image_input.size, seed)
+    cloud_count = max(8, image_input.batch, count // 4)
+    return leaves, clouds(cloud_count, image_input.channels, image_input.size, seed + 1)
 
 
-def synthetic(model: Model, options: InputOptions, seed: int, most: int) -> tuple[Inputs, Affinity]:
-    """At most ``most`` dead leaves to fit to and to judge by, clouds as the second family.
+def synthetic_inputs(
+    model: Model, options: InputOptions, seed: int, most: int
+) -> tuple[Inputs, PixelScale]:
+    """At most ``most`` dead-leaves images in two halves, and clouds as the second family.
+
+    Also returns the scale that was applied to the pixels.
 
     Raises:
-        UnsupportedError: the model takes no image, or its size is not known.
+        UnsupportedError: the model has no image input, or the size of that input is unknown.
     """
-    slot = find_slot(model, options.layout)
-    count = affordable(model, slot, most)
-    leaves, second = drawn(slot, count, seed)
-    scale = pixel_scale(model, slot, options, leaves)
-    noted = [scale.told]
-    noise = restores(model, slot)
+    image_input = find_image_input(model, options.layout)
+    count = affordable_count(model, image_input, most)
+    leaves, second = draw_images(image_input, count, seed)
+    scale = pixel_scale(model, image_input, options, leaves)
+    notes = [scale.description]
+    noise = is_image_to_image(model, image_input)
     if noise:
         leaves, second = noisy(leaves, seed + 2), noisy(second, seed + 3)
-        noted.append("the output is an image like the input: noise was added, as to be removed")
-    if len(slot.size) != 2:
-        noted.append("the input is no image: signals with a 1/f spectrum and steps were assumed")
-    others = [s.name for s in model.inputs() if s.name != slot.spec.name]
+        notes.append("the output is an image like the input: noise was added to be removed")
+    if len(image_input.size) != 2:
+        notes.append("the input is not an image: signals with a 1/f spectrum and steps were used")
+    others = [s.name for s in model.inputs() if s.name != image_input.spec.name]
     if others:
-        noted.append(f"seeded noise was fed to the other inputs ({', '.join(others)})")
-    feed = feeder(model, slot, seed)
+        notes.append(f"seeded noise was fed to the other inputs ({', '.join(others)})")
+    feed = batch_maker(model, image_input, seed)
     scaled = scale.apply(leaves)
-    fitted, held = halves(feed(scaled))
+    fitted, held = split_halves(feed(scaled))
     judges = [scale.apply(second)]
     if scale.guessed and not noise:
         judges.append(np.asarray(BYTES * (second - second.mean()), np.float32))
-        noted.append("what is wrong for pixels of -128..128 was not taken either")
-    told = f"{count} synthetic images (dead leaves), judged by a held-out half and by clouds"
-    family = tuple(feed(np.concatenate(judges)))
-    made = Inputs("synthetic", told, fitted, held, family, scaled, slot, tuple(noted))
-    return made, scale
+        notes.append("factors that do worse for pixels in -128..128 were rejected as well")
+    description = f"{count} synthetic images (dead leaves), judged by a held-out half and by clouds"
+    inputs = Inputs(
+        kind="synthetic",
+        description=description,
+        fitted=fitted,
+        held=held,
+        second=tuple(feed(np.concatenate(judges))),
+        images=scaled,
+        image_input=image_input,
+        notes=tuple(notes),
+    )
+    return inputs, scale
 
 
-def replaced(inputs: Inputs, images: FloatArray, model: Model, seed: int) -> Inputs:
-    """The inputs with distilled images in the place of the drawn ones.
+def with_distilled_images(inputs: Inputs, images: FloatArray, model: Model, seed: int) -> Inputs:
+    """The inputs with distilled images in place of the synthetic ones.
 
-    What they were distilled from becomes the second family.
+    The held-out synthetic images become the second family.
     """
-    fitted, held = halves(feeder(model, inputs.slot, seed)(images))
-    told = f"{len(images)} images distilled from BatchNorm statistics, judged by a held-out half"
+    fitted, held = split_halves(batch_maker(model, inputs.image_input, seed)(images))
     return replace(
         inputs,
         kind="distilled",
-        told=f"{told} and by the images that they began as",
+        description=(
+            f"{len(images)} images distilled from BatchNorm statistics, judged by a held-out half "
+            "and by the images that the distillation started from"
+        ),
         fitted=fitted,
         held=held,
         second=inputs.held[: max(1, len(inputs.held) // 2)],
@@ -99,8 +120,10 @@ def replaced(inputs: Inputs, images: FloatArray, model: Model, seed: int) -> Inp
     )
 
 
-def beside(inputs: Inputs, images: FloatArray, what: str, model: Model, seed: int) -> Inputs:
-    """The inputs with more images to fit to, which judge nothing."""
-    more = feeder(model, inputs.slot, seed)(images)
-    told = f"{inputs.told}, and {len(images)} {what} ones"
-    return replace(inputs, told=told, fitted=(*inputs.fitted, *more))
+def with_more_images(
+    inputs: Inputs, images: FloatArray, kind: str, model: Model, seed: int
+) -> Inputs:
+    """The inputs with more images of some kind to fit to, which are not used to judge."""
+    more = batch_maker(model, inputs.image_input, seed)(images)
+    description = f"{inputs.description}, and {len(images)} {kind} ones"
+    return replace(inputs, description=description, fitted=(*inputs.fitted, *more))

@@ -1,9 +1,10 @@
-"""Images with the statistics of natural ones, drawn from nothing but a seed.
+"""Synthetic images with the statistics of natural images, generated from a seed.
 
-``dead_leaves``: opaque shapes of many sizes and colours that hide each other. Sizes follow a
+``dead_leaves``: opaque shapes of many sizes and colours that occlude each other. Sizes follow a
 power law, so that edges occur at all scales (Lee, Mumford and Huang 2001, "Occlusion models
-for natural images"). ``clouds``: random fields with a 1/f spectrum, cut by level sets: the
-same second-order statistics made in another way, to judge what was fitted to the first.
+for natural images"). ``clouds``: random fields with a 1/f spectrum, cut by level sets. They
+have the same second-order statistics as dead leaves but other shapes, so that they can judge
+factors that were fitted to dead leaves.
 """
 
 from __future__ import annotations
@@ -19,27 +20,30 @@ Family = Callable[[int, int, tuple[int, ...], int], FloatArray]
 """``(count, channels, size, seed)`` to images ``(count, channels, *size)`` in 0..1, float32."""
 
 NOISE = 0.2
-"""Standard deviation of the strongest noise; 50 of 255, the most that denoisers are made for."""
-SHAPES = 250
-"""Shapes per image at most; what is left free keeps the background's colour."""
+"""Standard deviation of the strongest noise: 50 of 255, the most that denoisers are trained on."""
+MAX_SHAPES = 250
+"""The most shapes per image; pixels that no shape covers keep the background's colour."""
 
 
 def dead_leaves(count: int, channels: int, size: tuple[int, ...], seed: int) -> FloatArray:
-    """Occluding discs and boxes, shaded and textured; drawn at twice the size at most 256."""
+    """Images of occluding discs and boxes, shaded and textured.
+
+    Sizes up to 64 are drawn at twice the size and averaged, so that edges are smooth.
+    """
     return np.stack(
         [_leaves(channels, size, np.random.default_rng([seed, i])) for i in range(count)]
     )
 
 
 def clouds(count: int, channels: int, size: tuple[int, ...], seed: int) -> FloatArray:
-    """Fields with a 1/f amplitude spectrum, with edges where they cross random levels."""
+    """Random fields with a 1/f amplitude spectrum and edges where they cross random levels."""
     return np.stack(
         [_cloud(channels, size, np.random.default_rng([seed, i])) for i in range(count)]
     )
 
 
 def noisy(images: FloatArray, seed: int) -> FloatArray:
-    """Images in 0..1 with Gaussian noise, of another strength up to ``NOISE`` for each."""
+    """Images in 0..1 with Gaussian noise, of a random strength up to ``NOISE`` per image."""
     rng = np.random.default_rng(seed)
     strengths = rng.uniform(0, NOISE, (len(images), *(1,) * (images.ndim - 1)))
     return np.asarray(images + strengths * rng.standard_normal(images.shape), np.float32)
@@ -59,7 +63,7 @@ def _leaves(channels: int, size: tuple[int, ...], rng: np.random.Generator) -> F
     longest = max(high, wide)
     finest = max(2.0 * scale, longest / 50)
     small, large = finest**-1.5, (0.6 * longest) ** -1.5
-    for _ in range(SHAPES):
+    for _ in range(MAX_SHAPES):
         radius = (small + (large - small) * rng.uniform()) ** (-1 / 1.5)
         _draw(image, free, rng, radius, base + spread * _colour(channels, rng))
         if free.mean() < 0.002:
@@ -72,7 +76,7 @@ def _leaves(channels: int, size: tuple[int, ...], rng: np.random.Generator) -> F
 
 
 def _colour(channels: int, rng: np.random.Generator) -> FloatArray:
-    """Mostly brightness, which the channels share, and some hue."""
+    """A random colour: mostly a brightness that the channels share, and some hue."""
     return np.asarray(0.75 * rng.normal() + 0.5 * rng.normal(size=channels))
 
 
@@ -83,7 +87,7 @@ def _draw(
     radius: float,
     colour: FloatArray,
 ) -> None:
-    """One shape, behind what is there already."""
+    """Draw one random shape into the pixels that are still free, and mark them as taken."""
     high, wide = free.shape
     x, y = rng.uniform(-0.2, 1.2) * wide, rng.uniform(-0.2, 1.2) * high
     turn, squash, box = rng.uniform(0, math.pi), rng.uniform(0.4, 1), rng.uniform() < 0.4
@@ -127,5 +131,5 @@ def _field(size: tuple[int, ...], rng: np.random.Generator, power: float) -> Flo
     frequency = np.sqrt(sum(g**2 for g in grid))
     frequency[(0,) * len(size)] = math.inf
     noise = np.fft.fftn(rng.standard_normal(size))
-    made = np.fft.ifftn(noise * frequency**-power).real
-    return np.asarray(made / max(float(made.std()), 1e-12))
+    field = np.fft.ifftn(noise * frequency**-power).real
+    return np.asarray(field / max(float(field.std()), 1e-12))

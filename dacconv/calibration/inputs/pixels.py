@@ -1,4 +1,4 @@
-"""How pixels in 0..1 become what a model expects: as the user says, or as the model implies."""
+"""The scale from pixels in 0..1 to a model's input: from the options, or implied by the model."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dacconv.calibration.inputs.scale import Affinity, implied_scale, scale_of_biases
-from dacconv.calibration.inputs.slots import Slot, one_run
+from dacconv.calibration.inputs.image_input import ImageInput, make_feeds
+from dacconv.calibration.inputs.scale import PixelScale, scale_from_batchnorm, scale_from_biases
 from dacconv.errors import DacconvError, UsageError
 from dacconv.formats.base import Model
 from dacconv.fusions.merged import merged
 from dacconv.graph.types import FloatArray
 
-SAY = "--input-range, --input-mean and --input-std say otherwise"
-NORMALISED = Affinity(
+OVERRIDE_HINT = "set it with --input-range, --input-mean and --input-std"
+NORMALISED = PixelScale(
     np.full(3, 1 / 0.225),
     np.full(3, -2.0),
-    f"nothing in the model says how its input is scaled: about -2..2.4 was assumed; {SAY}",
+    "the model does not show how its input is scaled: about -2..2.4 was assumed; " + OVERRIDE_HINT,
     guessed=True,
 )
-"""Colours freed of ImageNet's mean and divided by its deviation, as most classifiers want them."""
+"""Normalisation with ImageNet's mean and standard deviation, as most classifiers expect."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputOptions:
-    """What the user says about the model's input.
+    """What the user states about the model's input.
 
     A pixel in 0..1 becomes ``(low + (high - low) * pixel - mean) / std`` per channel.
-    ``layout`` is ``nchw`` or ``nhwc``, ``order`` ``rgb`` or ``bgr``. None is: find out.
+    ``layout`` is ``nchw`` or ``nhwc``, ``order`` is ``rgb`` or ``bgr``. What is None is inferred
+    from the model. ``images`` is the number of calibration images.
     """
 
     mean: tuple[float, ...] | None = None
@@ -40,52 +41,73 @@ class InputOptions:
     images: int | None = None
 
     @property
-    def given(self) -> bool:
-        """Whether the user says how pixels are scaled."""
+    def has_scale(self) -> bool:
+        """Whether the options say how pixels are scaled."""
         return not (self.mean is None and self.std is None and self.range is None)
 
 
-def pixel_scale(model: Model, slot: Slot, options: InputOptions, images: FloatArray) -> Affinity:
-    """How pixels in 0..1 become what the model expects: as the user says, or as it implies."""
-    if options.given:
+def pixel_scale(
+    model: Model, image_input: ImageInput, options: InputOptions, images: FloatArray
+) -> PixelScale:
+    """The scale of the options where they have one, otherwise the one that the model implies.
+
+    ``images`` ``(count, channels, *size)`` in 0..1 are a sample of what the model will see.
+
+    Raises:
+        UsageError: a standard deviation of 0, or values that do not fit the channels.
+    """
+    if options.has_scale:
         low, high = options.range or (0.0, 1.0)
-        mean = per_channel(options.mean or (0.0,), slot, "--input-mean")
-        std = per_channel(options.std or (1.0,), slot, "--input-std")
+        mean = per_channel(options.mean or (0.0,), image_input, "--input-mean")
+        std = per_channel(options.std or (1.0,), image_input, "--input-std")
         if not all(std):
-            raise UsageError("0 is no scale", where="--input-std")
-        return Affinity((high - low) / std, (low - mean) / std, "the input is scaled as you said")
-    if slot.spec.dtype == "uint8":
-        return _plain(slot, 255.0, "the input is of bytes: 0..255 was assumed")
-    found = implied_scale(model, slot.spec.name, images, last=slot.last)
-    found = found or scale_of_biases(merged(model), images)
-    if found is not None:
-        return found
-    if slot.channels == 3 and len(slot.size) == 2 and not restores(model, slot):
+            raise UsageError("a standard deviation is 0", where="--input-std")
+        return PixelScale(
+            (high - low) / std, (low - mean) / std, "the input is scaled as the options say"
+        )
+    if image_input.spec.dtype == "uint8":
+        return _uniform(image_input, 255.0, "the input takes bytes: 0..255 was assumed")
+    scale = scale_from_batchnorm(
+        model, image_input.spec.name, images, channels_last=image_input.channels_last
+    ) or scale_from_biases(merged(model), images)
+    if scale is not None:
+        return scale
+    if (
+        image_input.channels == 3
+        and len(image_input.size) == 2
+        and not is_image_to_image(model, image_input)
+    ):
         return NORMALISED
-    told = f"nothing in the model says how its input is scaled: 0..1 was assumed; {SAY}"
-    return _plain(slot, 1.0, told, guessed=True)
+    description = (
+        f"the model does not show how its input is scaled: 0..1 was assumed; {OVERRIDE_HINT}"
+    )
+    return _uniform(image_input, 1.0, description, guessed=True)
 
 
-def per_channel(values: Sequence[float], slot: Slot, option: str) -> FloatArray:
-    """One value per channel of the input."""
-    if len(values) not in (1, slot.channels):
+def per_channel(values: Sequence[float], image_input: ImageInput, option: str) -> FloatArray:
+    """One value per channel of the input, ``(channels,)``; UsageError for another count."""
+    if len(values) not in (1, image_input.channels):
         raise UsageError(
-            f"{len(values)} values for {slot.channels} channels",
+            f"{len(values)} values for {image_input.channels} channels",
             where=option,
             hint="give one, or one per channel, separated by commas",
         )
-    return np.broadcast_to(np.asarray(values, np.float64), (slot.channels,))
+    return np.broadcast_to(np.asarray(values, np.float64), (image_input.channels,))
 
 
-def restores(model: Model, slot: Slot) -> bool:
-    """Whether an output has the shape of the image: the model denoises, or restores otherwise."""
-    flat = np.zeros((slot.batch, slot.channels, *slot.size), np.float32)
+def is_image_to_image(model: Model, image_input: ImageInput) -> bool:
+    """Whether an output has the shape of the image, as for denoising and other restoration."""
+    flat = np.zeros((image_input.batch, image_input.channels, *image_input.size), np.float32)
     try:
-        found = model.runner()(one_run(model, slot, flat, 0))
+        outputs = model.runner()(make_feeds(model, image_input, flat, 0))
     except DacconvError:
         return False
-    return any(array.shape == slot.placed(flat).shape for array in found.values())
+    return any(array.shape == image_input.as_array(flat).shape for array in outputs.values())
 
 
-def _plain(slot: Slot, high: float, told: str, *, guessed: bool = False) -> Affinity:
-    return Affinity(np.full(slot.channels, high), np.zeros(slot.channels), told, guessed)
+def _uniform(
+    image_input: ImageInput, high: float, description: str, *, guessed: bool = False
+) -> PixelScale:
+    """The scale from 0..1 to 0..``high`` for all channels."""
+    channels = image_input.channels
+    return PixelScale(np.full(channels, high), np.zeros(channels), description, guessed)

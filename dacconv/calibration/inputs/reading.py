@@ -1,4 +1,4 @@
-"""Calibration inputs that the user has: a folder of images, or arrays."""
+"""Calibration inputs read from the user's files: a folder of images, or arrays."""
 
 from __future__ import annotations
 
@@ -8,70 +8,89 @@ from pathlib import Path
 
 import numpy as np
 
-from dacconv.calibration.inputs.families import IMAGES, Inputs, drawn
+from dacconv.calibration.inputs.families import IMAGES, Inputs, draw_images
+from dacconv.calibration.inputs.image_input import (
+    MIN_SAMPLES,
+    ImageInput,
+    affordable_count,
+    batch_maker,
+    find_image_input,
+    split_halves,
+)
 from dacconv.calibration.inputs.pixels import InputOptions, pixel_scale
-from dacconv.calibration.inputs.slots import FEWEST, Slot, affordable, feeder, find_slot, halves
 from dacconv.errors import UsageError
 from dacconv.formats.base import Model
 from dacconv.graph.types import FloatArray
 from dacconv.support.arrays import ArrayFile
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+)
 MOST_PIXELS = 89_478_485
 """Pixels of an image; above it Pillow warns of an image that unpacks to too much."""
 
 
-def read_path(
-    model: Model, path: Path, options: InputOptions, seed: int, beside: int
+def read_inputs(
+    model: Model, path: Path, options: InputOptions, seed: int, synthetic: int
 ) -> tuple[Inputs, FloatArray]:
-    """The user's own inputs: a folder of images, or arrays in ``.npy`` or ``.npz``.
+    """The inputs in a folder of images, or in the arrays of a ``.npy`` or ``.npz`` file.
 
-    And at most ``beside`` drawn images of the same colours, to fit to as well.
+    Also returns at most ``synthetic`` synthetic images with the same colours, to fit to as well.
 
     Raises:
-        UsageError: nothing there, not readable, or not of the model's shape.
+        UsageError: the path does not exist, is not readable, or does not fit the model's input.
     """
-    slot = find_slot(model, options.layout)
-    wanted = options.images or IMAGES["real"]
-    room = affordable(model, slot, wanted + beside)
-    count = max(FEWEST, slot.fewest, min(wanted, room - min(beside, room // 2)))
+    image_input = find_image_input(model, options.layout)
+    requested = options.images or IMAGES["real"]
+    room = affordable_count(model, image_input, requested + synthetic)
+    fewest = max(MIN_SAMPLES, image_input.min_samples)
+    count = max(fewest, min(requested, room - min(synthetic, room // 2)))
     if path.is_dir():
-        images, raw = _folder(path, slot, options, count), False
+        images, scaled = _read_folder(path, image_input, options, count), False
     else:
-        images, raw = _arrays(path, slot, count)
+        images, scaled = _read_array(path, image_input, count)
     notes: tuple[str, ...] = ()
-    if not raw or options.given:
-        scale = pixel_scale(model, slot, options, images)
-        images, notes = scale.apply(images), (scale.told,)
-    if len(images) < slot.fewest:
+    if not scaled or options.has_scale:
+        scale = pixel_scale(model, image_input, options, images)
+        images, notes = scale.apply(images), (scale.description,)
+    if len(images) < image_input.min_samples:
         raise UsageError(
             f"{len(images)} inputs are too few",
             where=str(path),
-            hint=f"give at least {slot.fewest}, better 64",
+            hint=f"give at least {image_input.min_samples}, better 64",
         )
-    feed = feeder(model, slot, seed)
-    fitted, held = halves(feed(images))
-    leaves, clouds = drawn(slot, max(slot.batch, min(beside, room - len(images))), seed)
-    told = f"{len(images)} inputs from {path.name}, half of them held out"
-    second = tuple(feed(like(clouds, images)))
-    found = Inputs("real", told, fitted, held, second, images, slot, notes)
-    return found, like(leaves, images)
+    feed = batch_maker(model, image_input, seed)
+    fitted, held = split_halves(feed(images))
+    synthetic_count = max(image_input.batch, min(synthetic, room - len(images)))
+    leaves, clouds = draw_images(image_input, synthetic_count, seed)
+    inputs = Inputs(
+        kind="real",
+        description=f"{len(images)} inputs from {path.name}, half of them held out",
+        fitted=fitted,
+        held=held,
+        second=tuple(feed(match_colours(clouds, images))),
+        images=images,
+        image_input=image_input,
+        notes=notes,
+    )
+    return inputs, match_colours(leaves, images)
 
 
-def like(drawn: FloatArray, images: FloatArray) -> FloatArray:
-    """Drawn images with the mean and the deviation that each channel of ``images`` has."""
+def match_colours(synthetic: FloatArray, images: FloatArray) -> FloatArray:
+    """Synthetic images with the mean and the standard deviation of each channel of ``images``."""
     axes = (0, *range(2, images.ndim))
-    mean, wanted = (array.mean(axes, keepdims=True) for array in (drawn, images))
-    gain = images.std(axes, keepdims=True) / np.maximum(drawn.std(axes, keepdims=True), 1e-6)
-    return np.asarray((drawn - mean) * gain + wanted, np.float32)
+    old_mean, new_mean = (array.mean(axes, keepdims=True) for array in (synthetic, images))
+    gain = images.std(axes, keepdims=True) / np.maximum(synthetic.std(axes, keepdims=True), 1e-6)
+    return np.asarray((synthetic - old_mean) * gain + new_mean, np.float32)
 
 
-def _arrays(path: Path, slot: Slot, count: int) -> tuple[FloatArray, bool]:
-    """The images of a ``.npy`` or ``.npz``, and whether they are the model's input already."""
+def _read_array(path: Path, image_input: ImageInput, count: int) -> tuple[FloatArray, bool]:
+    """At most ``count`` images of a ``.npy`` or ``.npz``, and whether they need no scaling."""
     try:
-        held = ArrayFile(path)
-        names = [n for n, header in held.headers.items() if header.ndim == len(slot.size) + 2]
-        found = held.read((names or [""])[0]) if names or not held.zipped else np.zeros(0)
+        arrays = ArrayFile(path)
+        axes = len(image_input.size) + 2
+        names = [name for name, header in arrays.headers.items() if header.ndim == axes]
+        array = arrays.read((names or [""])[0]) if names or not arrays.zipped else np.zeros(0)
     except FileNotFoundError as error:
         raise UsageError("no such file or folder", where=str(path)) from error
     except (OSError, ValueError, EOFError) as error:
@@ -80,40 +99,44 @@ def _arrays(path: Path, slot: Slot, count: int) -> tuple[FloatArray, bool]:
             where=str(path),
             hint="--calibrate takes none, synthetic, distilled, auto, a folder or an array",
         ) from error
-    first, last = (slot.channels, *slot.size), (*slot.size, slot.channels)
-    if found.dtype.kind not in "fiu" or found.shape[1:] not in (first, last):
-        wanted = "x".join(map(str, first))
+    channels, size = image_input.channels, image_input.size
+    channels_first, channels_last = (channels, *size), (*size, channels)
+    if array.dtype.kind not in "fiu" or array.shape[1:] not in (channels_first, channels_last):
+        expected = "x".join(map(str, channels_first))
         raise UsageError(
-            f"holds {'x'.join(map(str, found.shape))} {found.dtype}, not N x {wanted}",
+            f"holds {'x'.join(map(str, array.shape))} {array.dtype}, not N x {expected}",
             where=str(path),
         )
-    if not np.isfinite(found).all():
+    if not np.isfinite(array).all():
         raise UsageError("holds NaN or infinite values", where=str(path))
-    picked = found[np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]
-    if found.shape[1:] == last and first != last:
-        picked = np.moveaxis(picked, -1, 1)
-    if found.dtype.kind == "f":
-        return np.ascontiguousarray(picked, np.float32), True
-    return np.ascontiguousarray(picked, np.float32) / np.float32(np.iinfo(found.dtype).max), False
+    images = array[np.linspace(0, len(array) - 1, min(count, len(array))).astype(int)]
+    if array.shape[1:] == channels_last and channels_first != channels_last:
+        images = np.moveaxis(images, -1, 1)
+    if array.dtype.kind == "f":
+        return np.ascontiguousarray(images, np.float32), True
+    return np.ascontiguousarray(images, np.float32) / np.float32(np.iinfo(array.dtype).max), False
 
 
-def _folder(path: Path, slot: Slot, options: InputOptions, count: int) -> FloatArray:
-    """The images of a folder, the middle of each at the model's size, in 0..1."""
+def _read_folder(
+    path: Path, image_input: ImageInput, options: InputOptions, count: int
+) -> FloatArray:
+    """At most ``count`` images of a folder in 0..1, cropped to the middle at the model's size."""
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
         raise UsageError(
             "reading images needs Pillow", where=str(path), hint="pip install pillow, or give .npz"
         ) from error
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise UsageError("holds no images", where=str(path), hint=", ".join(sorted(SUFFIXES)))
-    if len(slot.size) != 2 or slot.channels not in (1, 3):
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise UsageError("holds no images", where=str(path), hint=f"files of {suffixes} are read")
+    if len(image_input.size) != 2 or image_input.channels not in (1, 3):
         raise UsageError(
-            f"the model takes {slot.channels} x {slot.size}, not an image; give an .npz",
+            f"the model takes {image_input.channels} x {image_input.size}, not an image",
             where=str(path),
         )
-    made = []
+    images = []
     for index in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int):
         file = files[index]
         if not stat.S_ISREG(file.stat().st_mode):
@@ -126,12 +149,14 @@ def _folder(path: Path, slot: Slot, options: InputOptions, count: int) -> FloatA
                         f"{image.width} x {image.height} is more than {MOST_PIXELS:,} pixels",
                         where=str(file),
                     )
-                mode = image.convert("L" if slot.channels == 1 else "RGB")
-                fitted = ImageOps.fit(mode, slot.size[::-1], Image.Resampling.BILINEAR)
+                colours = image.convert("L" if image_input.channels == 1 else "RGB")
+                size = image_input.size[::-1]
+                cropped = ImageOps.fit(colours, size, Image.Resampling.BILINEAR)
         except UsageError:
             raise
         except Exception as error:  # Pillow's plugins raise almost any
             raise UsageError(f"not an image: {error}", where=str(file)) from error
-        pixels = np.asarray(fitted, np.float32).reshape(*slot.size, slot.channels) / 255
-        made.append(pixels[..., ::-1] if options.order == "bgr" else pixels)
-    return np.ascontiguousarray(np.stack(made).transpose(0, 3, 1, 2))
+        pixels = np.asarray(cropped, np.float32).reshape(*image_input.size, image_input.channels)
+        pixels /= 255
+        images.append(pixels[..., ::-1] if options.order == "bgr" else pixels)
+    return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))

@@ -1,12 +1,13 @@
-"""How a model's input is scaled, as its first BatchNorm or the first conv's biases imply.
+"""The scale of a model's input, implied by its first BatchNorm or the biases of its first conv.
 
-A BatchNorm after the first conv has stored the mean and the variance of what that conv made
-of the training images. Natural images have much the same statistics everywhere, so the gain
-and the offset that turn pixels into the model's input follow from them.
+A BatchNorm after the first conv stores the mean and the variance of that conv's output on the
+training images. Natural images have similar statistics everywhere, so the gain and the offset
+that turn pixels into the model's input follow from these.
 
-Without one (it may have been folded) a first conv that was made for 0..255 answers pixels in
-0..1 with next to nothing beside its biases: 240 times less in open_nsfw. Networks made for 0..1
-or for about -2..2 have biases of 0.4 to 2.3 times the response.
+Without a BatchNorm (it may have been folded), the biases are compared with the response of the
+first conv to pixels in 0..1. A conv trained on 0..255 responds very little to such pixels: 240
+times less than its biases in open_nsfw. Networks trained on 0..1 or on about -2..2 have biases
+of 0.4 to 2.3 times the response.
 """
 
 from __future__ import annotations
@@ -23,36 +24,40 @@ from dacconv.fusions.merged import MergedModel
 from dacconv.graph.patches import patches
 from dacconv.graph.types import Conv, FloatArray, Node
 
-DROWNED = 16
-"""From here on biases say that the first conv is made for larger pixels than 0..1."""
+LARGE_BIAS_RATIO = 16
+"""Biases of more times the response show that the first conv was trained on 0..255."""
 BYTES = 255.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Affinity:
-    """``gain * pixel + offset`` per channel, both ``(channels,)``; ``told`` says why.
+class PixelScale:
+    """A model's input as ``gain * pixel + offset`` per channel, both ``(channels,)``.
 
-    ``guessed``: nothing said how the input is scaled.
+    ``description`` says where the scale comes from. ``guessed`` tells whether it is a default,
+    because neither the options nor the model show how the input is scaled.
     """
 
     gain: NDArray[np.floating]
     offset: NDArray[np.floating]
-    told: str
+    description: str
     guessed: bool = False
 
     def apply(self, images: FloatArray) -> FloatArray:
-        """Images ``(batch, channels, *size)`` in 0..1 as the model's input."""
+        """Images ``(batch, channels, *size)`` in 0..1, scaled as the model's input."""
         shape = (-1, *(1,) * (images.ndim - 2))
-        made = images * self.gain.reshape(shape) + self.offset.reshape(shape)
-        return np.asarray(made, np.float32)
+        scaled = images * self.gain.reshape(shape) + self.offset.reshape(shape)
+        return np.asarray(scaled, np.float32)
 
 
-def implied_scale(model: Model, source: str, images: FloatArray, *, last: bool) -> Affinity | None:
+def scale_from_batchnorm(
+    model: Model, source: str, images: FloatArray, *, channels_last: bool
+) -> PixelScale | None:
     """The scale that fits the stored statistics of the BatchNorm after the first conv.
 
-    None where there is no such BatchNorm, or where it does not determine the scale.
+    ``source`` is the name of the model's image input. None where there is no such BatchNorm, or
+    where it does not determine the scale.
     """
-    if last:
+    if channels_last:
         return None
     graph = model.graph()
     first = next((n for n in graph.nodes if source in n.inputs), None)
@@ -62,15 +67,15 @@ def implied_scale(model: Model, source: str, images: FloatArray, *, last: bool) 
     stored = model.statistics(norm.name) if norm is not None and norm.op == "affine" else None
     if stored is None:
         return None
-    return _fitted(model, first, stored, images)
+    return _fit_to_statistics(model, first, stored, images)
 
 
-def _fitted(
+def _fit_to_statistics(
     model: Model,
     first: Node,
     stored: tuple[NDArray[np.float64], NDArray[np.float64]],
     images: FloatArray,
-) -> Affinity | None:
+) -> PixelScale | None:
     mean, variance = stored
     conv = model.conv(first.name)
     if conv.groups != 1 or conv.transposed:
@@ -84,24 +89,27 @@ def _fitted(
         return None
     gain = float(np.sqrt(np.median(variance[usable] / response[usable])))
     sums = kernel.reshape(len(kernel), channels, -1).sum(axis=2)
-    wanted = mean - bias - gain * (sums @ images.mean(axis=(0, *range(2, images.ndim))))
+    target = mean - bias - gain * (sums @ images.mean(axis=(0, *range(2, images.ndim))))
     weights = 1 / np.sqrt(variance + 1e-12)
     left = sums * weights[:, None]
     ridge = 1e-3 * float((left**2).mean()) * np.eye(channels)
     middle_offset = -gain * images.mean(axis=(0, *range(2, images.ndim)))
-    residual = (wanted - sums @ middle_offset) * weights
+    residual = (target - sums @ middle_offset) * weights
     offset = middle_offset + np.linalg.solve(left.T @ left + ridge * len(left), left.T @ residual)
     if not (np.isfinite(gain) and np.isfinite(offset).all()) or gain == 0:
         return None
-    told = (
+    description = (
         f"the first BatchNorm implies an input of about {offset.mean():.3g} to "
         f"{offset.mean() + gain:.3g}"
     )
-    return Affinity(np.full(channels, gain), offset, told)
+    return PixelScale(np.full(channels, gain), offset, description)
 
 
-def scale_of_biases(view: Model | MergedModel, images: FloatArray) -> Affinity | None:
-    """0..255, or that about zero, where the biases of the first conv leave nothing else."""
+def scale_from_biases(view: Model | MergedModel, images: FloatArray) -> PixelScale | None:
+    """The scale to 0..255, centred at zero or not, where the first conv's biases imply one.
+
+    None where they do not.
+    """
     first = next((node for node in view.graph().nodes if node.op == "conv"), None)
     if first is None or first.skip is not None:
         return None
@@ -115,16 +123,16 @@ def scale_of_biases(view: Model | MergedModel, images: FloatArray) -> Affinity |
     bias = conv.bias.astype(np.float64)
     size = float(np.sqrt(_response(conv, images).mean()))
     strength = float(np.sqrt((bias**2).mean()))
-    if size == 0 or not DROWNED * size < strength < math.inf:
+    if size == 0 or not LARGE_BIAS_RATIO * size < strength < math.inf:
         return None
     middle = BYTES * images.mean(axis=(0, *range(2, images.ndim)))
     sums = conv.weight.reshape(len(bias), conv.in_channels, -1).sum(axis=2)
     centred = float((bias**2).sum()) < float(((bias + sums @ middle) ** 2).sum())
-    told = (
-        f"the first layer's biases are {strength / size:.0f} times what it makes of pixels in "
-        f"0..1: 0..255{' about zero' if centred else ''} was assumed"
+    description = (
+        f"the first layer's biases are {strength / size:.0f} times its response to pixels in "
+        f"0..1: 0..255{' centred at zero' if centred else ''} was assumed"
     )
-    return Affinity(np.full(len(middle), BYTES), -middle if centred else 0 * middle, told)
+    return PixelScale(np.full(len(middle), BYTES), -middle if centred else 0 * middle, description)
 
 
 def _response(conv: Conv, images: FloatArray) -> NDArray[np.float64]:
