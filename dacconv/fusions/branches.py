@@ -7,7 +7,8 @@ itself; smaller kernels are embedded in the largest. Sources: ACNet (arXiv 1908.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,9 +30,14 @@ from dacconv.graph.merging import add_convs
 from dacconv.graph.types import Affine, Conv
 
 
+MOST_SUMS = 24
+"""Sums of sums are looked at together up to this number of sums: the branches of a longer one
+are merged as they are added, two at a time. The limit keeps the time linear."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Term:
-    """One summand: a coefficient times a value, and every linear route that leads to it.
+    """One summand: a coefficient times a value, and the linear routes that lead to it, by source.
 
     ``parent`` is the sum that reads it, ``other`` what that adds to it and with which
     coefficient; None where it adds more than one thing.
@@ -39,22 +45,17 @@ class Term:
 
     value: str
     coefficient: float
-    routes: tuple[Route, ...]
+    routes: Mapping[str, Route]
     parent: Site
     other: tuple[str, float] | None
-
-    def route(self, source: str) -> Route | None:
-        """The route from that source, if there is one."""
-        return next((route for route in self.routes if route.source == source), None)
 
 
 def find(view: View, site: Site) -> Merge | Obstacle | None:
     """Merge the branches that the sum ``site`` adds."""
-    inner: list[Site] = []
-    terms = list(terms_of(view, site, 1.0, inner))
+    terms, inner = terms_of(view, site)
     reason: str | None = None
     for source in common_sources(terms):
-        routes = [route for term in terms if (route := term.route(source)) is not None]
+        routes = [term.routes[source] for term in terms]
         if not any(route.convs for route in routes):
             continue
         parts = sites_of(routes)
@@ -71,33 +72,65 @@ def find(view: View, site: Site) -> Merge | Obstacle | None:
     return None if reason is None else Obstacle(site.name, f"branches not merged: {reason}")
 
 
-def terms_of(view: View, site: Site, factor: float, inner: list[Site]) -> Iterator[Term]:
-    """The summands; a sum that only this sum reads is taken apart and noted in ``inner``."""
+def terms_of(view: View, site: Site) -> tuple[list[Term], list[Site]]:
+    """The summands of a sum, and the sums within it that were taken apart for them.
+
+    These are the sums that only this sum, or one of them, reads; at most ``MOST_SUMS`` of them,
+    the nearest first.
+    """
+    inner = _inner_sums(view, site)
+    terms: list[Term] = []
+
+    def collect(total: Site, factor: float) -> None:
+        pairs = _summands(total)
+        for index, (value, coefficient) in enumerate(pairs):
+            if value in inner:
+                collect(inner[value], factor * coefficient)
+            else:
+                other = pairs[1 - index] if len(pairs) == 2 else None
+                routes = routes_to(view, value)
+                terms.append(Term(value, factor * coefficient, routes, total, other))
+
+    collect(site, 1.0)
+    return terms, list(inner.values())
+
+
+def _inner_sums(view: View, site: Site) -> dict[str, Site]:
+    """The sums within a sum that nothing else reads, by their values; the nearest first."""
+    inner: dict[str, Site] = {}
+    waiting = deque([site])
+    while waiting:
+        total = waiting.popleft()
+        for value in total.inputs:
+            maker = view.maker(value)
+            if (
+                maker is not None
+                and maker.op == "add"
+                and not view.blocked(maker)
+                and view.elsewhere(value, total.name) is None
+            ):
+                if len(inner) == MOST_SUMS:
+                    return inner
+                inner[value] = maker
+                waiting.append(maker)
+    return inner
+
+
+def _summands(site: Site) -> list[tuple[str, float]]:
     coefficients = site.node.attrs.get("coefficients") or (1.0,) * len(site.inputs)
-    pairs = list(zip(site.inputs, map(float, coefficients), strict=True))
-    for index, (value, coefficient) in enumerate(pairs):
-        maker = view.maker(value)
-        own = factor * coefficient
-        if (
-            maker is not None
-            and maker.op == "add"
-            and not view.blocked(maker)
-            and view.elsewhere(value, site.name) is None
-        ):
-            inner.append(maker)
-            yield from terms_of(view, maker, own, inner)
-        else:
-            other = pairs[1 - index] if len(pairs) == 2 else None
-            yield Term(value, own, tuple(routes_to(view, value)), site, other)
+    return list(zip(site.inputs, map(float, coefficients), strict=True))
 
 
 def common_sources(terms: Sequence[Term]) -> list[str]:
     """The values that every term can be computed from, the nearest first."""
-    shared = set.intersection(*({route.source for route in term.routes} for term in terms))
+    shared = set(terms[0].routes)
+    for term in terms[1:]:
+        shared &= term.routes.keys()
+        if not shared:
+            return []
 
     def distance(source: str) -> tuple[int, str]:
-        lengths = (term.route(source) for term in terms)
-        return sum(len(route.sites) for route in lengths if route is not None), source
+        return sum(len(term.routes[source].sites) for term in terms), source
 
     return sorted(shared, key=distance)
 

@@ -5,7 +5,7 @@ Two of them become one conv in the place of one, and the sum that added the othe
 
 from __future__ import annotations
 
-from itertools import permutations
+from collections.abc import Iterator, Sequence
 
 from dacconv.fusions.branches import Term, common_sources, merge, sites_of, terms_of
 from dacconv.fusions.routes import why_open
@@ -15,15 +15,27 @@ from dacconv.graph.convs import Inexact
 
 def find(view: View, site: Site) -> Merge | None:
     """Merge two of the summands of ``site`` that are not neighbours."""
-    inner: list[Site] = []
-    terms = list(terms_of(view, site, 1.0, inner))
-    if len(terms) < 3 or view.blocked(site):
-        return None
-    for kept, gone in permutations(terms, 2):
+    terms, inner = terms_of(view, site)
+    if not inner or len(terms) < 3 or view.blocked(site):
+        return None  # the summands of one sum are neighbours
+    for kept, gone in _pairs(terms):
         step = _pair(view, kept, gone)
         if step is not None:
             return step
     return None
+
+
+def _pairs(terms: Sequence[Term]) -> Iterator[tuple[Term, Term]]:
+    """The ordered pairs of terms that have a source in common."""
+    by_source: dict[str, list[int]] = {}
+    for index, term in enumerate(terms):
+        for source in term.routes:
+            by_source.setdefault(source, []).append(index)
+    for index, kept in enumerate(terms):
+        others = {each for source in kept.routes for each in by_source[source]} - {index}
+        for other in sorted(others):
+            if terms[other].other is not None:
+                yield kept, terms[other]
 
 
 def _pair(view: View, kept: Term, gone: Term) -> Merge | None:
@@ -33,7 +45,7 @@ def _pair(view: View, kept: Term, gone: Term) -> Merge | None:
     if view.is_output(parent.output) or view.elsewhere(kept.value, kept.parent.name):
         return None
     for source in common_sources([kept, gone]):
-        routes = [route for term in (kept, gone) if (route := term.route(source)) is not None]
+        routes = [term.routes[source] for term in (kept, gone)]
         if not routes[0].sites or not any(route.convs for route in routes):
             continue
         parts = sites_of(routes)

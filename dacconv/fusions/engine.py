@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dacconv.fusions.view import CONV_LIKE, Merge, Obstacle, Site, View, Weights
@@ -70,6 +70,7 @@ def _run(
     view: View, fusions: Sequence[Fusion], denied: dict[frozenset[str], Refusal]
 ) -> list[Obstacle]:
     """Merge to the fixed point; return what stood in the way at the last."""
+    sizes = {len(nodes) for nodes in denied}
     while True:  # every merge leaves fewer sites
         obstacles: list[Obstacle] = []
         changed = False
@@ -81,25 +82,31 @@ def _run(
                 step = fusion.find(view, site)
                 if isinstance(step, Obstacle):
                     obstacles.append(step)
-                elif step is not None and _originals(step.parts) not in denied:
+                elif step is not None and not _is_denied(step.parts, denied, sizes):
                     view.apply(step)
                     changed = True
         if not changed:
             return obstacles
 
 
-def _originals(parts: Iterable[Site]) -> frozenset[str]:
-    return frozenset(node.name for part in parts for node in part.absorbed)
+def _is_denied(
+    parts: Sequence[Site], denied: Mapping[frozenset[str], Refusal], sizes: set[int]
+) -> bool:
+    """Whether these parts make an edit that was turned down; ``sizes`` are those of ``denied``."""
+    if sum(part.size for part in parts) not in sizes:
+        return False  # the names are collected only where the number of nodes agrees
+    return frozenset(node.name for part in parts for node in part.absorbed) in denied
 
 
 def _rewrite(view: View, site: Site, conv: Conv) -> Rewrite:
     alias = {
         value: other
-        for value, (other, owner) in view.aliases.items()
-        if owner == site.name and (view.readers(other) or view.is_output(other))
+        for value, other in view.aliases(site).items()
+        if view.readers(other) or view.is_output(other)
     }
-    drop = tuple(node.name for node in site.absorbed)
-    return Rewrite(site.name, site.inputs[0], ((conv,),), drop, _summary(site.absorbed), alias)
+    nodes = site.absorbed
+    drop = tuple(node.name for node in nodes)
+    return Rewrite(site.name, site.inputs[0], ((conv,),), drop, _summary(nodes), alias)
 
 
 def _summary(nodes: Sequence[Node]) -> str:

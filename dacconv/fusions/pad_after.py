@@ -39,4 +39,4 @@ def find(view: View, site: Site) -> Merge | Obstacle | None:
 
 def _feeds_a_conv(view: View, site: Site) -> bool:
     readers = view.readers(site.output)
-    return len(readers) == 1 and is_conv_like(view.get(readers[0]))
+    return len(readers) == 1 and is_conv_like(view.get(next(iter(readers))))

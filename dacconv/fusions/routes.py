@@ -23,6 +23,12 @@ from dacconv.graph.merging import compose, composed_weights
 from dacconv.graph.types import Conv
 
 
+LONGEST_ROUTE = 24
+"""A branch of more sites than this is not merged as a whole: what follows each other has become
+one site before, so that a longer branch is a network of layers that cannot be merged. The limit
+keeps the time linear in a network without nonlinearities."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
     """The sites, in order of execution, that lead from the value ``source`` to its end."""
@@ -47,14 +53,20 @@ class Price:
         return Price(self.macs + other.macs, self.weights + other.weights)
 
 
-def routes_to(view: View, value: str) -> list[Route]:
-    """Every linear route that ends in ``value``, the empty one first, then ever longer ones.
+def routes_to(view: View, value: str) -> dict[str, Route]:
+    """Every linear route that ends in ``value``, by source: the empty one, then ever longer ones.
 
-    Who else reads the values on the way is not asked here; see :func:`why_open`.
+    Who else reads the values on the way is not asked here; see :func:`why_open`. A route has at
+    most ``LONGEST_ROUTE`` sites.
     """
-    routes = [Route(value)]
-    while (site := view.maker(routes[-1].source)) is not None and is_linear(view, site):
-        routes.append(Route(site.inputs[0], (site, *routes[-1].sites)))
+    route = Route(value)
+    routes = {value: route}
+    while len(route.sites) < LONGEST_ROUTE:
+        site = view.maker(route.source)
+        if site is None or not is_linear(view, site):
+            break
+        route = Route(site.inputs[0], (site, *route.sites))
+        routes[route.source] = route
     return routes
 
 
@@ -63,11 +75,11 @@ def why_open(view: View, sites: Sequence[Site], ends: Iterable[str]) -> str | No
 
     ``ends`` are the names of the sites, besides these, that may read their values.
     """
-    names = {site.name for site in sites}
+    names = {site.name for site in sites} | set(ends)
     for site in sites:
         if blocked := view.blocked(site):
             return f"{site.title}: {blocked}"
-        if reason := view.elsewhere(site.output, *names, *ends):
+        if reason := view.outside(site.output, names):
             return reason
     return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -55,16 +55,20 @@ class Weights(Protocol):
 class Site:
     """A node of the view: one of the graph, or several that have become one conv or affine.
 
-    ``node`` is the original whose output value the site makes; ``absorbed`` are all originals
-    that it stands for, in order of execution.
+    ``node`` is the original whose output value the site makes. ``parts`` are the sites that were
+    merged into this one, in order of execution; none for a site that is a node of the graph.
+    ``size`` is the number of nodes that it stands for, ``first_layer`` the name of the first conv
+    or linear layer among them.
     """
 
     node: Node
     op: Op
     inputs: tuple[str, ...]
-    absorbed: tuple[Node, ...]
+    parts: tuple[Site, ...] = ()
     becomes: Becomes | None = None
     axis: int = 1
+    size: int = 1
+    first_layer: str | None = None
 
     @property
     def name(self) -> str:
@@ -74,8 +78,24 @@ class Site:
     @property
     def title(self) -> str:
         """The name for messages: that of the first conv that it stands for, or its own."""
-        convs = (node.name for node in self.absorbed if node.op in CONV_LIKE)
-        return next(convs, self.name)
+        return self.first_layer or self.name
+
+    @property
+    def absorbed(self) -> tuple[Node, ...]:
+        """The nodes of the graph that it stands for, in order of execution.
+
+        Collected from ``parts`` on every call: a chain of merges would be quadratic if each
+        merge copied what the one before it had collected.
+        """
+        nodes: list[Node] = []
+        waiting: list[Site] = [self]
+        while waiting:
+            site = waiting.pop()
+            if site.parts:
+                waiting += reversed(site.parts)
+            else:
+                nodes.append(site.node)
+        return tuple(nodes)
 
     @property
     def output(self) -> str:
@@ -119,15 +139,19 @@ class View:
         self._shapes: dict[str, Shape | None] = {spec.name: spec.shape for spec in graph.inputs}
         self._sites: dict[str, Site] = {}
         self._makers: dict[str, str] = {}
-        self._readers: dict[str, list[str]] = {}
+        self._readers: dict[str, dict[str, int]] = {}  # value -> site -> how often it reads it
         self._uses: dict[str, list[str]] = {}
-        self.aliases: dict[str, tuple[str, str]] = {}
-        """Dropped value -> the value in its place, and the site of whose merge that is part."""
-        for node in graph.nodes:
+        self._order: dict[str, int] = {}
+        self._aliases: dict[str, dict[str, None]] = {}  # site -> the values that its merge dropped
+        self._instead: dict[str, str] = {}  # dropped value -> the value in its place
+        self._dropped: dict[str, dict[str, None]] = {}  # the other way round
+        for index, node in enumerate(graph.nodes):
+            self._order[node.name] = index
             axis = int(node.attrs.get("axis", 1))
             if axis < 0 and node.shape is not None:
                 axis += len(node.shape)
-            self._add(Site(node, node.op, node.inputs, (node,), axis=axis))
+            layer = node.name if node.op in CONV_LIKE else None
+            self._add(Site(node, node.op, node.inputs, axis=axis, first_layer=layer))
             self._shapes[node.output] = node.shape
             if node.weight is not None and node.op in CONV_LIKE:
                 self._uses.setdefault(node.weight, []).append(node.name)
@@ -145,29 +169,36 @@ class View:
         name = self._makers.get(value)
         return None if name is None else self._sites[name]
 
-    def readers(self, value: str) -> Sequence[str]:
-        """The names of the sites that read a value, once for each time that they do."""
-        return self._readers.get(value, ())
+    def readers(self, value: str) -> Collection[str]:
+        """The names of the sites that read a value, each once."""
+        return self._readers.get(value, {}).keys()
+
+    def aliases(self, site: Site) -> dict[str, str]:
+        """The values that the merges behind a site dropped, and what stands in their place."""
+        return {value: self._instead[value] for value in self._aliases.get(site.name, ())}
 
     def is_output(self, value: str) -> bool:
         """Whether the value is an output of the model."""
         return value in self._outputs
 
-    def elsewhere(self, value: str, *known: str) -> str | None:
-        """Why a value is not for the sites ``known`` alone; None where it is.
+    def elsewhere(self, value: str, site: str) -> str | None:
+        """Why a value is not for this site alone, once; None where it is."""
+        reason = self.outside(value, {site})
+        if reason is None and self._readers.get(value, {}).get(site, 0) > 1:
+            return f"{self._title(site)} reads the value {value} more than once"
+        return reason
 
-        A single reader must not read it twice.
-        """
+    def outside(self, value: str, sites: Collection[str]) -> str | None:
+        """Why a value is not for these sites alone; None where it is."""
         if value in self._outputs:
             return f"the value {value} is an output of the model"
-        readers = self.readers(value)
-        others = [name for name in readers if name not in known]
-        if others:
-            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-            return f"the value {value} is also read by {self._title(others[0])}{more}"
-        if len(known) == 1 and len(readers) > 1:
-            return f"{self._title(known[0])} reads the value {value} more than once"
-        return None
+        readers = self._readers.get(value, {})
+        first = next((name for name in readers if name not in sites), None)
+        if first is None:
+            return None
+        count = sum(times for name, times in readers.items() if name not in sites)
+        more = f" and {count - 1} more" if count > 1 else ""
+        return f"the value {value} is also read by {self._title(first)}{more}"
 
     def blocked(self, site: Site) -> str | None:
         """Why a site must not be merged into anything, whatever its neighbours; else None."""
@@ -208,27 +239,31 @@ class View:
     def apply(self, merge: Merge) -> None:
         """Put the merged site in the place of ``merge.target``; its other parts go."""
         gone = {part.name for part in merge.parts}
-        originals = {node.name for part in merge.parts for node in part.absorbed}
-        order = {name: index for index, name in enumerate(self._sites)}
-        parts = sorted(merge.parts, key=lambda part: order[part.name])
+        parts = sorted(merge.parts, key=lambda part: self._order[part.name])
         site = Site(
             merge.target.node,
             op_of(merge.becomes),
             (merge.source,),
-            tuple(node for part in parts for node in part.absorbed),
+            tuple(parts),
             merge.becomes,
             merge.axis,
+            sum(part.size for part in parts),
+            next((part.first_layer for part in parts if part.first_layer), None),
         )
         for part in parts:
             self._remove(part, keep=part.name == merge.target.name)
         self._sites[site.name] = site
         self._connect(site)
-        for value, (other, owner) in list(self.aliases.items()):
-            if owner in originals:
-                self.aliases[value] = (other, site.name)
+        aliases: dict[str, None] = {}
+        for part in parts:
+            aliases |= self._aliases.pop(part.name, {})
         for value, other in merge.alias.items():
             self._redirect(value, other, gone)
-            self.aliases[value] = (other, site.name)
+            self._instead[value] = other
+            self._dropped.setdefault(other, {})[value] = None
+            aliases[value] = None
+        if aliases:
+            self._aliases[site.name] = aliases
 
     def _add(self, site: Site) -> None:
         self._sites[site.name] = site
@@ -237,24 +272,28 @@ class View:
     def _connect(self, site: Site) -> None:
         self._makers[site.output] = site.name
         for value in site.inputs:
-            self._readers.setdefault(value, []).append(site.name)
+            readers = self._readers.setdefault(value, {})
+            readers[site.name] = readers.get(site.name, 0) + 1
 
     def _remove(self, site: Site, *, keep: bool) -> None:
         del self._makers[site.output]
         for value in site.inputs:
-            self._readers[value].remove(site.name)
+            self._readers[value].pop(site.name, None)
         if not keep:
             del self._sites[site.name]
 
     def _redirect(self, value: str, other: str, gone: set[str]) -> None:
-        for name in set(self._readers.pop(value, ())) - gone:
+        for name, times in self._readers.pop(value, {}).items():
+            if name in gone:
+                continue
             site = self._sites[name]
             inputs = tuple(other if each == value else each for each in site.inputs)
             self._sites[name] = replace(site, inputs=inputs)
-            self._readers.setdefault(other, []).extend([name] * site.inputs.count(value))
-        for old, (target, owner) in list(self.aliases.items()):
-            if target == value:
-                self.aliases[old] = (other, owner)
+            readers = self._readers.setdefault(other, {})
+            readers[name] = readers.get(name, 0) + times
+        for old in self._dropped.pop(value, {}):
+            self._instead[old] = other
+            self._dropped.setdefault(other, {})[old] = None
 
     def _title(self, name: str) -> str:
         site = self._sites.get(name)
