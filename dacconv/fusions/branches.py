@@ -29,7 +29,6 @@ from dacconv.graph.convs import Inexact, fold_affine
 from dacconv.graph.merging import add_convs
 from dacconv.graph.types import Affine, Conv
 
-
 MOST_SUMS = 24
 """Sums of sums are looked at together up to this number of sums: the branches of a longer one
 are merged as they are added, two at a time. The limit keeps the time linear."""

@@ -22,7 +22,6 @@ from dacconv.graph.convs import (
 from dacconv.graph.merging import compose, composed_weights
 from dacconv.graph.types import Conv
 
-
 LONGEST_ROUTE = 24
 """A branch of more sites than this is not merged as a whole: what follows each other has become
 one site before, so that a longer branch is a network of layers that cannot be merged. The limit

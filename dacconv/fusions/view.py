@@ -140,6 +140,7 @@ class View:
         self._sites: dict[str, Site] = {}
         self._makers: dict[str, str] = {}
         self._readers: dict[str, dict[str, int]] = {}  # value -> site -> how often it reads it
+        self._reads: dict[str, int] = {}  # value -> how often it is read in all
         self._uses: dict[str, list[str]] = {}
         self._order: dict[str, int] = {}
         self._aliases: dict[str, dict[str, None]] = {}  # site -> the values that its merge dropped
@@ -196,7 +197,9 @@ class View:
         first = next((name for name in readers if name not in sites), None)
         if first is None:
             return None
-        count = sum(times for name, times in readers.items() if name not in sites)
+        count = self._reads[value] - sum(
+            readers[name] for name in _smaller(readers, sites) if name in readers and name in sites
+        )
         more = f" and {count - 1} more" if count > 1 else ""
         return f"the value {value} is also read by {self._title(first)}{more}"
 
@@ -274,15 +277,17 @@ class View:
         for value in site.inputs:
             readers = self._readers.setdefault(value, {})
             readers[site.name] = readers.get(site.name, 0) + 1
+            self._reads[value] = self._reads.get(value, 0) + 1
 
     def _remove(self, site: Site, *, keep: bool) -> None:
         del self._makers[site.output]
         for value in site.inputs:
-            self._readers[value].pop(site.name, None)
+            self._reads[value] -= self._readers[value].pop(site.name, 0)
         if not keep:
             del self._sites[site.name]
 
     def _redirect(self, value: str, other: str, gone: set[str]) -> None:
+        self._reads.pop(value, None)
         for name, times in self._readers.pop(value, {}).items():
             if name in gone:
                 continue
@@ -291,6 +296,7 @@ class View:
             self._sites[name] = replace(site, inputs=inputs)
             readers = self._readers.setdefault(other, {})
             readers[name] = readers.get(name, 0) + times
+            self._reads[other] = self._reads.get(other, 0) + times
         for old in self._dropped.pop(value, {}):
             self._instead[old] = other
             self._dropped.setdefault(other, {})[old] = None
@@ -299,6 +305,10 @@ class View:
         site = self._sites.get(name)
         kind = site.node.kind if site is not None else ""
         return f"{name} ({kind})" if kind and kind not in name else name
+
+
+def _smaller(first: Collection[str], second: Collection[str]) -> Collection[str]:
+    return first if len(first) < len(second) else second
 
 
 def op_of(becomes: Becomes) -> Op:

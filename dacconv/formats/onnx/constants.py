@@ -72,6 +72,11 @@ class Constants:
         return sorted(nodes.values(), key=lambda entry: self._position[id(entry)])
 
     @cached_property
+    def index(self) -> dict[str, int]:
+        """The place of each node, by its name."""
+        return {entry.name: at for at, entry in enumerate(self.document.entries)}
+
+    @cached_property
     def _position(self) -> dict[int, int]:
         return {id(entry): index for index, entry in enumerate(self.document.entries)}
 

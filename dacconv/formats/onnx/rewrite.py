@@ -95,9 +95,8 @@ def rewrite(document: Document, facts: GraphFacts, edits: Sequence[Rewrite]) -> 
 
 
 def _editor(facts: GraphFacts, values: set[str]) -> _Editor:
-    document = facts.constants.document
-    index = {entry.name: at for at, entry in enumerate(document.entries)}
-    store = Store(names=set(index), values=values)
+    document, index = facts.constants.document, facts.constants.index
+    store = Store(names=set(index) if values else set(), values=values)
     return _Editor(document, facts.constants, facts.inferred, facts.sizes, index, store)
 
 
