@@ -20,16 +20,16 @@ from dacconv.fusions import (
 from dacconv.fusions.engine import Fusing, Fusion, plan_fusions
 from dacconv.fusions.view import Weights
 from dacconv.graph.findings import Fused
-from dacconv.graph.types import Graph, Refusal, Rewrite
+from dacconv.graph.types import LAYER_OPS, Graph, Refusal, Rewrite
 
 FUSIONS: tuple[Fusion, ...] = (
     Fusion("conv -> affine", ("affine",), affine_after.find),
     Fusion("affine -> affine", ("affine",), affine_chain.find),
     Fusion("zero padding -> conv", ("conv",), pad_before.find),
-    Fusion("affine -> conv", ("conv", "conv_transpose", "linear"), affine_before.find),
+    Fusion("affine -> conv", LAYER_OPS, affine_before.find),
     Fusion("padding -> overwritten border", ("fill",), pad_border.find),
     Fusion("conv -> padding with its bias", ("pad",), pad_after.find),
-    Fusion("conv -> conv", ("conv", "conv_transpose", "linear", "pool"), chain.find),
+    Fusion("conv -> conv", (*LAYER_OPS, "pool"), chain.find),
     Fusion("added branches", ("add",), branches.find),
     Fusion("branches among other summands", ("add",), branches_apart.find),
     Fusion("joined convs", ("concat",), concat.find),

@@ -15,10 +15,10 @@ from dacconv.fusions.routes import (
     price_of,
     require_no_costlier,
 )
-from dacconv.fusions.view import CONV_LIKE, Merge, Obstacle, Site, View
+from dacconv.fusions.view import Merge, Obstacle, Site, View
 from dacconv.fusions.walk import walk_back
 from dacconv.graph.convs import Inexact
-from dacconv.graph.types import Conv
+from dacconv.graph.types import LAYER_OPS, Conv
 
 
 def find(view: View, site: Site) -> Merge | Obstacle | None:
@@ -51,4 +51,4 @@ def _merge(view: View, route: Route) -> Conv:
 
 
 def _is_kernel(view: View, site: Site) -> bool:
-    return site.op in CONV_LIKE or (site.op == "pool" and is_linear(view, site))
+    return site.op in LAYER_OPS or (site.op == "pool" and is_linear(view, site))

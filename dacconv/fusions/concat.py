@@ -6,16 +6,17 @@ Source: Diverse Branch Block (arXiv 2103.13425, transform IV).
 from __future__ import annotations
 
 from dacconv.fusions.routes import Price, price_of, require_no_costlier
-from dacconv.fusions.view import CONV_LIKE, Merge, Obstacle, Site, View
+from dacconv.fusions.view import Merge, Obstacle, Site, View
 from dacconv.fusions.walk import is_channel_axis, spatial_size, walk_back
 from dacconv.graph.convs import Inexact
 from dacconv.graph.merging import concat_convs
+from dacconv.graph.types import LAYER_OPS
 
 
 def find(view: View, site: Site) -> Merge | Obstacle | None:
     """Merge the convs that the concatenation ``site`` joins."""
     found = [walk_back(view, value, site) for value in site.inputs]
-    ways = [way for way in found if way is not None and way.site.op in CONV_LIKE]
+    ways = [way for way in found if way is not None and way.site.op in LAYER_OPS]
     if len(ways) < 2 or len(ways) < len(site.inputs) or any(way.transposed for way in ways):
         return None
     branches = [way.site for way in ways]

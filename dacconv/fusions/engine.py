@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dacconv.fusions.view import CONV_LIKE, Merge, Obstacle, Site, View, Weights
+from dacconv.fusions.view import Merge, Obstacle, Site, View, Weights
 from dacconv.fusions.walk import is_bias_of_matmul, is_vector
 from dacconv.graph.findings import Fused
-from dacconv.graph.types import Conv, Graph, Node, Op, Refusal, Rewrite
+from dacconv.graph.types import LAYER_OPS, Conv, Graph, Node, Op, Refusal, Rewrite
 
 Find = Callable[[View, Site], Merge | Obstacle | None]
 Allowed = Callable[[Rewrite], str | None]
@@ -155,4 +155,4 @@ def _why_alone(view: View, site: Site) -> list[str]:
 
 def _kind(site: Site) -> str:
     kind = site.node.kind or site.op
-    return f"{site.name} ({kind})" if site.op not in CONV_LIKE else site.title
+    return f"{site.name} ({kind})" if site.op not in LAYER_OPS else site.title

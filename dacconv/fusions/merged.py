@@ -10,15 +10,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from dacconv.formats.base import Model
 from dacconv.fusions import Fusing, find_fusions
-from dacconv.graph.types import Conv, FloatArray, Geometry, Graph, Node, Op, Refusal, Rewrite
+from dacconv.graph.types import (
+    LAYER_OPS,
+    Conv,
+    FloatArray,
+    Geometry,
+    Graph,
+    Node,
+    Op,
+    Refusal,
+    Rewrite,
+)
 
-_KEPT = "_merged"
-CONV_LIKE: tuple[Op, ...] = ("conv", "conv_transpose", "linear")
+_FUSINGS: WeakKeyDictionary[Model, Fusing] = WeakKeyDictionary()
+"""What was found for each model that is in use; a Fusing holds no reference to its model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +74,7 @@ class MergedModel:
             node: name
             for name, edit in self.edits.items()
             for node in edit.drop
-            if node != name and self._originals[node].op in CONV_LIKE
+            if node != name and self._originals[node].op in LAYER_OPS
         }
 
     @property
@@ -73,7 +84,7 @@ class MergedModel:
             name: sum(
                 self._originals[node].params
                 for node in edit.drop
-                if self._originals[node].op not in CONV_LIKE
+                if self._originals[node].op not in LAYER_OPS
             )
             for name, edit in self.edits.items()
         }
@@ -148,7 +159,7 @@ class MergedModel:
     def _main(self, edit: Rewrite) -> str:
         """The absorbed conv whose kernel the merged one keeps; else the first, or the target."""
         nodes = [self._originals[name] for name in edit.drop]
-        convs = [node for node in nodes if node.op in CONV_LIKE and node.geometry is not None]
+        convs = [node for node in nodes if node.op in LAYER_OPS and node.geometry is not None]
         kernel = edit.merged.kernel
         same = [node for node in convs if node.geometry and node.geometry.kernel == kernel]
         return next(iter([*same, *convs, self._originals[edit.target]])).name
@@ -172,14 +183,13 @@ class MergedModel:
 def merged(model: Model) -> MergedModel:
     """The model with everything merged that can be without changing its outputs.
 
-    Found once per model and kept in it, as its own cached properties are: planning, calibrating
-    and converting all look at the same merged graph.
+    The fusions are found once per model, for as long as it is in use: planning, calibrating and
+    converting all look at the same merged graph.
     """
-    kept = vars(model)
-    if _KEPT not in kept:
-        kept[_KEPT] = MergedModel(model, find_fusions(model))
-    found: MergedModel = kept[_KEPT]
-    return found
+    fusing = _FUSINGS.get(model)
+    if fusing is None:
+        fusing = _FUSINGS[model] = find_fusions(model)
+    return MergedModel(model, fusing)
 
 
 def _op(conv: Conv) -> Op:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dacconv.fusions.view import CONV_LIKE, Site, View
+from dacconv.fusions.view import Site, View
 from dacconv.fusions.walk import is_channel_axis, is_vector, spatial_size
 from dacconv.graph.convs import (
     Inexact,
@@ -20,7 +20,7 @@ from dacconv.graph.convs import (
     work,
 )
 from dacconv.graph.merging import compose, composed_weights
-from dacconv.graph.types import Conv
+from dacconv.graph.types import LAYER_OPS, Conv
 
 LONGEST_ROUTE = 24
 """A branch of more sites than this is not merged as a whole: what follows each other has become
@@ -38,7 +38,7 @@ class Route:
     @property
     def convs(self) -> tuple[Site, ...]:
         """The convs among the sites."""
-        return tuple(site for site in self.sites if site.op in CONV_LIKE)
+        return tuple(site for site in self.sites if site.op in LAYER_OPS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def is_linear(view: View, site: Site) -> bool:
         return site.node.attrs.get("kind") == "average"
     if site.op == "pad":
         return view.padding(site).mode == "constant"
-    return site.op in CONV_LIKE or site.op in ("affine", "identity")
+    return site.op in LAYER_OPS or site.op in ("affine", "identity")
 
 
 def first_conv(view: View, routes: Iterable[Route]) -> Conv:
@@ -108,7 +108,7 @@ def price(view: View, routes: Iterable[Route]) -> Price:
     for route in routes:
         positions = 1.0
         for site in route.sites:
-            if site.op in CONV_LIKE:
+            if site.op in LAYER_OPS:
                 conv = view.conv(site)
                 prices[site.name] = Price(positions * work(conv), conv.weight.size)
                 positions *= density(conv)
@@ -160,7 +160,7 @@ def as_conv(view: View, route: Route, channels: int, axes: int, budget: Price) -
                 raise Inexact(f"{site.name} acts on axis {site.axis}, not on the channels")
             conv = fold_affine(conv, affine)
             continue
-        own = view.conv(site) if site.op in CONV_LIKE else pool_conv(view, site, channels, axes)
+        own = view.conv(site) if site.op in LAYER_OPS else pool_conv(view, site, channels, axes)
         if len(own.kernel) != axes:
             raise Inexact("the layers act on different numbers of axes")
         own, pads = own if pads is None else pad_input(pads, own), None

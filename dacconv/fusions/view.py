@@ -8,9 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dacconv.graph.types import Affine, Conv, FloatArray, Graph, Node, Op, Shape
-
-CONV_LIKE: frozenset[Op] = frozenset({"conv", "conv_transpose", "linear"})
+from dacconv.graph.types import LAYER_OPS, Affine, Conv, FloatArray, Graph, Node, Op, Shape
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,10 +149,10 @@ class View:
             axis = int(node.attrs.get("axis", 1))
             if axis < 0 and node.shape is not None:
                 axis += len(node.shape)
-            layer = node.name if node.op in CONV_LIKE else None
+            layer = node.name if node.op in LAYER_OPS else None
             self._add(Site(node, node.op, node.inputs, axis=axis, first_layer=layer))
             self._shapes[node.output] = node.shape
-            if node.weight is not None and node.op in CONV_LIKE:
+            if node.weight is not None and node.op in LAYER_OPS:
                 self._uses.setdefault(node.weight, []).append(node.name)
 
     def names(self) -> list[str]:
@@ -210,7 +208,7 @@ class View:
         if site.node.skip:
             return site.node.skip
         uses = self._uses.get(site.node.weight or "", ())
-        if site.op in CONV_LIKE and len(uses) > 1:
+        if site.op in LAYER_OPS and len(uses) > 1:
             other = next(name for name in uses if name != site.name)
             return f"its weight {site.node.weight} is shared with {other}"
         return None

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dacconv.fusions.view import CONV_LIKE, Site, View
-from dacconv.graph.types import Affine, Conv, Op
+from dacconv.fusions.view import Site, View
+from dacconv.graph.types import LAYER_OPS, Affine, Conv, Op
 
 PASSING: frozenset[Op] = frozenset({"identity", "transpose", "reshape"})
 """What an affine can be moved across, as long as it is known where its axis goes."""
@@ -103,7 +103,7 @@ def is_bias_of_matmul(view: View, before: Site | None, site: Site) -> bool:
 
 def is_conv_like(site: Site | None) -> bool:
     """Whether the site is a conv, a transposed conv or a linear layer."""
-    return site is not None and site.op in CONV_LIKE
+    return site is not None and site.op in LAYER_OPS
 
 
 def spatial_size(view: View, value: str, axes: int) -> tuple[int | None, ...] | None:

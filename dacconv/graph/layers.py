@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from dacconv.graph.types import Graph, Layer, Node
-
-ROW_OPS = ("conv", "conv_transpose", "linear")
-"""The operators that carry the multiply-adds of a convolutional network."""
+from dacconv.graph.types import LAYER_OPS, Graph, Layer, Node
 
 
 def survey(graph: Graph) -> tuple[Layer, ...]:
@@ -19,7 +16,7 @@ def survey(graph: Graph) -> tuple[Layer, ...]:
     """
     sites: dict[str, list[Node]] = {}
     for node in graph.nodes:
-        if node.op in ROW_OPS:
+        if node.op in LAYER_OPS:
             sites.setdefault(node.weight or f"\0{node.name}", []).append(node)
     return tuple(_layer(nodes) for nodes in sites.values())
 
@@ -29,7 +26,7 @@ def uncounted(graph: Graph) -> tuple[tuple[str, int, int], ...]:
     count: Counter[str] = Counter()
     params: Counter[str] = Counter()
     for node in graph.nodes:
-        if node.op not in ROW_OPS:
+        if node.op not in LAYER_OPS:
             count[node.kind or node.op] += 1
             params[node.kind or node.op] += node.params
     return tuple((kind, count[kind], params[kind]) for kind in sorted(count))

@@ -35,6 +35,9 @@ Op = Literal[
 ]
 """What a node does, as far as it matters here; ``Node`` says what each promises."""
 
+LAYER_OPS: tuple[Op, ...] = ("conv", "conv_transpose", "linear")
+"""The layers: the operators that carry the multiply-adds of a convolutional network."""
+
 AutoPad = Literal["SAME_UPPER", "SAME_LOWER"]
 Rank = tuple[int, ...]
 """The ranks of a split, one for each rank letter of the method's formula."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from dacconv.formats.timing import Profile, Span
-from dacconv.graph.layers import ROW_OPS, survey
-from dacconv.graph.types import Graph, Node
+from dacconv.graph.layers import survey
+from dacconv.graph.types import LAYER_OPS, Graph, Node
 from dacconv.timing.benchmark.result import LayerTime, LayerTimes
 
 BETWEEN = "between operators, and the profiler"
@@ -62,11 +62,11 @@ def by_layer(
 ) -> dict[tuple[str, bool], float]:
     """Milliseconds per layer (``(name, True)``) and per type of operator (``(kind, False)``)."""
     times: dict[tuple[str, bool], float] = {}
-    other_nodes = {node.name for node in original.nodes if node.op not in ROW_OPS}
+    other_nodes = {node.name for node in original.nodes if node.op not in LAYER_OPS}
     for span, node in zip(*_matched(tuple(spans), graph), strict=True):
         name = node.name if node else span.name
         layer = owned.get(name) or (None if name in other_nodes else owner(name, layers))
-        if layer is None and node is not None and node.op in ROW_OPS:
+        if layer is None and node is not None and node.op in LAYER_OPS:
             layer = name  # a layer that only this model has
         kind = LAYOUT if span.kind in _LAYOUT_KINDS else span.kind
         key = (kind, False) if layer is None else (layer, True)
@@ -95,11 +95,11 @@ def _matched(spans: tuple[Span, ...], graph: Graph) -> tuple[tuple[Span, ...], l
     """
     index = _Index(graph)
     nodes = [index.find(span) for span in spans]
-    taken = {node.name for node in nodes if node is not None and node.op in ROW_OPS}
+    taken = {node.name for node in nodes if node is not None and node.op in LAYER_OPS}
     result: list[Node | None] = []
     for span, node in zip(spans, nodes, strict=True):
         match = node
-        if node is not None and node.op not in ROW_OPS and _is_layer(span):
+        if node is not None and node.op not in LAYER_OPS and _is_layer(span):
             before = index.layers_before(node)
             match = next((layer for layer in before if layer.name not in taken), node)
             taken.add(match.name)
@@ -144,8 +144,8 @@ class _Index:
         edge, steps = [node], 0
         while edge and steps < _FAR:
             makers = [self._values[v] for n in edge for v in n.inputs if v in self._values]
-            layers |= {maker.name: maker for maker in makers if maker.op in ROW_OPS}
-            edge = [maker for maker in makers if maker.op not in ROW_OPS]
+            layers |= {maker.name: maker for maker in makers if maker.op in LAYER_OPS}
+            edge = [maker for maker in makers if maker.op not in LAYER_OPS]
             steps += 1
         order = {name: position for position, name in enumerate(self._names)}
         return sorted(layers.values(), key=lambda layer: -order[layer.name])

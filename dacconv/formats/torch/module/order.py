@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from dacconv.formats.torch.convs import module_geometry, weight_problem
 from dacconv.formats.torch.module.names import Names
 from dacconv.formats.torch.module.trace import Trace, leaf_op
-from dacconv.graph.types import Node, Op
+from dacconv.graph.types import LAYER_OPS, Node, Op
 
 _ADDS = (operator.add, operator.iadd, torch.add)
 
@@ -85,7 +85,7 @@ class _Reader:
         if module is not None:
             op = leaf_op(module) or "other"
             self.sites[name] = path
-            if op in ("conv", "conv_transpose", "linear"):
+            if op in LAYER_OPS:
                 geometry = module_geometry(module)
                 weight = self.names.tensor(module.get_parameter("weight"))
             if path not in self.counted:

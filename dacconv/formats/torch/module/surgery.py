@@ -12,9 +12,8 @@ from dacconv.errors import UnsupportedError
 from dacconv.formats.torch.convs import Builder
 from dacconv.formats.torch.module.blocks import Block, Step, find_block, sequential
 from dacconv.formats.torch.module.run import shared_copy
-from dacconv.graph.types import Array, Branches, Graph, Node, Rewrite, convs_of
+from dacconv.graph.types import LAYER_OPS, Array, Branches, Graph, Node, Rewrite, convs_of
 
-_LAYERS = ("conv", "conv_transpose", "linear")
 _KEEPERS = ("affine", "identity", "pad", "pool")
 
 
@@ -165,7 +164,7 @@ def _place(edit: Rewrite, tree: Tree) -> Place | str:
     blocked = next((node for node in nodes if node.skip), None)
     if blocked is not None:
         return f"{blocked.name}: {blocked.skip}"
-    layers = [node for node in nodes if node.op in _LAYERS and node.name in tree.sites]
+    layers = [node for node in nodes if node.op in LAYER_OPS and node.name in tree.sites]
     if not layers:
         return "there is no conv whose place the new one could take"
     main = max(layers, key=lambda n: n.geometry.kernel if n.geometry else ())
@@ -182,7 +181,7 @@ def _place(edit: Rewrite, tree: Tree) -> Place | str:
 def _not_layers(edit: Rewrite, nodes: Sequence[Node], tree: Tree) -> str | None:
     """Why the dropped nodes are not a chain of layers, each with a place of its own."""
     for node in nodes:
-        if node.name not in tree.sites or node.op not in _LAYERS + _KEEPERS:
+        if node.name not in tree.sites or node.op not in LAYER_OPS + _KEEPERS:
             return f"'{node.name}' ({node.kind}) is a call in Python code, not a torch.nn layer"
     bridged = [n for n in nodes if n.output in edit.alias and n.op in _KEEPERS]
     for node in bridged:  # what it passes on is what it reads: an Identity in its place
