@@ -24,13 +24,19 @@ RECORD_VERSION = 1
 
 
 def make_record(
-    plan: Plan, provenance: Mapping[str, Any], modules: Mapping[str, Any], entry: str
+    plan: Plan,
+    provenance: Mapping[str, Any],
+    modules: Mapping[str, Any],
+    entry: str,
+    replaced: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The record as plain data: strings, numbers, lists and dicts, so that it opens safely.
 
     ``entry`` is the key of what was converted, with dots. ``modules`` maps the name of each
     replaced module to the spec of what took its place
     (:func:`dacconv.formats.torch.convs.from_spec`); empty where the architecture is not known.
+    ``replaced`` maps the same names to the geometry of the layers that were there before; None
+    where it is not known, as in the files of earlier versions.
     """
     made = {
         "record_version": RECORD_VERSION,
@@ -38,6 +44,7 @@ def make_record(
         "entry": entry,
         "plan": plan_to_dict(plan),
         "modules": modules,
+        **({} if replaced is None else {"replaced": replaced}),
     }
     plain: dict[str, Any] = json.loads(json.dumps(made, default=str, sort_keys=True))
     return plain

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +19,7 @@ from dacconv.formats.torch.files.entries import best_prefix
 from dacconv.formats.torch.module.blocks import rebuilt
 from dacconv.formats.torch.state.file import StateFile, open_state
 from dacconv.formats.torch.state.model import fill
-from dacconv.nn import Concat, Sum
+from dacconv.formats.torch.state.specs import differences, folded, layer_facts, same_ends
 
 M = TypeVar("M", bound=nn.Module)
 Replaced = tuple[nn.Module, str, nn.Module]
@@ -74,10 +73,11 @@ def place(module: nn.Module, source: StateFile) -> Iterator[list[Replaced]]:
     """
     where = str(source.checkpoint.path)
     record = source.record
-    new = dict(_recorded(module, record["modules"], where) if record else ())
+    recorded = dict(_recorded(module, record, where) if record else ())
+    for name, layer in recorded.items():
+        yield _replace(module, name, layer)
     prefix = best_prefix(source.state, _possible_keys(module))
-    new |= dict(_derived(module, source.state, prefix, new, where))
-    for name, layer in new.items():
+    for name, layer in list(_derived(module, source.state, prefix, recorded, where)):
         yield _replace(module, name, layer)
 
 
@@ -97,10 +97,15 @@ def _possible_keys(module: nn.Module) -> list[str]:
 
 
 def _recorded(
-    module: nn.Module, specs: Mapping[str, Any], where: str
+    module: nn.Module, record: Mapping[str, Any], where: str
 ) -> Iterator[tuple[str, nn.Module]]:
     """The layers that the record of the conversion describes."""
-    for name in sorted(specs):  # an outer module before what is inside it
+    try:
+        specs = folded(record["modules"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError("its plan is damaged: layers do not fit", where=where) from error
+    facts = record.get("replaced")
+    for name in sorted(specs):
         try:
             old = module.get_submodule(name)
             new = rebuilt(specs[name], old)
@@ -110,45 +115,61 @@ def _recorded(
             ) from error
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise FormatError(f"its plan for layer '{name}' is damaged", where=where) from error
-        if isinstance(old, _ConvNd) and _ends(new) not in (None, _ends(old)):
+        if isinstance(facts, Mapping):
+            misfit = _other_layer(old, facts.get(name))
+        else:
+            misfit = None if _may_replace(module, new, old, specs) else _channels(old)
+        if misfit:
             raise UsageError(
-                f"layer '{name}' of {type(module).__name__} has "
-                f"{old.in_channels} -> {old.out_channels} channels, stride "
-                f"{'x'.join(map(str, old.stride))}: the converted layer does not fit",
+                f"layer '{name}' of {type(module).__name__} has {misfit}: "
+                "the converted layer does not fit",
                 where=where,
                 hint=_AS_BEFORE,
             )
         yield name, new
 
 
-def _ends(layer: nn.Module) -> tuple[int, int, tuple[int, ...]] | None:
-    """Channels in and out, and the whole stride, of a conv or of convs put together."""
-    if isinstance(layer, _ConvNd):
-        return layer.in_channels, layer.out_channels, tuple(layer.stride)
-    found = [ends for child in layer.children() if (ends := _ends(child)) is not None]
-    if not found:
+def _other_layer(layer: nn.Module, recorded: object) -> str | None:
+    """How ``layer`` differs from the one that the converted layer has replaced, if it does."""
+    facts = layer_facts(layer)
+    if facts is None or not isinstance(recorded, Mapping):
         return None
-    if isinstance(layer, (Sum, Concat)):
-        outs = [out for _, out, _ in found]
-        return found[0][0], sum(outs) if isinstance(layer, Concat) else outs[0], found[0][2]
-    scales = [child.scale_factor for child in layer.children() if type(child) is nn.Upsample]
-    repeats = [scale[0] for scale in scales if isinstance(scale, tuple)]
-    strides = zip(*(stride for _, _, stride in found), strict=True)
-    into = found[0][0] // int(math.prod(repeats))
-    return into, found[-1][1], tuple(math.prod(axis) for axis in strides)
+    return ", ".join(differences(facts, recorded)) or None
+
+
+def _may_replace(
+    module: nn.Module, new: nn.Module, old: nn.Module, specs: Mapping[str, Any]
+) -> bool:
+    """Whether ``new`` can take the place of ``old``, where the record does not say what did.
+
+    A conv that other convs were merged into has the channels of the whole chain.
+    """
+    if not isinstance(old, _ConvNd) or same_ends(new, old):
+        return True
+    emptied = {n for n, spec in specs.items() if spec == {"type": "Identity"}}
+    return any(n in emptied and isinstance(m, _ConvNd) for n, m in module.named_modules())
+
+
+def _channels(conv: nn.Module) -> str:
+    facts = layer_facts(conv) or {}
+    into, out = facts["channels"]
+    return f"{into} -> {out} channels, stride {'x'.join(map(str, facts['stride']))}"
 
 
 def _derived(
     module: nn.Module,
     state: Mapping[str, Any],
     prefix: str,
-    done: Mapping[str, nn.Module],
+    recorded: Mapping[str, nn.Module],
     where: str,
 ) -> Iterator[tuple[str, nn.Module]]:
     """The layers that the keys show: convs whose weights are ``X.0.weight``, ``X.1.weight``."""
+    inside = tuple(f"{name}." for name in recorded)
     for name, conv in module.named_modules():
         key = f"{prefix}{name}." if name else prefix
-        if type(conv) not in CONVS or name in done or f"{key}weight" in state:
+        if type(conv) not in CONVS or name in recorded or name.startswith(inside):
+            continue
+        if f"{key}weight" in state:
             continue
         weights: list[torch.Tensor] = []
         while isinstance(weight := state.get(f"{key}{len(weights)}.weight"), torch.Tensor):

@@ -19,6 +19,7 @@ from dacconv.formats.torch.module.blocks import describe_replaced
 from dacconv.formats.torch.module.model import TracedModel, require_tree
 from dacconv.formats.torch.module.surgery import names_of
 from dacconv.formats.torch.state.file import StateFile
+from dacconv.formats.torch.state.specs import Facts, folded, layer_facts, over
 from dacconv.graph.types import Plan, Rewrite
 from dacconv.support.user_code import user_code
 
@@ -27,18 +28,23 @@ ARCH_HINT = "is it the right architecture, with the right arguments (--arch-arg)
 
 @dataclass(frozen=True, eq=False)
 class StateModel(TracedModel):
-    """A state dict with its architecture. Module name + ``prefix`` is the key in the file."""
+    """A state dict with its architecture. Module name + ``prefix`` is the key in the file.
+
+    ``originals`` has the geometry of the layers of the architecture as the user's code made it.
+    """
 
     format: ClassVar[str] = "state_dict"
 
     source: StateFile = field(kw_only=True)
     prefix: str = field(default="", kw_only=True)
+    originals: Mapping[str, Facts] = field(default_factory=dict, kw_only=True)
 
     def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
         """Write the container that came in, with the converted weights in their places."""
         earlier = self.source.record or {"modules": {}}
         modules = self._specs(earlier["modules"])
-        record = make_record(plan, provenance, modules, self.source.entry)
+        replaced = {name: self.originals[name] for name in modules if name in self.originals}
+        record = make_record(plan, provenance, modules, self.source.entry, replaced)
         return self.source.save(path, self._changed(), record)
 
     def _specs(self, earlier: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +65,9 @@ class StateModel(TracedModel):
             for name in self._outermost()
         }
         inside = tuple(f"{name}." for name in new)
-        return {n: spec for n, spec in earlier.items() if not n.startswith(inside)} | new
+        before = {n: spec for n, spec in earlier.items() if not n.startswith(inside)}
+        new = {n: over(spec, before[n]) if n in before else spec for n, spec in new.items()}
+        return folded(before | new)
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:
         """As every module, with the new weights rounded to the dtype that the file has."""
@@ -126,6 +134,11 @@ def load_state(source: StateFile, options: LoadOptions, place: Place) -> StateMo
     path = source.checkpoint.path
     module = build(options.arch or "", options.arch_args)
     require_tree(module, path)
+    originals = {
+        name: geometry
+        for name, layer in module.named_modules()
+        if (geometry := layer_facts(layer)) is not None
+    }
     for _ in place(module, source):
         pass
     prefix = fill(module, source.state, str(path), f"--arch {options.arch}")
@@ -133,7 +146,15 @@ def load_state(source: StateFile, options: LoadOptions, place: Place) -> StateMo
     facts = list(source.facts())
     if left:
         facts.append(f"entries outside '{prefix}' are kept as they are: {', '.join(left[:4])}")
-    return StateModel(path, options, module, facts=tuple(facts), source=source, prefix=prefix)
+    return StateModel(
+        path,
+        options,
+        module,
+        facts=tuple(facts),
+        source=source,
+        prefix=prefix,
+        originals=originals,
+    )
 
 
 def fill(
