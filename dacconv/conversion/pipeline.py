@@ -16,7 +16,7 @@ from dacconv.decompositions import survey as survey_graph
 from dacconv.decompositions.forms import AUTO, MULTIPLIER, possible
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Model
-from dacconv.fusions.merged import MergedModel, merged
+from dacconv.fusions.merged import MergedModel, merged_model
 from dacconv.graph.types import Layer, Plan, Provenance
 from dacconv.planning import Evidence, RankOptions, Selection, Times, select
 from dacconv.planning.plans import bind, make_plan, methods_of
@@ -269,7 +269,7 @@ def preview(model: Model, plan: Plan, *, fuse: bool = True) -> Report:
 
 def view_of(model: Model, *, fuse: bool) -> Model | MergedModel:
     """The model as the policies and the split see it: merged, where that can be."""
-    return merged(model) if fuse and model.has_dataflow else model
+    return merged_model(model) if fuse and model.has_dataflow else model
 
 
 def _times(

@@ -74,7 +74,7 @@ def merging_of(model: Model | MergedModel) -> Merging | None:
         return None
     return Merging(
         graph=model.graph(),
-        absorbed=model.absorbed,
+        absorbed=model.merged_into,
         params=model.merged_params,
         fused=tuple(Fused(name, edit.drop, edit.reason) for name, edit in model.edits.items()),
         refusals=model.refusals,

@@ -1,54 +1,43 @@
-"""Lossless re-parameterisation: what can be merged into one conv, is."""
+"""Lossless fusions: several operators that compute what one conv can are merged into one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol, Self, TypeVar
 
-from dacconv.fusions import (
-    affine_after,
-    affine_before,
-    affine_chain,
-    branches,
-    branches_apart,
-    chain,
-    concat,
-    pad_after,
-    pad_before,
-    pad_border,
-)
-from dacconv.fusions.engine import Fusing, Fusion, plan_fusions
+from dacconv.fusions import affine, branches, chain, concat, padding
+from dacconv.fusions.engine import Fusion, FusionPlan, plan_fusions
 from dacconv.fusions.view import Weights
 from dacconv.graph.findings import Fused
-from dacconv.graph.types import LAYER_OPS, Graph, Refusal, Rewrite
+from dacconv.graph.types import Graph, Refusal, Rewrite
 
 FUSIONS: tuple[Fusion, ...] = (
-    Fusion("conv -> affine", ("affine",), affine_after.find),
-    Fusion("affine -> affine", ("affine",), affine_chain.find),
-    Fusion("zero padding -> conv", ("conv",), pad_before.find),
-    Fusion("affine -> conv", LAYER_OPS, affine_before.find),
-    Fusion("padding -> overwritten border", ("fill",), pad_border.find),
-    Fusion("conv -> padding with its bias", ("pad",), pad_after.find),
-    Fusion("conv -> conv", (*LAYER_OPS, "pool"), chain.find),
+    Fusion("conv -> affine", ("affine",), affine.find_after_conv),
+    Fusion("affine -> affine", ("affine",), affine.find_after_affine),
+    Fusion("zero padding -> conv", ("conv",), padding.find_before_conv),
+    Fusion("affine -> conv", ("conv", "conv_transpose", "linear"), affine.find_before_conv),
+    Fusion("padding -> overwritten border", ("fill",), padding.find_overwritten_border),
+    Fusion("conv -> padding with its bias", ("pad",), padding.find_after_conv),
+    Fusion("conv -> conv", ("conv", "conv_transpose", "linear", "pool"), chain.find),
     Fusion("added branches", ("add",), branches.find),
-    Fusion("branches among other summands", ("add",), branches_apart.find),
+    Fusion("branches among other summands", ("add",), branches.find_among_others),
     Fusion("joined convs", ("concat",), concat.find),
 )
-"""The transforms, in the order in which they are tried at a node."""
+"""The fusions, in the order in which they are tried at a node."""
 
 
 M = TypeVar("M", bound="Fusable")
 
 
 class Fusable(Weights, Protocol):
-    """What the fusions need of a model."""
+    """What the fusions need of a model; every :class:`dacconv.formats.base.Model` has it."""
 
     def graph(self) -> Graph:
         """The dataflow."""
         ...
 
     def rewrite_refusal(self, edit: Rewrite) -> str | None:
-        """The reason why ``rewrite`` would refuse an edit; None if it would not."""
+        """The reason why ``rewrite`` would refuse an edit; None where it would not."""
         ...
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:
@@ -56,23 +45,23 @@ class Fusable(Weights, Protocol):
         ...
 
 
-def find_fusions(model: Fusable) -> Fusing:
-    """What :func:`fuse` would do to the model."""
+def find_fusions(model: Fusable) -> FusionPlan:
+    """The fusions that :func:`fuse` would apply to the model."""
     return plan_fusions(model.graph(), model, FUSIONS, model.rewrite_refusal)
 
 
 def fuse(model: M) -> tuple[M, tuple[Fused, ...], tuple[Refusal, ...]]:
-    """The model with everything merged that can be without changing its outputs.
+    """Merge everything that can be merged without changing the model's outputs.
 
     Arithmetic is float64; each merged weight is cast once to the type that the model stores.
 
     Returns:
-        The new model (the same where nothing was merged), what was merged, and what was left
-        as it was with the reason.
+        The new model (``model`` itself if nothing can be merged), the merges, and the nodes that
+        cannot be merged, each with the reason.
     """
-    found = find_fusions(model)
-    merged = model.rewrite(found.rewrites) if found.rewrites else model
-    return merged, found.fused, found.refusals
+    fusions = find_fusions(model)
+    fused_model = model.rewrite(fusions.rewrites) if fusions.rewrites else model
+    return fused_model, fusions.fused, fusions.refusals
 
 
-__all__ = ["FUSIONS", "Fusable", "Fused", "Fusing", "Fusion", "find_fusions", "fuse"]
+__all__ = ["FUSIONS", "Fusable", "Fused", "Fusion", "FusionPlan", "find_fusions", "fuse"]

@@ -1,4 +1,4 @@
-"""conv -> conv with nothing between: one conv, where the border allows it and it costs no more.
+"""conv -> conv with nothing between: one conv, if the border stays exact and it costs no more.
 
 1x1 -> kxk and kxk -> 1x1 (Diverse Branch Block, arXiv 2103.13425, transform III), average
 pooling as one of the two (transform V), linear layers, and 1x1 beside a transposed conv.
@@ -6,6 +6,7 @@ pooling as one of the two (transform V), linear layers, and 1x1 beside a transpo
 
 from __future__ import annotations
 
+from dacconv.fusions.links import link_to
 from dacconv.fusions.routes import (
     Route,
     as_conv,
@@ -16,7 +17,6 @@ from dacconv.fusions.routes import (
     require_no_costlier,
 )
 from dacconv.fusions.view import Merge, Obstacle, Site, View
-from dacconv.fusions.walk import walk_back
 from dacconv.graph.convs import Inexact
 from dacconv.graph.types import LAYER_OPS, Conv
 
@@ -25,21 +25,21 @@ def find(view: View, site: Site) -> Merge | Obstacle | None:
     """Merge the conv or pool ``site`` with the conv or pool before it."""
     if not _is_kernel(view, site):
         return None
-    found = walk_back(view, site.inputs[0], site)
-    if found is None or not _is_kernel(view, found.site) or found.transposed:
+    link = link_to(view, site.inputs[0], site)
+    if link is None or not _is_kernel(view, link.source) or link.transposed:
         return None
-    before = found.site
-    route = Route(before.inputs[0], (before, *found.between, site))
+    before = link.source
+    route = Route(before.inputs[0], (before, *link.between, site))
     if not route.convs:
         return None
-    reason = view.blocked(site) or found.obstacle
-    if reason is None and (blocked := view.blocked(before)):
-        reason = f"{before.title}: {blocked}"
+    reason = view.refusal(site) or link.obstacle
+    if reason is None and (refusal := view.refusal(before)):
+        reason = f"{before.title}: {refusal}"
     if reason is None:
         try:
             return Merge(site, route.source, route.sites, _merge(view, route))
-        except Inexact as refusal:
-            reason = str(refusal)
+        except Inexact as error:
+            reason = str(error)
     return Obstacle(site.name, f"not merged with {before.title} before it: {reason}")
 
 

@@ -1,4 +1,4 @@
-"""Runs the fusions on a view of the graph until nothing changes; yields edits and refusals."""
+"""Runs the fusions on a view of the graph until nothing changes, and collects the edits."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from dacconv.fusions.links import is_bias_of_matmul, is_vector
 from dacconv.fusions.view import Merge, Obstacle, Site, View, Weights
-from dacconv.fusions.walk import is_bias_of_matmul, is_vector
 from dacconv.graph.findings import Fused
 from dacconv.graph.types import LAYER_OPS, Conv, Graph, Node, Op, Refusal, Rewrite
 
 Find = Callable[[View, Site], Merge | Obstacle | None]
-Allowed = Callable[[Rewrite], str | None]
-"""Why a model's format cannot take an edit, or None where it can."""
+EditRefusal = Callable[[Rewrite], str | None]
+"""The reason why a model's format cannot hold an edit; None where it can."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """A transform: it is tried at every site whose op is one of ``anchors``."""
+    """A transform: ``find`` is called for every site whose op is one of ``anchors``.
+
+    ``find`` returns the merge, the obstacle that prevents it, or None if there is nothing to merge.
+    """
 
     name: str
     anchors: tuple[Op, ...]
@@ -26,8 +29,8 @@ class Fusion:
 
 
 @dataclass(frozen=True, slots=True)
-class Fusing:
-    """The outcome: the edits to make, what each merges, and what was left as it was."""
+class FusionPlan:
+    """The edits to make, a summary of each, and the nodes that cannot be merged."""
 
     rewrites: tuple[Rewrite, ...]
     fused: tuple[Fused, ...]
@@ -38,39 +41,39 @@ def plan_fusions(
     graph: Graph,
     weights: Weights,
     fusions: Sequence[Fusion],
-    allowed: Allowed = lambda _: None,
-) -> Fusing:
+    edit_refusal: EditRefusal = lambda _: None,
+) -> FusionPlan:
     """Everything that can be merged without changing what the graph computes.
 
-    An edit that ``allowed`` turns down is taken apart again: its last step is left out and
-    the smaller merges that led to it are kept.
+    Of an edit that ``edit_refusal`` has a reason against, the last merge is left out and the
+    smaller merges before it remain.
     """
-    denied: dict[frozenset[str], Refusal] = {}
+    refused: dict[frozenset[str], Refusal] = {}
     while True:
         view = View(graph, weights)
-        obstacles = _run(view, fusions, denied)
+        obstacles = _run(view, fusions, refused)
         sites = [site for name in view.names() if (site := view.get(name)) is not None]
-        merged = [(site, site.becomes) for site in sites if isinstance(site.becomes, Conv)]
+        merged = [(site, site.replacement) for site in sites if isinstance(site.replacement, Conv)]
         edits = tuple(_rewrite(view, site, conv) for site, conv in merged)
-        turned_down = {
+        new_refusals = {
             frozenset(edit.drop): Refusal(edit.target, reason)
             for edit in edits
-            if (reason := allowed(edit)) is not None
+            if (reason := edit_refusal(edit)) is not None
         }
-        if not turned_down:
+        if not new_refusals:
             fused = tuple(
                 Fused(site.title, edit.drop, edit.reason)
                 for (site, _), edit in zip(merged, edits, strict=True)
             )
-            return Fusing(edits, fused, _refusals(view, obstacles, denied.values()))
-        denied.update(turned_down)  # these are not merged again, so this comes to an end
+            return FusionPlan(edits, fused, _refusals(view, obstacles, refused.values()))
+        refused.update(new_refusals)  # these are not merged again, so the loop ends
 
 
 def _run(
-    view: View, fusions: Sequence[Fusion], denied: dict[frozenset[str], Refusal]
+    view: View, fusions: Sequence[Fusion], refused: dict[frozenset[str], Refusal]
 ) -> list[Obstacle]:
-    """Merge to the fixed point; return what stood in the way at the last."""
-    sizes = {len(nodes) for nodes in denied}
+    """Merge until nothing changes; return the obstacles of the last pass."""
+    sizes = {len(nodes) for nodes in refused}
     while True:  # every merge leaves fewer sites
         obstacles: list[Obstacle] = []
         changed = False
@@ -82,20 +85,20 @@ def _run(
                 step = fusion.find(view, site)
                 if isinstance(step, Obstacle):
                     obstacles.append(step)
-                elif step is not None and not _is_denied(step.parts, denied, sizes):
+                elif step is not None and not _is_refused(step.parts, refused, sizes):
                     view.apply(step)
                     changed = True
         if not changed:
             return obstacles
 
 
-def _is_denied(
-    parts: Sequence[Site], denied: Mapping[frozenset[str], Refusal], sizes: set[int]
+def _is_refused(
+    parts: Sequence[Site], refused: Mapping[frozenset[str], Refusal], sizes: set[int]
 ) -> bool:
-    """Whether these parts make an edit that was turned down; ``sizes`` are those of ``denied``."""
+    """Whether these parts form one of the refused edits, whose numbers of nodes are ``sizes``."""
     if sum(part.size for part in parts) not in sizes:
         return False  # the names are collected only where the number of nodes agrees
-    return frozenset(node.name for part in parts for node in part.absorbed) in denied
+    return frozenset(node.name for part in parts for node in part.nodes) in refused
 
 
 def _rewrite(view: View, site: Site, conv: Conv) -> Rewrite:
@@ -104,7 +107,7 @@ def _rewrite(view: View, site: Site, conv: Conv) -> Rewrite:
         for value, other in view.aliases(site).items()
         if view.readers(other) or view.is_output(other)
     }
-    nodes = site.absorbed
+    nodes = site.nodes
     drop = tuple(node.name for node in nodes)
     return Rewrite(site.name, site.inputs[0], ((conv,),), drop, _summary(nodes), alias)
 
@@ -116,11 +119,11 @@ def _summary(nodes: Sequence[Node]) -> str:
 
 
 def _refusals(
-    view: View, obstacles: Iterable[Obstacle], denied: Iterable[Refusal]
+    view: View, obstacles: Iterable[Obstacle], refused: Iterable[Refusal]
 ) -> tuple[Refusal, ...]:
-    """One per node, in order of execution; every affine that is left has one."""
+    """One refusal per node, in order of execution; every affine that remains has one."""
     reasons: dict[str, list[str]] = {}
-    for refusal in denied:
+    for refusal in refused:
         reasons.setdefault(refusal.node, []).append(refusal.reason)
     for obstacle in obstacles:
         reasons.setdefault(obstacle.node, []).append(obstacle.reason)
@@ -129,30 +132,30 @@ def _refusals(
         site = view.get(name)
         if site is None:
             continue
-        told = list(dict.fromkeys(reasons.get(name, ())))
+        texts = list(dict.fromkeys(reasons.get(name, ())))
         if site.op == "affine":
-            told = told or _why_alone(view, site)
-            names = [node.name for node in site.absorbed if node.op == "affine"]
+            texts = texts or _reasons_without_conv(view, site)
+            names = [node.name for node in site.nodes if node.op == "affine"]
         else:
             names = [name]
-        result += [Refusal(each, "; ".join(told)) for each in names if told]
+        result += [Refusal(each, "; ".join(texts)) for each in names if texts]
     return tuple(result)
 
 
-def _why_alone(view: View, site: Site) -> list[str]:
-    """Why an affine that no transform looked at stays; nothing for a scalar constant."""
-    blocked = view.blocked(site)
-    if blocked is not None:
-        return [blocked]
-    maker = view.maker(site.inputs[0])
-    if not is_vector(view.affine(site)) or is_bias_of_matmul(view, maker, site):
+def _reasons_without_conv(view: View, site: Site) -> list[str]:
+    """The reason why an affine that no transform matches remains; none for a scalar constant."""
+    refusal = view.refusal(site)
+    if refusal is not None:
+        return [refusal]
+    producer = view.producer(site.inputs[0])
+    if not is_vector(view.affine(site)) or is_bias_of_matmul(view, producer, site):
         return []
-    before = "an input of the model" if maker is None else _kind(maker)
+    before = "an input of the model" if producer is None else _description(producer)
     readers = [each for name in view.readers(site.output) if (each := view.get(name))]
-    after = ", ".join(dict.fromkeys(_kind(each) for each in readers)) or "an output"
+    after = ", ".join(dict.fromkeys(_description(each) for each in readers)) or "an output"
     return [f"no conv beside it: it stands between {before} and {after}"]
 
 
-def _kind(site: Site) -> str:
+def _description(site: Site) -> str:
     kind = site.node.kind or site.op
     return f"{site.name} ({kind})" if site.op not in LAYER_OPS else site.title

@@ -1,7 +1,7 @@
-"""A model seen through its fusions: what is merged looks like one conv, and is split as one.
+"""A model with its fusions applied: a merged conv looks like any other, and can be split.
 
-The fusions and the splits are carried out together, in one rewrite of the original, so that
-no intermediate model is made and every weight is cast once.
+The fusions and the splits are carried out together, in one rewrite of the original, so there is
+no intermediate model and every weight is cast once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from dacconv.formats.base import Model
-from dacconv.fusions import Fusing, find_fusions
+from dacconv.fusions import FusionPlan, find_fusions
 from dacconv.graph.types import (
     LAYER_OPS,
     Conv,
@@ -28,15 +28,15 @@ from dacconv.graph.types import (
     Rewrite,
 )
 
-_FUSINGS: WeakKeyDictionary[Model, Fusing] = WeakKeyDictionary()
-"""What was found for each model that is in use; a Fusing holds no reference to its model."""
+_PLANS: WeakKeyDictionary[Model, FusionPlan] = WeakKeyDictionary()
+"""The fusions of each model that is in use; a FusionPlan holds no reference to its model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class OwnScale:
-    """A kernel before a BatchNorm scaled its output channels: ``merged = scale * weight``.
+class ScaledKernel:
+    """A kernel as ``scale * weight``, where a BatchNorm has scaled its output channels.
 
-    ``weight`` is ``(out, in / groups, *k)``, ``scale`` is ``(out,)`` in float64.
+    ``weight`` is ``(out, in / groups, *kernel)``, ``scale`` is ``(out,)`` in float64.
     """
 
     weight: FloatArray
@@ -45,13 +45,13 @@ class OwnScale:
 
 @dataclass(frozen=True, eq=False)
 class MergedModel:
-    """``base`` with ``fusing`` applied, as far as reading it goes.
+    """``base`` as it reads with ``fusions`` applied.
 
-    A merged conv is named after the conv in it whose kernel it keeps.
+    A merged conv is named after the original conv that has its kernel size.
     """
 
     base: Model
-    fusing: Fusing
+    fusions: FusionPlan
 
     @property
     def path(self) -> Path:
@@ -64,12 +64,12 @@ class MergedModel:
 
     @cached_property
     def edits(self) -> dict[str, Rewrite]:
-        """The name of each merged conv, and the edit that makes it."""
-        return {self._main(edit): edit for edit in self.fusing.rewrites}
+        """The edit that creates each merged conv, by the conv's name."""
+        return {self._main(edit): edit for edit in self.fusions.rewrites}
 
     @property
-    def absorbed(self) -> dict[str, str]:
-        """Each conv, linear layer and the like that went into another -> that one's name."""
+    def merged_into(self) -> dict[str, str]:
+        """Each conv or linear layer that was merged into another -> the name of that one."""
         return {
             node: name
             for name, edit in self.edits.items()
@@ -79,7 +79,7 @@ class MergedModel:
 
     @property
     def merged_params(self) -> dict[str, int]:
-        """The parameters of everything but convs that went into each merged conv."""
+        """The number of parameters in each merged conv that were not in a conv before."""
         return {
             name: sum(
                 self._originals[node].params
@@ -91,20 +91,20 @@ class MergedModel:
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:
-        """What could not be merged, and why."""
-        return self.fusing.refusals
+        """The nodes that could not be merged, and the reasons."""
+        return self.fusions.refusals
 
     @cached_property
     def _graph(self) -> Graph:
         graph = self.base.graph()
         alias = {old: new for edit in self.edits.values() for old, new in edit.alias.items()}
         by_target = {edit.target: (name, edit) for name, edit in self.edits.items()}
-        gone = {node for edit in self.edits.values() for node in edit.drop}
+        removed = {node for edit in self.edits.values() for node in edit.drop}
         nodes: list[Node] = []
         for node in graph.nodes:
             if node.name in by_target:
                 nodes.append(self._merged(*by_target[node.name], node))
-            elif node.name not in gone:
+            elif node.name not in removed:
                 inputs = tuple(alias.get(value, value) for value in node.inputs)
                 nodes.append(node if inputs == node.inputs else replace(node, inputs=inputs))
         return replace(graph, nodes=tuple(nodes))
@@ -114,15 +114,15 @@ class MergedModel:
         return self._graph
 
     def conv(self, node: str) -> Conv:
-        """A merged conv, in float64, or one of the model's own."""
+        """A merged conv in float64, or a conv of the model as it is."""
         edit = self.edits.get(node)
         return self.base.conv(node) if edit is None else edit.merged
 
-    def own_scale(self, node: str) -> OwnScale | None:
+    def scaled_kernel(self, node: str) -> ScaledKernel | None:
         """The kernel of a merged conv before its output channels were scaled.
 
-        None where the model's own conv is not scaled, or where the merged one is more than a
-        scaled one (several branches, a chain, a scale of the input).
+        None where the conv was not merged, or where merging did more than scale its output
+        channels (several branches, a chain, a scale of the input).
         """
         if node not in self.edits:
             return None
@@ -137,27 +137,27 @@ class MergedModel:
             (rows * scaled).sum(axis=1), size, out=np.zeros_like(size), where=size > 0
         )
         rest = np.linalg.norm(scaled - scale[:, None] * rows)
-        return OwnScale(own, scale) if rest <= 1e-9 * np.linalg.norm(scaled) else None
+        return ScaledKernel(own, scale) if rest <= 1e-9 * np.linalg.norm(scaled) else None
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Model:
         """The original with the fusions and ``edits`` to this graph applied together."""
-        given = {edit.target: edit for edit in edits}
-        together = [
+        splits = {edit.target: edit for edit in edits}
+        combined = [
             replace(
                 edit,
-                branches=given[name].branches,
-                own_layers=given[name].own_layers,
-                reason=f"{edit.reason}; {given[name].reason}",
+                branches=splits[name].branches,
+                own_layers=splits[name].own_layers,
+                reason=f"{edit.reason}; {splits[name].reason}",
             )
-            if name in given
+            if name in splits
             else edit
             for name, edit in self.edits.items()
         ]
-        together += [edit for name, edit in given.items() if name not in self.edits]
-        return self.base.rewrite(together) if together else self.base
+        combined += [edit for name, edit in splits.items() if name not in self.edits]
+        return self.base.rewrite(combined) if combined else self.base
 
     def _main(self, edit: Rewrite) -> str:
-        """The absorbed conv whose kernel the merged one keeps; else the first, or the target."""
+        """The first of the convs with the final kernel size; else the first conv, or the target."""
         nodes = [self._originals[name] for name in edit.drop]
         convs = [node for node in nodes if node.op in LAYER_OPS and node.geometry is not None]
         kernel = edit.merged.kernel
@@ -180,16 +180,16 @@ class MergedModel:
         )
 
 
-def merged(model: Model) -> MergedModel:
+def merged_model(model: Model) -> MergedModel:
     """The model with everything merged that can be without changing its outputs.
 
-    The fusions are found once per model, for as long as it is in use: planning, calibrating and
-    converting all look at the same merged graph.
+    The fusions of a model are looked for once, for as long as it is in use: planning, calibrating
+    and converting read the same merged graph.
     """
-    fusing = _FUSINGS.get(model)
-    if fusing is None:
-        fusing = _FUSINGS[model] = find_fusions(model)
-    return MergedModel(model, fusing)
+    fusions = _PLANS.get(model)
+    if fusions is None:
+        fusions = _PLANS[model] = find_fusions(model)
+    return MergedModel(model, fusions)
 
 
 def _op(conv: Conv) -> Op:
@@ -199,8 +199,8 @@ def _op(conv: Conv) -> Op:
 
 
 def _geometry(conv: Conv, parts: Iterable[Node]) -> Geometry | None:
-    """The merged conv's geometry; sizes from the first and the last conv that went into it."""
-    known = [part.geometry for part in parts if part.geometry is not None]
-    if not known:
+    """The merged conv's geometry; its sizes are those of the first and last conv of ``parts``."""
+    geometries = [part.geometry for part in parts if part.geometry is not None]
+    if not geometries:
         return None
-    return replace(known[0].of(conv), output_size=known[-1].output_size)
+    return replace(geometries[0].of(conv), output_size=geometries[-1].output_size)

@@ -1,4 +1,4 @@
-"""Linear routes through the graph: which sites lead from one value to another, and as one conv."""
+"""Linear routes through the graph: the sites between two values, also as one conv."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from dacconv.fusions.links import is_channel_axis, is_vector, spatial_size
 from dacconv.fusions.view import Site, View
-from dacconv.fusions.walk import is_channel_axis, is_vector, spatial_size
 from dacconv.graph.convs import (
     Inexact,
     Pads,
@@ -23,8 +23,8 @@ from dacconv.graph.merging import compose, composed_weights
 from dacconv.graph.types import LAYER_OPS, Conv
 
 LONGEST_ROUTE = 24
-"""A branch of more sites than this is not merged as a whole: what follows each other has become
-one site before, so that a longer branch is a network of layers that cannot be merged. The limit
+"""A longer branch is not merged as a whole. Consecutive sites that can be merged have become
+one site already, so a longer branch is a network of layers that cannot be merged. The limit
 keeps the time linear in a network without nonlinearities."""
 
 
@@ -55,13 +55,13 @@ class Price:
 def routes_to(view: View, value: str) -> dict[str, Route]:
     """Every linear route that ends in ``value``, by source: the empty one, then ever longer ones.
 
-    Who else reads the values on the way is not asked here; see :func:`why_open`. A route has at
-    most ``LONGEST_ROUTE`` sites.
+    Other readers of the values on the way do not matter here; :func:`removal_refusal` looks for
+    them. A route has at most ``LONGEST_ROUTE`` sites.
     """
     route = Route(value)
     routes = {value: route}
     while len(route.sites) < LONGEST_ROUTE:
-        site = view.maker(route.source)
+        site = view.producer(route.source)
         if site is None or not is_linear(view, site):
             break
         route = Route(site.inputs[0], (site, *route.sites))
@@ -69,16 +69,16 @@ def routes_to(view: View, value: str) -> dict[str, Route]:
     return routes
 
 
-def why_open(view: View, sites: Sequence[Site], ends: Iterable[str]) -> str | None:
-    """Why the sites cannot all go: one is blocked, or its value read by others; None if they can.
+def removal_refusal(view: View, sites: Sequence[Site], readers: Iterable[str]) -> str | None:
+    """The reason why the sites cannot all be removed; None where they can.
 
-    ``ends`` are the names of the sites, besides these, that may read their values.
+    ``readers`` are the names of the sites, besides these, that may read their values.
     """
-    names = {site.name for site in sites} | set(ends)
+    names = {site.name for site in sites} | set(readers)
     for site in sites:
-        if blocked := view.blocked(site):
-            return f"{site.title}: {blocked}"
-        if reason := view.outside(site.output, names):
+        if refusal := view.refusal(site):
+            return f"{site.title}: {refusal}"
+        if reason := view.use_outside(site.output, names):
             return reason
     return None
 
@@ -95,7 +95,7 @@ def is_linear(view: View, site: Site) -> bool:
 
 
 def first_conv(view: View, routes: Iterable[Route]) -> Conv:
-    """The conv that a source feeds first; it tells how many channels the source has.
+    """The first conv on the routes, whose input channels are those of their source.
 
     At least one of the routes has a conv.
     """
@@ -103,7 +103,7 @@ def first_conv(view: View, routes: Iterable[Route]) -> Conv:
 
 
 def price(view: View, routes: Iterable[Route]) -> Price:
-    """What the convs on the routes cost now. Pools are free: they multiply once a window."""
+    """The cost of the convs on the routes. Pools are free: they multiply once per window."""
     prices: dict[str, Price] = {}
     for route in routes:
         positions = 1.0
@@ -118,33 +118,37 @@ def price(view: View, routes: Iterable[Route]) -> Price:
 
 
 def price_of(conv: Conv) -> Price:
-    """What one conv costs."""
+    """The cost of one conv."""
     return Price(work(conv), conv.weight.size)
 
 
 def require_no_costlier(after: Price, before: Price) -> None:
-    """Raise Inexact, which here means unwanted, where one conv costs more than the parts.
+    """Check that one conv costs no more than the parts that it replaces.
 
-    Merging is not an end in itself: a depthwise conv and a 1x1 conv merge into a dense kernel
-    that takes many times the work, and so do the factors of a low-rank layer.
+    A depthwise conv and a 1x1 conv, for example, merge into a dense kernel that takes many times
+    the work, and so do the factors of a low-rank layer.
+
+    Raises:
+        Inexact: it costs more, so that merging is exact but not wanted.
     """
     if after.macs > before.macs * (1 + 1e-9):
-        told = f"{before.macs:,.0f} to {after.macs:,.0f} multiply-adds per input position"
+        increase = f"{before.macs:,.0f} to {after.macs:,.0f} multiply-adds per input position"
     elif after.weights > before.weights:
-        told = f"{before.weights:,} to {after.weights:,} weights"
+        increase = f"{before.weights:,} to {after.weights:,} weights"
     else:
         return
-    raise Inexact(f"one conv would cost more: from {told}")
+    raise Inexact(f"one conv would cost more: from {increase}")
 
 
 def as_conv(view: View, route: Route, channels: int, axes: int, budget: Price) -> Conv:
-    """The route as one conv over ``axes`` axes from ``channels`` channels.
+    """The route as one conv with ``axes`` spatial axes and ``channels`` input channels.
 
     Raises:
-        Inexact: it cannot be exact, or would take more weights than ``budget`` on its way.
+        Inexact: it cannot be exact, or an intermediate conv would have more weights than
+            ``budget``.
     """
     conv: Conv | None = None
-    pads: Pads | None = None  # zeros, for the next conv to take in
+    pads: Pads | None = None  # zeros that the next conv has to pad with
     for site in route.sites:
         if site.op == "identity":
             continue
@@ -175,7 +179,7 @@ def as_conv(view: View, route: Route, channels: int, axes: int, budget: Price) -
 def _padded(
     view: View, site: Site, conv: Conv | None, pads: Pads | None, axes: int
 ) -> tuple[Conv | None, Pads | None]:
-    """The conv with a padding after it, or the zeros that the next one has to take in."""
+    """The conv with the padding after it, or the zeros that the next conv has to pad with."""
     padding = view.padding(site)
     if padding.spatial is None or len(padding.spatial) != axes or pads is not None:
         raise Inexact(f"{site.name} pads more than the spatial axes")
@@ -190,7 +194,7 @@ def pool_conv(view: View, site: Site, channels: int, axes: int) -> Conv:
     """An average pool as a depthwise conv.
 
     Raises:
-        Inexact: its border is not what a conv makes, or depends on the size of the input.
+        Inexact: no conv computes its border, or the border depends on the size of the input.
     """
     attrs = site.node.attrs
     kernel, stride = tuple(attrs["kernel"]), tuple(attrs["stride"])

@@ -1,4 +1,4 @@
-"""The graph as a fusion sees it: each merge changes this view, and the model only at the end."""
+"""A working copy of the graph: each merge changes it, and the model changes only at the end."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from dacconv.graph.types import LAYER_OPS, Affine, Conv, FloatArray, Graph, Node
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Padding:
-    """``pads`` is begin and end per axis; ``value`` is a constant, or one per channel.
+    """A padding of a value, all axes included.
 
-    ``mode`` is ``constant`` or something else.
+    ``pads`` is ``(begin, end)`` per axis, batch and channels first. ``value`` is a constant, or an
+    array ``(channels,)``. ``mode`` is ``"constant"``, or another name such as ``"reflect"``.
     """
 
     pads: tuple[tuple[int, int], ...]
@@ -33,12 +34,12 @@ class Padding:
         return None if any(any(pad) for pad in self.pads[:2]) else self.pads[2:]
 
 
-Becomes = Conv | Affine | Padding
-"""What a merged site is: a conv, or an affine or a padding on its way into one."""
+Replacement = Conv | Affine | Padding
+"""What a merged site computes: a conv, or an affine or padding that may still go into a conv."""
 
 
 class Weights(Protocol):
-    """Where the constants come from: a model."""
+    """A source of the constants of a graph: a model."""
 
     def conv(self, node: str) -> Conv:
         """The conv at a node; see :class:`dacconv.formats.base.Model`."""
@@ -51,19 +52,19 @@ class Weights(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Site:
-    """A node of the view: one of the graph, or several that have become one conv or affine.
+    """A node of the view: one of the graph, or several that were merged.
 
-    ``node`` is the original whose output value the site makes. ``parts`` are the sites that were
-    merged into this one, in order of execution; none for a site that is a node of the graph.
-    ``size`` is the number of nodes that it stands for, ``first_layer`` the name of the first conv
-    or linear layer among them.
+    ``node`` is the node of the graph whose output value the site computes. ``parts`` are the sites
+    that were merged into this one, in order of execution, and ``replacement`` is what it computes;
+    a site that is a node of the graph has neither. ``size`` is the number of nodes that it stands
+    for, ``first_layer`` the name of the first conv or linear layer among them.
     """
 
     node: Node
     op: Op
     inputs: tuple[str, ...]
     parts: tuple[Site, ...] = ()
-    becomes: Becomes | None = None
+    replacement: Replacement | None = None
     axis: int = 1
     size: int = 1
     first_layer: str | None = None
@@ -75,11 +76,11 @@ class Site:
 
     @property
     def title(self) -> str:
-        """The name for messages: that of the first conv that it stands for, or its own."""
+        """The name for messages: that of its first conv or linear layer, or its own."""
         return self.first_layer or self.name
 
     @property
-    def absorbed(self) -> tuple[Node, ...]:
+    def nodes(self) -> tuple[Node, ...]:
         """The nodes of the graph that it stands for, in order of execution.
 
         Collected from ``parts`` on every call: a chain of merges would be quadratic if each
@@ -97,30 +98,30 @@ class Site:
 
     @property
     def output(self) -> str:
-        """The value that it makes."""
+        """The value that it computes."""
         return self.node.output
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Merge:
-    """Several sites become one; see :data:`Becomes`.
+    """An instruction to replace several sites by one.
 
-    ``parts`` go, in order of execution; ``target`` is the one of them whose value the new
-    site makes from ``source``. ``alias`` maps the values of parts that others still read to
-    what they read from now on.
+    ``parts`` are removed; ``target`` is the one of them whose value the new site computes from the
+    value ``source``. ``alias`` maps a value of a part that other sites read to the value that they
+    read from then on.
     """
 
     target: Site
     source: str
     parts: tuple[Site, ...]
-    becomes: Becomes
+    replacement: Replacement
     axis: int = 1
     alias: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """A merge that was looked for at ``node`` and must not be done."""
+    """The reason why the sites around ``node`` cannot be merged."""
 
     node: str
     reason: str
@@ -136,14 +137,14 @@ class View:
         """Whether the sizes hold for every run; see :class:`dacconv.graph.types.Graph`."""
         self._shapes: dict[str, Shape | None] = {spec.name: spec.shape for spec in graph.inputs}
         self._sites: dict[str, Site] = {}
-        self._makers: dict[str, str] = {}
-        self._readers: dict[str, dict[str, int]] = {}  # value -> site -> how often it reads it
-        self._reads: dict[str, int] = {}  # value -> how often it is read in all
+        self._producers: dict[str, str] = {}
+        self._readers: dict[str, dict[str, int]] = {}  # value -> site -> number of reads
+        self._reads: dict[str, int] = {}  # value -> total number of reads
         self._uses: dict[str, list[str]] = {}
         self._order: dict[str, int] = {}
-        self._aliases: dict[str, dict[str, None]] = {}  # site -> the values that its merge dropped
-        self._instead: dict[str, str] = {}  # dropped value -> the value in its place
-        self._dropped: dict[str, dict[str, None]] = {}  # the other way round
+        self._aliases: dict[str, dict[str, None]] = {}  # site -> values that its merges removed
+        self._substitutes: dict[str, str] = {}  # removed value -> the value in its place
+        self._substituted: dict[str, dict[str, None]] = {}  # the other way round
         for index, node in enumerate(graph.nodes):
             self._order[node.name] = index
             axis = int(node.attrs.get("axis", 1))
@@ -160,12 +161,12 @@ class View:
         return list(self._sites)
 
     def get(self, name: str) -> Site | None:
-        """The site of that name, if it has not been absorbed."""
+        """The site of that name, unless it was merged into another."""
         return self._sites.get(name)
 
-    def maker(self, value: str) -> Site | None:
-        """The site that makes a value; None for inputs and for what no node is known to make."""
-        name = self._makers.get(value)
+    def producer(self, value: str) -> Site | None:
+        """The site that computes a value; None for inputs and for values of no known node."""
+        name = self._producers.get(value)
         return None if name is None else self._sites[name]
 
     def readers(self, value: str) -> Collection[str]:
@@ -173,22 +174,22 @@ class View:
         return self._readers.get(value, {}).keys()
 
     def aliases(self, site: Site) -> dict[str, str]:
-        """The values that the merges behind a site dropped, and what stands in their place."""
-        return {value: self._instead[value] for value in self._aliases.get(site.name, ())}
+        """The values that the merges behind a site removed, and the values in their place."""
+        return {value: self._substitutes[value] for value in self._aliases.get(site.name, ())}
 
     def is_output(self, value: str) -> bool:
         """Whether the value is an output of the model."""
         return value in self._outputs
 
-    def elsewhere(self, value: str, site: str) -> str | None:
-        """Why a value is not for this site alone, once; None where it is."""
-        reason = self.outside(value, {site})
+    def other_use(self, value: str, site: str) -> str | None:
+        """Another use of a value than being read once by ``site``; None where there is none."""
+        reason = self.use_outside(value, {site})
         if reason is None and self._readers.get(value, {}).get(site, 0) > 1:
             return f"{self._title(site)} reads the value {value} more than once"
         return reason
 
-    def outside(self, value: str, sites: Collection[str]) -> str | None:
-        """Why a value is not for these sites alone; None where it is."""
+    def use_outside(self, value: str, sites: Collection[str]) -> str | None:
+        """A use of a value by anything but these sites; None where there is none."""
         if value in self._outputs:
             return f"the value {value} is an output of the model"
         readers = self._readers.get(value, {})
@@ -201,9 +202,9 @@ class View:
         more = f" and {count - 1} more" if count > 1 else ""
         return f"the value {value} is also read by {self._title(first)}{more}"
 
-    def blocked(self, site: Site) -> str | None:
-        """Why a site must not be merged into anything, whatever its neighbours; else None."""
-        if site.becomes is not None:
+    def refusal(self, site: Site) -> str | None:
+        """The reason why a site must not be merged with any neighbour; None where it may be."""
+        if site.replacement is not None:
             return None
         if site.node.skip:
             return site.node.skip
@@ -215,20 +216,20 @@ class View:
 
     def conv(self, site: Site) -> Conv:
         """The conv of a conv-like site."""
-        if isinstance(site.becomes, Conv):
-            return site.becomes
+        if isinstance(site.replacement, Conv):
+            return site.replacement
         return self._weights.conv(site.name)
 
     def affine(self, site: Site) -> Affine:
         """The affine of an affine site."""
-        if isinstance(site.becomes, Affine):
-            return site.becomes
+        if isinstance(site.replacement, Affine):
+            return site.replacement
         return self._weights.affine(site.name)
 
     def padding(self, site: Site) -> Padding:
-        """What a pad site does."""
-        if isinstance(site.becomes, Padding):
-            return site.becomes
+        """The padding of a pad site."""
+        if isinstance(site.replacement, Padding):
+            return site.replacement
         attrs = site.node.attrs
         pads = tuple((int(begin), int(end)) for begin, end in attrs["pads"])
         return Padding(pads, attrs.get("value", 0.0), str(attrs.get("mode", "constant")))
@@ -238,15 +239,15 @@ class View:
         return self._shapes.get(value)
 
     def apply(self, merge: Merge) -> None:
-        """Put the merged site in the place of ``merge.target``; its other parts go."""
-        gone = {part.name for part in merge.parts}
+        """Put the merged site in the place of ``merge.target``; remove the other parts."""
+        removed = {part.name for part in merge.parts}
         parts = sorted(merge.parts, key=lambda part: self._order[part.name])
         site = Site(
             merge.target.node,
-            op_of(merge.becomes),
+            op_of(merge.replacement),
             (merge.source,),
             tuple(parts),
-            merge.becomes,
+            merge.replacement,
             merge.axis,
             sum(part.size for part in parts),
             next((part.first_layer for part in parts if part.first_layer), None),
@@ -259,9 +260,9 @@ class View:
         for part in parts:
             aliases |= self._aliases.pop(part.name, {})
         for value, other in merge.alias.items():
-            self._redirect(value, other, gone)
-            self._instead[value] = other
-            self._dropped.setdefault(other, {})[value] = None
+            self._redirect(value, other, removed)
+            self._substitutes[value] = other
+            self._substituted.setdefault(other, {})[value] = None
             aliases[value] = None
         if aliases:
             self._aliases[site.name] = aliases
@@ -271,23 +272,23 @@ class View:
         self._connect(site)
 
     def _connect(self, site: Site) -> None:
-        self._makers[site.output] = site.name
+        self._producers[site.output] = site.name
         for value in site.inputs:
             readers = self._readers.setdefault(value, {})
             readers[site.name] = readers.get(site.name, 0) + 1
             self._reads[value] = self._reads.get(value, 0) + 1
 
     def _remove(self, site: Site, *, keep: bool) -> None:
-        del self._makers[site.output]
+        del self._producers[site.output]
         for value in site.inputs:
             self._reads[value] -= self._readers[value].pop(site.name, 0)
         if not keep:
             del self._sites[site.name]
 
-    def _redirect(self, value: str, other: str, gone: set[str]) -> None:
+    def _redirect(self, value: str, other: str, removed: set[str]) -> None:
         self._reads.pop(value, None)
         for name, times in self._readers.pop(value, {}).items():
-            if name in gone:
+            if name in removed:
                 continue
             site = self._sites[name]
             inputs = tuple(other if each == value else each for each in site.inputs)
@@ -295,9 +296,9 @@ class View:
             readers = self._readers.setdefault(other, {})
             readers[name] = readers.get(name, 0) + times
             self._reads[other] = self._reads.get(other, 0) + times
-        for old in self._dropped.pop(value, {}):
-            self._instead[old] = other
-            self._dropped.setdefault(other, {})[old] = None
+        for old in self._substituted.pop(value, {}):
+            self._substitutes[old] = other
+            self._substituted.setdefault(other, {})[old] = None
 
     def _title(self, name: str) -> str:
         site = self._sites.get(name)
@@ -309,15 +310,15 @@ def _smaller(first: Collection[str], second: Collection[str]) -> Collection[str]
     return first if len(first) < len(second) else second
 
 
-def op_of(becomes: Becomes) -> Op:
-    """The op of a site that has become this."""
-    if isinstance(becomes, Affine):
+def op_of(replacement: Replacement) -> Op:
+    """The operator of a site with this replacement."""
+    if isinstance(replacement, Affine):
         return "affine"
-    if isinstance(becomes, Padding):
+    if isinstance(replacement, Padding):
         return "pad"
-    if not becomes.kernel:
+    if not replacement.kernel:
         return "linear"
-    return "conv_transpose" if becomes.transposed else "conv"
+    return "conv_transpose" if replacement.transposed else "conv"
 
 
 def is_zero(values: object) -> bool:

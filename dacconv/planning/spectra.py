@@ -12,7 +12,7 @@ from dacconv.decompositions import METHODS, Decomposition, Factors
 from dacconv.decompositions.formula import as_kernel
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Model
-from dacconv.fusions.merged import MergedModel, OwnScale
+from dacconv.fusions.merged import MergedModel, ScaledKernel
 from dacconv.graph.types import Choice, FloatArray, Layer
 from dacconv.support.progress import Progress, silent
 
@@ -51,7 +51,7 @@ class Spectra:
     kernel_scale: str = OWN
     progress: Progress = silent
     _decompositions: dict[tuple[str, str], Decomposition] = field(default_factory=dict)
-    _kernel: dict[str, OwnScale] = field(default_factory=dict)
+    _kernel: dict[str, ScaledKernel] = field(default_factory=dict)
 
     def __call__(self, layer: str, method: str) -> Decomposition:
         """The decomposition of the layer of that name by a method."""
@@ -62,7 +62,7 @@ class Spectra:
             self._decompositions[key] = METHODS[method].decompose(self._grouped(layer))
         return self._decompositions[key]
 
-    def kernel(self, name: str) -> OwnScale:
+    def kernel(self, name: str) -> ScaledKernel:
         """The kernel of the layer of that name, as it is split; the last one is kept."""
         if name not in self._kernel:
             self._kernel.clear()
@@ -89,7 +89,7 @@ class Spectra:
         return as_kernel(self.kernel(name).weight, layer.geometry.groups)
 
 
-def scaled_kernel(model: Model | MergedModel, layer: Layer, kernel_scale: str) -> OwnScale:
+def scaled_kernel(model: Model | MergedModel, layer: Layer, kernel_scale: str) -> ScaledKernel:
     """The kernel as it is to be split, and the scale of its output channels that is put back.
 
     Raises:
@@ -105,11 +105,11 @@ def scaled_kernel(model: Model | MergedModel, layer: Layer, kernel_scale: str) -
     if kernel_scale == UNIT:
         norms = np.linalg.norm(weight.astype(np.float64).reshape(len(weight), -1), axis=1)
         scale = np.where(norms > 0, norms, 1.0)
-        return OwnScale(weight / scale.reshape(-1, *(1,) * (weight.ndim - 1)), scale)
+        return ScaledKernel(weight / scale.reshape(-1, *(1,) * (weight.ndim - 1)), scale)
     own = None
     if kernel_scale == OWN and isinstance(model, MergedModel):
-        own = model.own_scale(layer.sites[0])
-    return own or OwnScale(weight, ones)
+        own = model.scaled_kernel(layer.sites[0])
+    return own or ScaledKernel(weight, ones)
 
 
 def finite(weight: FloatArray, layer: Layer, path: Path) -> FloatArray:

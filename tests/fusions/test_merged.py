@@ -8,7 +8,7 @@ from toy import Toy
 
 import dacconv.fusions.merged as merging
 from dacconv.fusions import find_fusions
-from dacconv.fusions.merged import merged
+from dacconv.fusions.merged import merged_model
 
 
 class Model(Toy):
@@ -33,15 +33,15 @@ def test_the_fusions_of_a_model_are_found_once(monkeypatch):
 
     monkeypatch.setattr(merging, "find_fusions", find)
     net, other = conv_norm(), conv_norm()
-    assert merged(net).edits.keys() == merged(net).edits.keys() == {"conv0"}
-    merged(other)
+    assert merged_model(net).edits.keys() == merged_model(net).edits.keys() == {"conv0"}
+    merged_model(other)
     assert calls == [net, other]
 
 
 def test_a_model_is_not_written_to_and_not_kept_alive():
     net = conv_norm()
     before = dict(vars(net))
-    merged(net).graph()
+    merged_model(net).graph()
     assert vars(net) == before
     gone = weakref.ref(net)
     del net

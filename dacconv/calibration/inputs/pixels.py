@@ -11,7 +11,7 @@ from dacconv.calibration.inputs.image_input import ImageInput, make_feeds
 from dacconv.calibration.inputs.scale import PixelScale, scale_from_batchnorm, scale_from_biases
 from dacconv.errors import DacconvError, UsageError
 from dacconv.formats.base import Model
-from dacconv.fusions.merged import merged
+from dacconv.fusions.merged import merged_model
 from dacconv.graph.types import FloatArray
 
 OVERRIDE_HINT = "set it with --input-range, --input-mean and --input-std"
@@ -69,7 +69,7 @@ def pixel_scale(
         return _uniform(image_input, 255.0, "the input takes bytes: 0..255 was assumed")
     scale = scale_from_batchnorm(
         model, image_input.spec.name, images, channels_last=image_input.channels_last
-    ) or scale_from_biases(merged(model), images)
+    ) or scale_from_biases(merged_model(model), images)
     if scale is not None:
         return scale
     if (
