@@ -15,6 +15,7 @@ from torch import nn
 
 from dacconv.formats.torch.convs import NORMS
 from dacconv.formats.torch.gradients import frozen, place_for
+from dacconv.formats.torch.members import modules
 from dacconv.graph.types import FloatArray
 from dacconv.support.progress import Progress
 
@@ -125,7 +126,7 @@ def distil_module(
         values.append(given[0].clone() if given[0].is_leaf else given[0])
         norms.append(norm)
 
-    wanted = [m for m in module.modules() if isinstance(m, NORMS) and m.running_var is not None]
+    wanted = [m for m in modules(module) if isinstance(m, NORMS) and m.running_var is not None]
     hooks = [norm.register_forward_pre_hook(note) for norm in wanted]
     try:
         with torch.no_grad():

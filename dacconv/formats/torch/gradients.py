@@ -13,6 +13,7 @@ from torch import nn
 
 from dacconv.errors import UsageError
 from dacconv.formats.base import Feeds, Forward, Stop
+from dacconv.formats.torch.members import own_methods, parameters
 from dacconv.formats.torch.module.run import as_arguments, flat_outputs
 from dacconv.formats.torch.module.walk import stopping
 from dacconv.graph.types import Array
@@ -38,8 +39,10 @@ def place_for(device: str | None) -> torch.device:
 
 def frozen(module: M, place: torch.device) -> M:
     """A copy in float32 at ``place`` whose parameters take no gradients."""
-    made = copy.deepcopy(module).to(place).float()
-    for parameter in made.parameters():
+    made = copy.deepcopy(module)
+    with own_methods(made):
+        made = made.to(place).float()
+    for parameter in parameters(made):
         parameter.requires_grad_(False)
     return made
 

@@ -23,6 +23,7 @@ from dacconv.formats.sniff import kind
 from dacconv.formats.timing import Profile, Setting, SpanKey, Step, fastest
 from dacconv.formats.torch.convs import Builder
 from dacconv.formats.torch.gradients import place_for
+from dacconv.formats.torch.members import named_modules, own_methods
 from dacconv.graph.types import Branches, Conv, Repeat
 from dacconv.support.user_code import user_code
 
@@ -67,7 +68,8 @@ def load_timed(path: Path, options: LoadOptions, setting: Setting) -> TimedTorch
     model = cast(Prepared, open_model(path, options))
     module, arguments = model.prepared()
     dtype = None if setting.dtype is None else _DTYPES[setting.dtype]
-    with user_code(f"moving the module to {setting.device}, {dtype or 'its dtype'},", str(path)):
+    doing = f"moving the module to {setting.device}, {dtype or 'its dtype'},"
+    with user_code(doing, str(path)), own_methods(module):
         module = module.to(device=device, dtype=dtype)
         if setting.channels_last:
             module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -220,7 +222,7 @@ def _ranges(root: nn.Module) -> Iterator[None]:
         open_ranges.pop().__exit__(None, None, None)
 
     handles = []
-    for name, module in root.named_modules():
+    for name, module in named_modules(root):
         if name:
             handles.append(module.register_forward_pre_hook(enter(name)))
             handles.append(module.register_forward_hook(leave, always_call=True))

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dacconv.errors import FormatError, UsageError
+from dacconv.formats.torch.members import modules
 
 Trail: TypeAlias = tuple[str, ...]
 """The keys that lead from the top of a checkpoint to an entry; ``()`` is the top itself."""
@@ -62,7 +63,7 @@ def is_state_dict(value: Any) -> bool:
 def has_convs(value: Any) -> bool:
     """Whether a module or state dict holds a kernel that is larger than 1x1."""
     if isinstance(value, nn.Module):
-        return any(isinstance(m, nn.Conv2d) for m in value.modules())
+        return any(isinstance(m, nn.Conv2d) for m in modules(value))
     return any(
         isinstance(t, torch.Tensor) and t.ndim == 4 and t.shape[2] * t.shape[3] > 1
         for t in value.values()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from dacconv.formats.torch.convs import Spec, describe, from_spec
+from dacconv.formats.torch.members import modules, named_children, named_modules, submodule
 from dacconv.formats.torch.module.run import shared_copy
 from dacconv.graph.types import Graph, Node, Rewrite
 
@@ -68,14 +69,14 @@ def find_block(
         reason = _why_not(path, graph, blocks[path], module)
         if found is not None and reason is None:
             return Found(path, found)
-        kind = type(module.get_submodule(path)).__name__
+        kind = type(submodule(module, path)).__name__
         reasons.append(reason or f"'{path}' ({kind}) does more than that sum of branches")
     return f"the sum is Python code in a forward: {reasons[0]}"
 
 
 def _why_not(path: str, graph: Graph, block: Block, module: nn.Module) -> str | None:
     """What stands against replacing a block as a whole."""
-    own = module.get_submodule(path)
+    own = submodule(module, path)
     if own._forward_hooks or own._forward_pre_hooks or own._backward_hooks:
         return f"'{path}' has hooks, which a replacement would lose"
     inside = set(block.nodes)
@@ -85,8 +86,8 @@ def _why_not(path: str, graph: Graph, block: Block, module: nn.Module) -> str | 
     made = {node.output for node in graph.nodes if node.name in inside} - {block.result}
     if any(made & set(node.inputs) for node in outside) or made & set(graph.outputs):
         return f"values inside '{path}' are read outside it"
-    within = {id(each) for each in own.modules()}
-    for name, each in module.named_modules(remove_duplicate=False):
+    within = {id(each) for each in modules(own)}
+    for name, each in named_modules(module, duplicates=True):
         shared = id(each) in within and name != path and not name.startswith(f"{path}.")
         if shared and each is not own:
             return f"'{name}' is also part of '{path}'"
@@ -153,7 +154,7 @@ def sequential(
     for step in tail:
         if step.module:
             kept[str(len(layers))] = step.module
-            layers.append(block.get_submodule(step.module))
+            layers.append(submodule(block, step.module))
         else:
             layers.append(ACTIVATIONS[step.activation]())
     made = layers[0] if len(layers) == 1 else nn.Sequential(*layers)
@@ -172,12 +173,12 @@ def describe_replaced(
     ``specs`` are those of the layers inside what stayed that were replaced themselves, by
     their names in the original.
     """
-    made = module.get_submodule(name)
+    made = submodule(module, name)
     stays = kept.get(name, {})
     if not stays:
         return _described(made)
     layers: list[Spec] = []
-    for index, layer in made.named_children():
+    for index, layer in named_children(made):
         old = stays.get(index)
         if old is None:
             layers.append(_described(layer))
@@ -206,15 +207,15 @@ def rebuilt(spec: Spec, old: nn.Module) -> nn.Module:
     if kind == "Sequential":
         return nn.Sequential(*(rebuilt(layer, old) for layer in spec["layers"]))
     if kind == "Kept":
-        part = old.get_submodule(spec["name"])
+        part = submodule(old, spec["name"])
         inside: Mapping[str, Spec] = spec["inside"]
         if "" in inside:
             return rebuilt(inside[""], part)
         part = shared_copy(part) if inside else part
         for name in sorted(inside):
             owner, _, last = name.rpartition(".")
-            new = rebuilt(inside[name], part.get_submodule(name))
-            part.get_submodule(owner)._modules[last] = new
+            new = rebuilt(inside[name], submodule(part, name))
+            submodule(part, owner)._modules[last] = new
         return part
     plain = {each.__name__: each for each in ACTIVATIONS.values()}
     return plain[kind]() if kind in plain else from_spec(spec)

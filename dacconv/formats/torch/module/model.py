@@ -23,6 +23,7 @@ from dacconv.formats.torch.convs import (
 )
 from dacconv.formats.torch.distil import distil_module
 from dacconv.formats.torch.gradients import differentiable_module
+from dacconv.formats.torch.members import named_modules, submodule
 from dacconv.formats.torch.module.names import Names
 from dacconv.formats.torch.module.order import registered, symbolic, unreached
 from dacconv.formats.torch.module.run import (
@@ -137,7 +138,7 @@ class TracedModel:
             kind = next((n.kind for n in graph.nodes if n.name == node), None)
             what = "no such node" if kind is None else f"a call of {kind}, not a layer"
             raise UnsupportedError(what, where=node)
-        return self.module.get_submodule(found.sites[node])
+        return submodule(self.module, found.sites[node])
 
     def conv(self, node: str) -> Conv:
         """The conv, transposed conv or linear layer at a node."""
@@ -198,7 +199,7 @@ class TracedModel:
             raise UnsupportedError(what, where=str(self.path), hint=hint) from error
         reached = tuple(f"{path}." for path in found.sites.values())
         for path in sorted(made.changed):
-            empty = isinstance(made.module.get_submodule(path), nn.Identity)
+            empty = isinstance(submodule(made.module, path), nn.Identity)
             if not empty and not any(name.startswith(f"{path}.") for name in reached):
                 what = f"the model's code does not call what takes the place of '{path}'"
                 raise UnsupportedError(what, where=str(self.path), hint=hint)
@@ -313,7 +314,7 @@ def _other_calls(graph: Graph, without: Set[str]) -> list[str]:
 def require_tree(module: nn.Module, path: Path) -> None:
     """Raise UnsupportedError where a module holds itself, so that its names never end."""
     try:
-        for _ in module.named_modules(remove_duplicate=False):
+        for _ in named_modules(module, duplicates=True):
             pass
     except RecursionError as error:
         raise UnsupportedError(

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dacconv.formats.torch.members import modules, named_modules, named_tensors
+
 
 @dataclass(frozen=True, slots=True)
 class Names:
@@ -21,11 +23,9 @@ class Names:
     @classmethod
     def of(cls, root: nn.Module) -> Names:
         """The names in the tree under ``root``."""
-        modules = {id(module): name for name, module in root.named_modules()}
+        modules = {id(module): name for name, module in named_modules(root)}
         tensors: dict[tuple[Any, ...], str] = {}
-        named = [*root.named_parameters(remove_duplicate=False),
-                 *root.named_buffers(remove_duplicate=False)]  # fmt: skip
-        for name, tensor in named:
+        for name, tensor in named_tensors(root):
             tensors.setdefault(tensor_key(tensor), name)
         return cls(modules, tensors, held_outside(root))
 
@@ -46,9 +46,9 @@ def tensor_key(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 def held_outside(root: nn.Module) -> dict[str, str]:
     """Modules that a plain attribute holds too, where a replacement would not reach them."""
-    names = {id(module): name for name, module in root.named_modules()}
+    names = {id(module): name for name, module in named_modules(root)}
     held: dict[str, str] = {}
-    for owner in root.modules():
+    for owner in modules(root):
         for attribute, value in vars(owner).items():
             if attribute not in ("_modules", "_parameters", "_buffers"):
                 for found in _modules_in(value, depth=3):

@@ -11,6 +11,7 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from dacconv.formats.torch.convs import module_geometry, weight_problem
+from dacconv.formats.torch.members import named_modules, own_parameters, parameters, submodule
 from dacconv.formats.torch.module.names import Names
 from dacconv.formats.torch.module.trace import Trace, leaf_op
 from dacconv.graph.types import LAYER_OPS, Node, Op
@@ -60,7 +61,7 @@ class _Reader:
         for node in self.graph.nodes:
             module = self._module(str(node.target)) if node.op == "call_module" else None
             if module is not None:
-                yield from (self.names.tensor(p) or "" for p in module.parameters())
+                yield from (self.names.tensor(p) or "" for p in parameters(module))
 
     def _attribute(self, node: fx.Node) -> None:
         user = next(iter(node.users), None)
@@ -70,7 +71,7 @@ class _Reader:
 
     def _module(self, path: str) -> nn.Module | None:
         try:
-            return self.root.get_submodule(path)
+            return submodule(self.root, path)
         except AttributeError:
             return None
 
@@ -90,7 +91,7 @@ class _Reader:
                 weight = self.names.tensor(module.get_parameter("weight"))
             if path not in self.counted:
                 self.counted.add(path)
-                params = sum(p.numel() for p in module.parameters())
+                params = sum(p.numel() for p in parameters(module))
         elif node.target in _ADDS and len(node.all_input_nodes) == 2 and len(node.args) == 2:
             op = "add" if "alpha" not in node.kwargs else "other"
         elif node.target in (torch.cat, torch.concat):
@@ -113,7 +114,7 @@ class _Reader:
         if path in self.names.held:
             where = self.names.held[path]
             return replace(node, skip=f"it is also held in '{where}', outside the module tree")
-        module = self.root.get_submodule(path)
+        module = submodule(self.root, path)
         problem = weight_problem(module.weight) if isinstance(module, _ConvNd) else None
         return replace(node, skip=self.reads.get(path) or problem)
 
@@ -122,8 +123,8 @@ def registered(root: nn.Module) -> Trace:
     """The layers in the order in which the module tree holds them, without dataflow."""
     names = Names.of(root)
     nodes, sites = [], {}
-    for path, module in root.named_modules():
-        own = list(module.parameters(recurse=False))
+    for path, module in named_modules(root):
+        own = [p for _, p in own_parameters(module)]
         if not own and not isinstance(module, _ConvNd):
             continue
         name = path or type(module).__name__
@@ -148,7 +149,7 @@ def module_node(module: nn.Module, name: str, names: Names, inputs: tuple[str, .
         weight = names.tensor(module.weight)
     elif op == "affine":
         op = "other"  # what it follows is not known
-    params = sum(p.numel() for p in module.parameters(recurse=False))
+    params = sum(p.numel() for _, p in own_parameters(module))
     return Node(
         name, op, inputs, f"{name}:0", None, type(module).__name__, weight, geometry, skip, params
     )
@@ -169,8 +170,8 @@ def why_not_plain(module: nn.Module) -> str | None:
 def unreached(root: nn.Module, used: Set[str], names: Names) -> list[Node]:
     """Nodes for the modules with parameters of which a run used none."""
     nodes = []
-    for path, module in root.named_modules():
-        own = list(module.parameters(recurse=False))
+    for path, module in named_modules(root):
+        own = [p for _, p in own_parameters(module)]
         if own and not any((names.tensor(p) or "") in used for p in own):
             node = module_node(module, path or type(module).__name__, names, ())
             nodes.append(replace(node, skip="not reached by the forward pass"))

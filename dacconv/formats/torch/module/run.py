@@ -15,6 +15,8 @@ from torch import nn
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Feeds, Runner
 from dacconv.formats.torch.convs import to_numpy
+from dacconv.formats.torch.members import modules, own_methods
+from dacconv.formats.torch.members import parameters as parameters_of
 from dacconv.graph.types import Array, ValueSpec
 from dacconv.support.user_code import user_code
 
@@ -28,7 +30,7 @@ def shared_copy(module: nn.Module, *, clone_buffers: bool = False) -> nn.Module:
         UnsupportedError: the module holds something that cannot be copied.
     """
     memo: dict[int, Any] = {}
-    for owner in module.modules():
+    for owner in modules(module):
         for tensor in (*owner._parameters.values(), *_loose(owner)):
             if tensor is not None:
                 memo[id(tensor)] = tensor
@@ -53,7 +55,8 @@ def _loose(owner: nn.Module) -> list[torch.Tensor]:
 def for_inference(module: nn.Module) -> nn.Module:
     """A copy in eval mode whose buffers are its own: running it leaves ``module`` untouched."""
     made = shared_copy(module, clone_buffers=True)
-    made.eval()
+    with own_methods(made):
+        made.eval()
     return made
 
 
@@ -97,7 +100,7 @@ def input_specs(module: nn.Module, shapes: Shapes, where: str) -> tuple[ValueSpe
 
 def float_dtype(module: nn.Module) -> str:
     """The numpy name of the dtype that the module's weights have."""
-    for parameter in module.parameters():
+    for parameter in parameters_of(module):
         if parameter.is_floating_point():
             name = str(parameter.dtype).removeprefix("torch.")
             return name if name in ("float16", "float32", "float64") else "float32"
@@ -118,7 +121,7 @@ def as_arguments(module: nn.Module, feeds: Feeds) -> tuple[list[torch.Tensor], d
         parameters = inspect.signature(module.forward).parameters
     except (TypeError, ValueError):
         parameters = {}  # type: ignore[assignment]
-    like = next((p for p in module.parameters() if p.is_floating_point()), None)
+    like = next((p for p in parameters_of(module) if p.is_floating_point()), None)
     positional: list[torch.Tensor] = []
     keywords: dict[str, Any] = {}
     for index, (name, array) in enumerate(feeds.items()):

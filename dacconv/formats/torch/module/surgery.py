@@ -10,6 +10,7 @@ from torch import nn
 
 from dacconv.errors import UnsupportedError
 from dacconv.formats.torch.convs import Builder
+from dacconv.formats.torch.members import modules, named_modules, submodule
 from dacconv.formats.torch.module.blocks import Block, Step, find_block, sequential
 from dacconv.formats.torch.module.run import shared_copy
 from dacconv.graph.types import LAYER_OPS, Array, Branches, Graph, Node, Rewrite, convs_of
@@ -91,10 +92,10 @@ def rewrite_module(tree: Tree, edits: Sequence[Rewrite]) -> Edited:
     builder = Builder()
     for path in layers:
         place = chains[path]
-        new = builder.branches(place.branches, made.get_submodule(place.like))
+        new = builder.branches(place.branches, submodule(made, place.like))
         replace_module(made, path, new)
     for path in sorted(emptied):
-        replace_module(made, path, nn.Identity().train(made.get_submodule(path).training))
+        replace_module(made, path, nn.Identity().train(submodule(made, path).training))
     blocks = [place for place in chains.values() if place.tail is not None]
     changed = {*layers, *emptied}
     kept: dict[str, Mapping[str, str]] = {}
@@ -111,8 +112,8 @@ def _replace_block(
     kept: dict[str, Mapping[str, str]],
 ) -> set[str]:
     """Put the merged conv and the tail in the place of a block; the names that changed then."""
-    block = made.get_submodule(place.at)
-    conv = builder.branches(place.branches, made.get_submodule(place.like))
+    block = submodule(made, place.at)
+    conv = builder.branches(place.branches, submodule(made, place.like))
     new, stays = sequential(conv, place.tail or (), block)
     replace_module(made, place.at, new)
     kept[place.at] = stays
@@ -134,7 +135,7 @@ def replace_module(root: nn.Module, path: str, new: nn.Module) -> None:
     Raises:
         UnsupportedError: the module is the root, which has no place to be replaced in.
     """
-    old = root.get_submodule(path)
+    old = submodule(root, path)
     if old is root:
         raise UnsupportedError("the model is this one layer; put it in an nn.Sequential first")
     for owner, name in list(_places(root, old)):
@@ -142,7 +143,7 @@ def replace_module(root: nn.Module, path: str, new: nn.Module) -> None:
 
 
 def _places(root: nn.Module, wanted: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    for owner in root.modules():
+    for owner in modules(root):
         for name, child in owner._modules.items():
             if child is wanted:
                 yield owner, name
@@ -150,8 +151,8 @@ def _places(root: nn.Module, wanted: nn.Module) -> Iterator[tuple[nn.Module, str
 
 def names_of(root: nn.Module, path: str) -> tuple[str, ...]:
     """Every qualified name under which the module at ``path`` is registered."""
-    wanted = root.get_submodule(path)
-    return tuple(n for n, m in root.named_modules(remove_duplicate=False) if m is wanted)
+    wanted = submodule(root, path)
+    return tuple(n for n, m in named_modules(root, duplicates=True) if m is wanted)
 
 
 def _place(edit: Rewrite, tree: Tree) -> Place | str:

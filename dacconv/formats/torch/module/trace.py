@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from dacconv.formats.torch.convs import CONVS, NORMS, TRANSPOSED, module_geometry, weight_problem
 from dacconv.formats.torch.meaning import Meaning
+from dacconv.formats.torch.members import children, modules, own_parameters
 from dacconv.formats.torch.module.arithmetic import OF_CONSTANTS, constant_affine
 from dacconv.formats.torch.module.blocks import Block
 from dacconv.formats.torch.module.functions import conv_call, describe_call
@@ -241,7 +242,7 @@ class _Recorder(TorchFunctionMode):
                 self._touch(module, name)
             return object.__getattribute__(module, name)
 
-        kinds = {*_WATCHED, *(type(module) for module in self.root.modules())}
+        kinds = {*_WATCHED, *(type(module) for module in modules(self.root))}
         kinds = {kind for kind in kinds if kind.__getattribute__ is object.__getattribute__}
         for kind in kinds:
             kind.__getattribute__ = watch  # type: ignore[method-assign]
@@ -281,7 +282,7 @@ class _Recorder(TorchFunctionMode):
             if isinstance(result, torch.Tensor):  # None where the layer raised
                 self._leaf(module, tensors_in((args, kwargs)), result)
             self.inside = None
-        elif next(module.children(), None) is None:
+        elif next(children(module), None) is None:
             self._whole(module)
         if (path := self.names.modules.get(id(module))) is not None:
             self.calls.setdefault(path, []).append(self._block(start, kwargs, result))
@@ -299,7 +300,7 @@ class _Recorder(TorchFunctionMode):
         name = self.ledger.fresh(path or type(module).__name__, module=True)
         self.sites[name] = path
         op = leaf_op(module) or "other"
-        own = dict(module.named_parameters(recurse=False))
+        own = dict(own_parameters(module))
         geometry = weight = skip = None
         if op != "affine":
             geometry = module_geometry(module, taken[0], result)
@@ -325,7 +326,7 @@ class _Recorder(TorchFunctionMode):
     def _fresh_call(self, short: str) -> str:
         """The name of a function call: that of the module where the module is only this."""
         place = self._place()
-        if place and next(self.stack[-1].children(), None) is None:
+        if place and next(children(self.stack[-1]), None) is None:
             return self.ledger.fresh(place, module=True)
         return self.ledger.fresh(".".join(filter(None, (place, short.strip("_") or "call"))))
 

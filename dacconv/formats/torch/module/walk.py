@@ -20,6 +20,7 @@ from torch import fx, nn
 from dacconv.errors import UnsupportedError
 from dacconv.formats.base import Visit
 from dacconv.formats.torch.convs import to_numpy
+from dacconv.formats.torch.members import submodule
 
 Stop = Callable[[str, torch.Tensor], torch.Tensor]
 """Called in place of a conv: its node and input, its output."""
@@ -126,7 +127,7 @@ def stopping(
     try:
         for path, names in calls.items():
             if wanted.intersection(names):
-                conv = module.get_submodule(path)
+                conv = submodule(module, path)
                 conv.forward = _replacement(conv.forward, path, names, wanted, local)
                 patched.append(conv)
         yield begin

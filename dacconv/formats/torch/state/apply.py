@@ -16,7 +16,9 @@ from dacconv.formats.sniff import kind
 from dacconv.formats.torch.convs import CONVS, from_spec
 from dacconv.formats.torch.files.checkpoint import read_checkpoint
 from dacconv.formats.torch.files.entries import best_prefix
+from dacconv.formats.torch.members import modules, named_modules, own_methods, parameters, submodule
 from dacconv.formats.torch.module.blocks import rebuilt
+from dacconv.formats.torch.module.names import held_outside
 from dacconv.formats.torch.state.file import StateFile, open_state
 from dacconv.formats.torch.state.model import fill
 from dacconv.formats.torch.state.specs import differences, folded, layer_facts, same_ends
@@ -73,12 +75,26 @@ def place(module: nn.Module, source: StateFile) -> Iterator[list[Replaced]]:
     """
     where = str(source.checkpoint.path)
     record = source.record
+    held = held_outside(module)
     recorded = dict(_recorded(module, record, where) if record else ())
     for name, layer in recorded.items():
+        _require_reachable(module, name, held, where)
         yield _replace(module, name, layer)
     prefix = best_prefix(source.state, _possible_keys(module))
     for name, layer in list(_derived(module, source.state, prefix, recorded, where)):
+        _require_reachable(module, name, held, where)
         yield _replace(module, name, layer)
+
+
+def _require_reachable(module: nn.Module, name: str, held: Mapping[str, str], where: str) -> None:
+    """Raise UsageError where the network calls a layer by a reference that nothing replaces."""
+    if name in held:
+        raise UsageError(
+            f"layer '{name}' of {type(module).__name__} is also held in '{held[name]}', outside "
+            "the module tree, where a converted layer cannot take its place",
+            where=where,
+            hint="keep the layers in an nn.ModuleList, or convert with --skip " + name,
+        )
 
 
 def _open(path: Path, key: str | None) -> StateFile:
@@ -92,8 +108,10 @@ def _open(path: Path, key: str | None) -> StateFile:
 
 def _possible_keys(module: nn.Module) -> list[str]:
     """Keys of the network as it is, and those that its convs may have become."""
-    convs = [name for name, m in module.named_modules() if isinstance(m, CONVS)]
-    return [*module.state_dict(), *(f"{name}.0.weight" for name in convs)]
+    convs = [name for name, m in named_modules(module) if isinstance(m, CONVS)]
+    with own_methods(module):
+        keys = list(module.state_dict())
+    return [*keys, *(f"{name}.0.weight" for name in convs)]
 
 
 def _recorded(
@@ -107,7 +125,7 @@ def _recorded(
     facts = record.get("replaced")
     for name in sorted(specs):
         try:
-            old = module.get_submodule(name)
+            old = submodule(module, name)
             new = rebuilt(specs[name], old)
         except AttributeError as error:
             raise UsageError(
@@ -147,7 +165,7 @@ def _may_replace(
     if not isinstance(old, _ConvNd) or same_ends(new, old):
         return True
     emptied = {n for n, spec in specs.items() if spec == {"type": "Identity"}}
-    return any(n in emptied and isinstance(m, _ConvNd) for n, m in module.named_modules())
+    return any(n in emptied and isinstance(m, _ConvNd) for n, m in named_modules(module))
 
 
 def _channels(conv: nn.Module) -> str:
@@ -165,7 +183,7 @@ def _derived(
 ) -> Iterator[tuple[str, nn.Module]]:
     """The layers that the keys show: convs whose weights are ``X.0.weight``, ``X.1.weight``."""
     inside = tuple(f"{name}." for name in recorded)
-    for name, conv in module.named_modules():
+    for name, conv in named_modules(module):
         key = f"{prefix}{name}." if name else prefix
         if type(conv) not in CONVS or name in recorded or name.startswith(inside):
             continue
@@ -235,16 +253,16 @@ def _misfit(name: str, conv: _ConvNd, where: str) -> UsageError:
 
 def _replace(root: nn.Module, name: str, new: nn.Module) -> list[Replaced]:
     """Put ``new`` wherever the layer is registered; return what undoes it."""
-    old = root.get_submodule(name)
+    old = submodule(root, name)
     if old is root:
         raise UsageError("the network is this one layer; put it in an nn.Sequential first")
-    like = next(old.parameters(), None)
+    like = next(parameters(old), None)
     new.train(old.training)
     if like is not None:
         new.to(device=like.device, dtype=like.dtype)
-    for parameter in new.parameters():
+    for parameter in parameters(new):
         parameter.requires_grad_(like is None or like.requires_grad)
-    places = [(o, n) for o in root.modules() for n, child in o._modules.items() if child is old]
+    places = [(o, n) for o in modules(root) for n, child in o._modules.items() if child is old]
     for owner, attribute in places:
         owner._modules[attribute] = new
     return [(owner, attribute, old) for owner, attribute in places]

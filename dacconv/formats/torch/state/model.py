@@ -15,6 +15,7 @@ from dacconv.formats.base import LoadOptions
 from dacconv.formats.torch.arch import build
 from dacconv.formats.torch.files.entries import best_prefix
 from dacconv.formats.torch.files.record import make_record
+from dacconv.formats.torch.members import named_modules, own_methods, submodule
 from dacconv.formats.torch.module.blocks import describe_replaced
 from dacconv.formats.torch.module.model import TracedModel, require_tree
 from dacconv.formats.torch.module.surgery import names_of
@@ -73,7 +74,7 @@ class StateModel(TracedModel):
         """As every module, with the new weights rounded to the dtype that the file has."""
         made = super().rewrite(edits)
         for prefix, new in made._changed().items():
-            module = made.module.get_submodule(prefix[len(self.prefix) : -1])
+            module = submodule(made.module, prefix[len(self.prefix) : -1])
             for key, parameter in module.named_parameters():
                 parameter.data = new[prefix + key].to(parameter.dtype)
         return made
@@ -95,7 +96,7 @@ class StateModel(TracedModel):
         made: dict[int, torch.Tensor] = {}
         changed: dict[str, dict[str, torch.Tensor]] = {}
         for canonical in self._outermost():
-            module = self.module.get_submodule(canonical)
+            module = submodule(self.module, canonical)
             for name in names_of(self.module, canonical):
                 prefix = f"{self.prefix}{name}."
                 like = self._like(prefix)
@@ -136,7 +137,7 @@ def load_state(source: StateFile, options: LoadOptions, place: Place) -> StateMo
     require_tree(module, path)
     originals = {
         name: geometry
-        for name, layer in module.named_modules()
+        for name, layer in named_modules(module)
         if (geometry := layer_facts(layer)) is not None
     }
     for _ in place(module, source):
@@ -167,7 +168,7 @@ def fill(
     Raises:
         UsageError: missing, unexpected or differently shaped entries, which it names.
     """
-    with user_code("its state_dict()", what):
+    with user_code("its state_dict()", what), own_methods(module):
         wanted = module.state_dict()
     prefix = best_prefix(state, wanted)
     have = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
@@ -196,7 +197,7 @@ def fill(
         )
     for key in wanted.keys() - have.keys():
         have[key] = wanted[key]
-    with user_code("loading the state dict", where, f"into {what}"):
+    with user_code("loading the state dict", where, f"into {what}"), own_methods(module):
         module.load_state_dict(have, strict=True)
     return prefix
 
