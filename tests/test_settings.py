@@ -3,7 +3,7 @@ import pytest
 from dacconv.errors import UsageError
 from dacconv.jobs.settings_file import read_settings
 from dacconv.settings import Settings
-from dacconv.support.parsing import parse_arguments, parse_ranks, parse_shapes
+from dacconv.support.parsing import parse_arguments, parse_layer_ranks, parse_shapes
 
 
 @pytest.fixture
@@ -55,10 +55,10 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def test_ranks():
-    assert parse_ranks("a=1, b.c=2") == {"a": 1, "b.c": 2}
+    assert parse_layer_ranks("a=1, b.c=2") == {"a": 1, "b.c": 2}
     for text in ("a", "a=x", "=2", "a=2.5"):
         with pytest.raises(UsageError):
-            parse_ranks(text)
+            parse_layer_ranks(text)
 
 
 def test_shapes():

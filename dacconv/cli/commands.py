@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 from dacconv import settings as kinds
 from dacconv.errors import UsageError
 from dacconv.settings import COMMANDS, Option, Options, Outputs, Settings, option_text
-from dacconv.support.parsing import parse_ranks
+from dacconv.support.parsing import parse_layer_ranks
 
 
 class GroupedCommand(TyperCommand):
@@ -79,7 +79,7 @@ def _given(group: type[Options], name: str, values: Mapping[str, Any]) -> Iterat
         if value is None or value == [] or (value is False and declaration.kind == kinds.FLAG):
             continue
         if declaration.kind == kinds.RANKS:
-            value = parse_ranks(value)
+            value = parse_layer_ranks(value)
         elif isinstance(value, list):
             value = tuple(value)
         elif isinstance(value, Path) and group is Settings:

@@ -20,11 +20,11 @@ F64 = NDArray[np.float64]
 Pads = tuple[tuple[int, int], ...]
 
 SAME_VALUE = 1e-5
-"""Two constants that a model computes in two ways in float32 agree to this share."""
+"""The relative difference up to which two constants computed in float32 count as equal."""
 
 
 class Inexact(Exception):  # noqa: N818
-    """This merge would change the result; the text says why, for the user."""
+    """A merge would change the result; the text is the reason, for the user."""
 
 
 def fold_affine(conv: Conv, affine: Affine) -> Conv:
@@ -60,7 +60,10 @@ def absorb_affine(affine: Affine, conv: Conv) -> Conv:
 
 
 def constant_response(conv: Conv, value: F64) -> F64:
-    """What the conv without its bias makes of an input that is ``value`` per channel."""
+    """The output ``(out,)`` of the conv, without bias, for an input constant per channel.
+
+    ``value`` is ``(in,)``.
+    """
     summed = as_f64(conv.weight).reshape(*conv.weight.shape[:2], -1).sum(axis=2)
     groups = summed.reshape(conv.groups, -1, summed.shape[1])
     return np.asarray(np.matmul(groups, value.reshape(conv.groups, -1, 1)).reshape(-1))
@@ -74,7 +77,7 @@ def pad_input(pads: Pads, conv: Conv) -> Conv:
     """
     conv = explicit_padding(conv)
     if conv.transposed:
-        raise Inexact("a transposed conv cannot take zero padding in")
+        raise Inexact("a transposed conv cannot pad its input with zeros")
     if is_padded(conv) and conv.pad_mode != "zeros":
         raise Inexact(f"the conv pads by {conv.pad_mode!r}, not with zeros")
     if any(side < 0 for pad in pads for side in pad):
@@ -83,17 +86,17 @@ def pad_input(pads: Pads, conv: Conv) -> Conv:
 
 
 def pad_output(conv: Conv, pads: Pads, value: FloatArray | float) -> Conv:
-    """``constant_pad(conv(x))`` as one conv, where the border that it adds is its own bias.
+    """``constant_pad(conv(x))`` as one conv, where the border holds the bias of the conv.
 
-    A conv that is 1 wide along an axis and sees zeros makes its bias: so padding its input
-    is padding its output with the bias (Diverse Branch Block's padded BatchNorm, section 4.1).
+    A kernel of size 1 computes the bias from zeros. So padding the input with zeros pads the
+    output with the bias (Diverse Branch Block's padded BatchNorm, section 4.1).
 
     Raises:
-        Inexact: the kernel is wider than 1 where it is padded, or the border is not the bias.
+        Inexact: the kernel is wider than 1 along a padded axis, or the border is not the bias.
     """
     conv = explicit_padding(conv)
     if conv.transposed or (is_padded(conv) and conv.pad_mode != "zeros"):
-        raise Inexact("only a conv that pads with zeros can make the padded border itself")
+        raise Inexact("only a conv that pads with zeros can compute the padded border itself")
     if any(side < 0 for pad in pads for side in pad):
         raise Inexact("a negative padding crops the output")
     axes = zip(pads, conv.kernel, conv.stride, strict=True)
@@ -106,7 +109,10 @@ def pad_output(conv: Conv, pads: Pads, value: FloatArray | float) -> Conv:
 
 
 def regroup(conv: Conv, groups: int) -> Conv:
-    """The same conv with fewer groups (a divisor of its own), zeros between the old ones."""
+    """The same conv with fewer groups; ``groups`` divides the old number.
+
+    The kernel entries between channels of different old groups are zero.
+    """
     if groups == conv.groups:
         return conv
     merged = conv.groups // groups
@@ -155,7 +161,7 @@ def average_pool(
 
 
 def explicit_padding(conv: Conv) -> Conv:
-    """``auto_pad`` spelled out.
+    """The same conv with its ``auto_pad`` as explicit padding.
 
     Raises:
         Inexact: the padding depends on the size of the input.
@@ -173,7 +179,7 @@ def explicit_padding(conv: Conv) -> Conv:
 
 
 def swap_channels(weight: FloatArray, groups: int = 1) -> FloatArray:
-    """Turn ``(in, out / groups, *k)`` into ``(out, in / groups, *k)``, and back.
+    """Turn ``(in, out / groups, *kernel)`` into ``(out, in / groups, *kernel)``, and back.
 
     The first is how frameworks store transposed convs, the second how ``Conv`` does.
     """
@@ -183,7 +189,7 @@ def swap_channels(weight: FloatArray, groups: int = 1) -> FloatArray:
 
 
 def work(conv: Conv) -> float:
-    """MACs per position of the input, the border left out of account."""
+    """MACs per position of the input, ignoring the border."""
     strides = 1 if conv.transposed else math.prod(conv.stride)
     return math.prod(conv.weight.shape) / strides
 
@@ -195,23 +201,23 @@ def density(conv: Conv) -> float:
 
 
 def is_padded(conv: Conv) -> bool:
-    """Whether it reads beyond its input (or, transposed, is cropped)."""
+    """Whether the conv pads its input (or, transposed, crops its output)."""
     return conv.auto_pad is not None or any(any(pad) for pad in conv.padding)
 
 
 def is_pointwise(conv: Conv) -> bool:
-    """Whether every output position sees exactly its own input position."""
+    """Whether every output position depends on the same input position alone."""
     ones = all(k == 1 and s == 1 for k, s in zip(conv.kernel, conv.stride, strict=True))
     return ones and not any(any(p) for p in conv.padding) and not any(conv.output_padding)
 
 
 def bias_of(conv: Conv) -> F64:
-    """The bias in float64, zeros where there is none."""
+    """The bias ``(out,)`` in float64, zeros where there is none."""
     return np.zeros(conv.out_channels) if conv.bias is None else as_f64(conv.bias)
 
 
 def as_f64(array: FloatArray | float) -> F64:
-    """In float64; not copied if it is that already."""
+    """The array in float64; not copied if it is float64 already."""
     return np.asarray(array, dtype=np.float64)
 
 

@@ -1,4 +1,4 @@
-"""What a layer costs: multiply-adds, parameters, bytes moved.
+"""The cost of a layer: multiply-adds, parameters, bytes moved.
 
 One multiply-add is one MAC; FLOPs are 2 x MACs. Bias additions are not counted, as in
 ``torch.utils.flop_counter`` and fvcore.
@@ -38,7 +38,7 @@ NOTHING = Cost(0, 0, 0)
 
 
 def total(costs: Iterable[Cost]) -> Cost:
-    """The sum; unknown as soon as one part is."""
+    """The sum; a number is None if it is None in any part."""
     return sum(costs, NOTHING)
 
 
@@ -57,7 +57,7 @@ def layer_cost(geometry: Geometry, op: Op = "conv") -> Cost:
 
 
 def shared_cost(geometries: Iterable[Geometry], op: Op = "conv") -> Cost:
-    """The cost of one weight used at several places: it is stored once and run at each."""
+    """The cost of one weight used at several places: stored once, computed at each of them."""
     costs = [layer_cost(geometry, op) for geometry in geometries]
     together = total(costs)
     return Cost(together.macs, max(cost.params for cost in costs), together.traffic)

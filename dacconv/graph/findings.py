@@ -1,4 +1,4 @@
-"""What was measured of a conversion: values that a report holds."""
+"""Measurements of a conversion: the values that a report holds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from dacconv.graph.types import Rank
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """What became one conv without loss: the nodes that it stands for, and in short."""
+    """Nodes that became one conv without loss.
+
+    ``name`` is the conv's, ``absorbed`` are the names of the nodes, and ``what`` is a summary of
+    their kinds, such as ``1 Conv, 1 BatchNormalization``.
+    """
 
     name: str
     absorbed: tuple[str, ...]
@@ -18,10 +22,11 @@ class Fused:
 
 @dataclass(frozen=True, slots=True)
 class LayerFit:
-    """Mean squared error of a layer's output over its variance, behind the converted layers.
+    """The mean squared error of a layer's output over its variance, with all layers converted.
 
-    ``predicted`` on the inputs that it was fitted to; ``plain`` and ``held`` on held-out ones,
-    for the plain split and for what was taken, which ``what`` names.
+    ``predicted`` is the error on the inputs that the layer was fitted to. ``plain`` and ``held``
+    are errors on held-out inputs: of the plain split, and of the factors that the converted model
+    has, which ``what`` describes.
     """
 
     predicted: float
@@ -32,10 +37,10 @@ class LayerFit:
 
 @dataclass(frozen=True, slots=True)
 class LayerError:
-    """What splitting one kernel lost: ``|T - T_r| / |T|``, Frobenius norm.
+    """The error of splitting one kernel: ``|T - T_r| / |T|``, Frobenius norm.
 
-    ``fit`` says how far its output is reproduced, where that was tried. ``bias_added`` is true
-    where the layer got a bias that it did not have.
+    ``fit`` is the error of its output, if the model was calibrated. ``bias_added`` is true if
+    the layer has got a bias that the original does not have.
     """
 
     kernel_error: float
@@ -50,11 +55,11 @@ class LayerError:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How the layers' outputs were reproduced, and what that did to the model's outputs.
+    """The inputs of a calibration, and its effect on the model's outputs.
 
-    Errors are squared and relative to the outputs' variance, on held-out inputs and on a
-    second family of inputs (None where there is none), for the plain conversion and for the
-    reconstructed one. The latter is ``taken`` where neither got worse.
+    Errors are squared and relative to the outputs' variance, for the plain conversion and for
+    the calibrated one, on held-out inputs and on a second family of inputs (None if there is
+    none). ``taken`` is true if the calibrated factors are used: neither error is larger.
     """
 
     kind: str
@@ -70,7 +75,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class RankTime:
-    """A layer at a rank in its fastest form: its time and its MACs over those of the conv."""
+    """A split layer in its fastest form: its time and its MACs over those of the original."""
 
     rank: Rank
     form: str
@@ -80,9 +85,9 @@ class RankTime:
 
 @dataclass(frozen=True, slots=True)
 class LayerTime:
-    """Measured milliseconds of a layer as it is, and at the ranks that were measured.
+    """Measured milliseconds of a layer, as it is and at several ranks.
 
-    ``after_ms`` is what it takes as it was converted: as before where it was left alone.
+    ``after_ms`` is the time in the converted model: ``before_ms`` where the layer is not split.
     """
 
     layer: str
@@ -93,25 +98,25 @@ class LayerTime:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Times of single layers, each in a network of its own, on that machine and runtime."""
+    """Times of single layers, each in a network of its own; ``where`` is machine and runtime."""
 
     where: str
     layers: tuple[LayerTime, ...]
 
     @property
     def before_ms(self) -> float:
-        """The sum over the measured layers, as they are."""
+        """The sum over the measured layers of the original."""
         return sum(layer.before_ms for layer in self.layers)
 
     @property
     def after_ms(self) -> float:
-        """The sum over the measured layers, as converted."""
+        """The sum over the measured layers of the converted model."""
         return sum(layer.after_ms for layer in self.layers)
 
 
 @dataclass(frozen=True, slots=True)
 class OutputCheck:
-    """One output of both models on the same inputs; None where it cannot be computed.
+    """The comparison of one output on the same inputs; None for what cannot be computed.
 
     ``not_finite`` counts the runs in which the original's output held NaN or infinite values.
     """

@@ -1,4 +1,4 @@
-"""From a graph to the layers that a plan is made of: one per weight, in the graph's order."""
+"""The layers of a graph, for which a plan has entries: one per weight, in the graph's order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def survey(graph: Graph) -> tuple[Layer, ...]:
 
 
 def uncounted(graph: Graph) -> tuple[tuple[str, int, int], ...]:
-    """``(operator, how many, parameters)`` of the nodes that no layer stands for."""
+    """``(operator, count, parameters)`` of the nodes that belong to no layer."""
     count: Counter[str] = Counter()
     params: Counter[str] = Counter()
     for node in graph.nodes:
@@ -46,7 +46,7 @@ def _layer(nodes: list[Node]) -> Layer:
 
 
 def _reasons(nodes: list[Node]) -> Iterator[str]:
-    """Why a layer cannot be split by any method, the plainest reason first."""
+    """The reasons why no method can split a layer, the most important first."""
     node = nodes[0]
     if node.geometry is None:
         yield node.skip or "its shape is not known"

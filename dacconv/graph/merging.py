@@ -1,6 +1,6 @@
-"""The algebra of several convs: branches that are added or joined, and chains, as one conv.
+"""The algebra of several convs: branches that are added or concatenated, and chains, as one conv.
 
-Exact at every position, the border included, or :class:`~dacconv.graph.convs.Inexact`.
+Exact at every position, the border included, or :class:`~dacconv.graph.convs.Inexact` is raised.
 Arithmetic is float64. Sources: ACNet (arXiv 1908.03930, section 3.2), RepVGG (2101.03697,
 section 3.3), Diverse Branch Block (2103.13425, section 3.2, transforms II, III, IV and VI).
 """
@@ -36,8 +36,8 @@ def add_convs(convs: Sequence[Conv], input_size: Sizes = None) -> Conv:
     """``conv_0(x) + conv_1(x) + ...`` as one conv, small kernels embedded in large ones.
 
     Args:
-        convs: what is added; the number of output channels is the same.
-        input_size: the spatial size of ``x``, as far as it is fixed.
+        convs: convs with the same numbers of input and output channels.
+        input_size: the spatial size of ``x``; None for an axis that is not fixed.
 
     Raises:
         Inexact: strides, output sizes or border handling differ.
@@ -54,7 +54,7 @@ def add_convs(convs: Sequence[Conv], input_size: Sizes = None) -> Conv:
 
 
 def concat_convs(convs: Sequence[Conv], input_size: Sizes = None) -> Conv:
-    """The convs of one input, joined along the channels, as one conv without groups.
+    """Convs of one input, their outputs concatenated along the channels, as one conv of 1 group.
 
     Raises:
         Inexact: strides, output sizes or border handling differ.
@@ -71,12 +71,12 @@ def concat_convs(convs: Sequence[Conv], input_size: Sizes = None) -> Conv:
 def compose(first: Conv, second: Conv) -> Conv:
     """``second(first(x))`` as one conv.
 
-    Where ``second`` pads with zeros, it sees zeros around the output of ``first``, while one
-    conv sees what ``first`` would make of zeros: the same only if ``first`` has no bias and
-    is 1 wide and unpadded along the axes that ``second`` pads.
+    Where ``second`` pads with zeros, it reads zeros around the output of ``first``, while one
+    conv reads what ``first`` computes there. They agree only if ``first`` has no bias and a
+    kernel of size 1 without padding along the axes that ``second`` pads.
 
     Raises:
-        Inexact: the border would differ, or a transposed conv is more than 1 wide in company.
+        Inexact: the border would differ, or a transposed conv is next to a conv that is not 1x1.
     """
     if first.out_channels != second.in_channels:
         raise Inexact("the numbers of channels differ")
@@ -86,15 +86,7 @@ def compose(first: Conv, second: Conv) -> Conv:
     padding, mode = _chain_padding(first, second)
     groups = math.gcd(first.groups, second.groups)
     a, b = regroup(first, groups), regroup(second, groups)
-    steps = [
-        (d if k > 1 else 0, e * s if m > 1 else 0)
-        for k, d, m, e, s in zip(a.kernel, a.dilation, b.kernel, b.dilation, a.stride, strict=True)
-    ]
-    dilation = tuple(math.gcd(*pair) or 1 for pair in steps)
-    kernel = tuple(
-        (u * (k - 1) + v * (m - 1)) // d + 1
-        for (u, v), k, m, d in zip(steps, a.kernel, b.kernel, dilation, strict=True)
-    )
+    steps, dilation, kernel = _chain_taps(a, b)
     weight = np.zeros((b.out_channels, a.weight.shape[1], *kernel))
     for tap_b in _taps(b):
         left = _tap(b, tap_b)
@@ -110,7 +102,7 @@ def compose(first: Conv, second: Conv) -> Conv:
 
 
 def composed_weights(first: Conv, second: Conv) -> int:
-    """The number of weights that :func:`compose` makes, without making them."""
+    """The number of weights of the result of :func:`compose`, without computing it."""
     if first.transposed or second.transposed:
         kernel = first.kernel if first.transposed else second.kernel
     else:
@@ -120,10 +112,10 @@ def composed_weights(first: Conv, second: Conv) -> int:
 
 
 def align(convs: Sequence[Conv], input_size: Sizes = None) -> list[Conv]:
-    """The same convs with one kernel size, padding and dilation: zeros around the smaller.
+    """The same convs with one kernel size, padding and dilation; small kernels get zeros around.
 
     Raises:
-        Inexact: as :func:`add_convs`.
+        Inexact: as in :func:`add_convs`.
     """
     if len({conv.transposed for conv in convs}) > 1:
         raise Inexact("a transposed conv and a plain one")
@@ -143,7 +135,7 @@ def align(convs: Sequence[Conv], input_size: Sizes = None) -> list[Conv]:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """One axis of the common kernel; ``starts`` is where each conv's first tap comes to lie."""
+    """One axis of the common kernel; ``starts`` has the place of each conv's first tap in it."""
 
     kernel: int
     dilation: int
@@ -172,7 +164,7 @@ def _align_axis(convs: Sequence[Conv], axis: int, input_size: Sizes) -> _Axis:
 
 
 def _common_extent(extents: Sequence[int], stride: int, size: int | None) -> int:
-    """The largest of ``padding - reach``, where all make the same number of positions."""
+    """The largest of ``padding - reach``, if all give the same number of output positions."""
     largest = max(extents)
     if min(extents) == largest:
         return largest
@@ -240,7 +232,7 @@ def _chain_padding(first: Conv, second: Conv) -> tuple[Pads, str]:
 def _chain_taps(
     first: Conv, second: Conv
 ) -> tuple[list[tuple[int, int]], tuple[int, ...], tuple[int, ...]]:
-    """Per axis: how far a tap of each is from the next, the common dilation and kernel."""
+    """Per axis: the distances between taps of both convs, the common dilation and kernel size."""
     steps = [
         (d if k > 1 else 0, e * s if m > 1 else 0)
         for k, d, m, e, s in zip(
@@ -287,11 +279,11 @@ def _taps(conv: Conv) -> Iterator[tuple[int, ...]]:
 
 
 def _index(places: Sequence[int | slice]) -> Any:
-    """Those places along the spatial axes, all channels."""
+    """An index of places along the spatial axes, for all channels."""
     return (..., *places)
 
 
 def _tap(conv: Conv, at: tuple[int, ...]) -> F64:
-    """One tap of the kernel as matrices ``(groups, out / groups, in / groups)``."""
+    """One tap of the kernel: matrices ``(groups, out / groups, in / groups)``."""
     tap = as_f64(conv.weight[_index(at)])
     return tap.reshape(conv.groups, -1, conv.weight.shape[1])

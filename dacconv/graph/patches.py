@@ -1,4 +1,4 @@
-"""The patches that a conv sees, as rows: what its kernel is multiplied with."""
+"""The input patches of a conv as the rows of a matrix (im2col)."""
 
 from __future__ import annotations
 
@@ -11,30 +11,36 @@ from numpy.lib.stride_tricks import sliding_window_view
 from dacconv.graph.types import Array, Conv, FloatArray
 
 CHUNK_BYTES = 64 * 2**20
-"""Patches are made in pieces of about this size."""
+"""Patches are computed in pieces of about this size."""
 
 _MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 def paddings(conv: Conv, sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    """``(begin, end)`` per axis for an input of these sizes, ``auto_pad`` resolved."""
+    """The padding ``(begin, end)`` per spatial axis for an input of these sizes.
+
+    ``auto_pad`` is resolved as ONNX's Conv does.
+    """
     if conv.auto_pad is None:
         return conv.padding
-    made = []
+    pads = []
     for size, k, stride, dilation in zip(
         sizes, conv.kernel, conv.stride, conv.dilation, strict=True
     ):
         out = -(-size // stride)
-        whole = max((out - 1) * stride + dilation * (k - 1) + 1 - size, 0)
-        less = whole // 2
-        made.append((less, whole - less) if conv.auto_pad == "SAME_UPPER" else (whole - less, less))
-    return tuple(made)
+        total = max((out - 1) * stride + dilation * (k - 1) + 1 - size, 0)
+        small, large = total // 2, total - total // 2
+        pads.append((small, large) if conv.auto_pad == "SAME_UPPER" else (large, small))
+    return tuple(pads)
 
 
 def patches(conv: Conv, x: FloatArray) -> Iterator[tuple[slice, tuple[int, ...], FloatArray]]:
-    """Pieces of ``x`` ``(batch, in, *size)``: the samples, output size and rows of patches.
+    """The patches of ``x`` ``(batch, in, *size)``, in pieces of whole samples.
 
-    Rows are ``(samples * positions, in * prod(k))``, in the order of a kernel's own numbers.
+    Yields:
+        The slice of the samples, the spatial size of the output, and the patches as a float32
+        matrix ``(samples * positions, in * prod(kernel))`` with columns in the order of
+        ``conv.weight[0].ravel()``.
     """
     taps = math.prod(conv.kernel)
     per_sample = x[0].size * taps * 4 // math.prod(conv.stride) if len(x) else 1
@@ -54,15 +60,15 @@ def convolve(conv: Conv, x: FloatArray) -> FloatArray:
     kernel = conv.weight.reshape(conv.out_channels, -1).astype(np.float32).T
     parts = []
     for part, size, rows in patches(conv, x):
-        made = rows @ kernel
+        output = rows @ kernel
         if conv.bias is not None:
-            made += conv.bias.astype(np.float32)
-        parts.append(as_images(made, part.stop - part.start, size))
+            output += conv.bias.astype(np.float32)
+        parts.append(as_images(output, part.stop - part.start, size))
     return np.concatenate(parts)
 
 
 def as_images(rows: FloatArray, samples: int, size: tuple[int, ...]) -> FloatArray:
-    """``(samples * positions, out)`` as ``(samples, out, *size)``."""
+    """Rows ``(samples * positions, out)`` as activations ``(samples, out, *size)``."""
     images = rows.reshape(samples, *size, -1)
     return np.ascontiguousarray(np.moveaxis(images, -1, 1))
 

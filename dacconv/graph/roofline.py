@@ -1,9 +1,9 @@
-"""Whether a layer moves more bytes than its multiply-adds need.
+"""The memory traffic of layers beside their multiply-adds.
 
 The roofline model (Williams et al., CACM 52(4), 2009): a layer whose arithmetic intensity, MACs
-per byte moved, is below what the machine can compute per byte waits for memory. And the four
-guidelines of Ma et al., "ShuffleNet V2", arXiv 1807.11164, section 3, each as a ratio to the
-guideline's optimum at the same MACs: 1 keeps it, 1.5 moves half as much again.
+per byte moved, is below what the machine can compute per byte waits for memory. The four
+guidelines are those of Ma et al., "ShuffleNet V2", arXiv 1807.11164, section 3, each as the ratio
+to its optimum at the same MACs: 1 is the optimum, 1.5 moves half as many bytes again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def intensity(cost: Cost) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Bytes that are moved, and the least that the same MACs could do with."""
+    """Bytes that are moved, and the minimum for the same MACs."""
 
     bytes: float = 0.0
     least: float = 0.0
@@ -36,7 +36,7 @@ class Moved:
 
     @property
     def ratio(self) -> float | None:
-        """What is moved over the least; None where the guideline has nothing to say."""
+        """Moved bytes over the minimum; None where the guideline does not apply."""
         return self.bytes / self.least if self.least else None
 
 
@@ -46,12 +46,13 @@ def together(parts: Iterable[Moved]) -> Moved:
 
 
 def widths(g: Geometry) -> Moved | None:
-    """G1, section 3 (1): a 1x1 conv moves least where input and output have the same width.
+    """G1, section 3 (1): a 1x1 conv moves the fewest bytes if input and output widths are equal.
 
     It reads and writes ``hw (c1 + c2) + c1 c2`` values for ``B = hw c1 c2`` multiply-adds, and
     ``hw (c1 + c2) + c1 c2 >= 2 sqrt(hw B) + B / hw``, equal where ``c1 = c2``. A batch counts
-    as area, since the weights are read once. Convs that are not 1x1, have groups or a stride
-    are not meant: nothing. None where the sizes are not known.
+    as area, since the weights are read once. The guideline does not apply to convs that are not
+    1x1 or have groups or a stride, whose result is an empty ``Moved``. None where the sizes are
+    not known.
     """
     if set(g.kernel) != {1} or g.groups != 1 or set(g.stride) != {1}:
         return Moved()
@@ -65,12 +66,13 @@ def widths(g: Geometry) -> Moved | None:
 
 
 def groups(g: Geometry) -> Moved | None:
-    """G2, section 3 (2): at the same input and MACs, groups move more.
+    """G2, section 3 (2): with the same input and MACs, a grouped conv moves more bytes.
 
     With g groups, ``B = hw k c1 c2 / g`` multiply-adds (k the kernel's size) come with
     ``hw_in c1 + hw c2 + k c1 c2 / g`` values; the ungrouped conv of the same input and MACs has
-    ``c2 / g`` outputs, and as many weights. A depthwise conv has ``g = c1``. Convs without
-    groups: nothing. None where the sizes are not known.
+    ``c2 / g`` outputs, and as many weights. A depthwise conv has ``g = c1``. The guideline does
+    not apply to convs without groups, whose result is an empty ``Moved``. None where the sizes
+    are not known.
     """
     if g.groups == 1:
         return Moved()
@@ -85,11 +87,11 @@ def groups(g: Geometry) -> Moved | None:
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
-    """What a layer, or several, do with memory; None where the sizes are not known.
+    """The memory traffic of one or several layers; None where the sizes are not known.
 
-    ``convs`` are the bytes of the convs themselves, ``elementwise`` those of the additions,
-    affines, activations and copies around them (G4, section 3 (4)), and ``operators`` how many
-    operators stand in the place of ``layers`` layers (G3, section 3 (3)).
+    ``convs`` are the bytes moved by the convs themselves, ``elementwise`` those moved by the
+    additions, affines, activations and copies around them (G4, section 3 (4)), and ``operators``
+    is the number of operators in the place of ``layers`` layers (G3, section 3 (3)).
     """
 
     macs: int | None
@@ -118,7 +120,7 @@ class Roofline:
 
     @property
     def guidelines(self) -> dict[str, float | None]:
-        """The ratios to the optimum: ``widths``, ``groups``, ``fragmentation``, ``elementwise``."""
+        """Ratios to the optimum by guideline: widths, groups, fragmentation and elementwise."""
         both = None if self.elementwise is None or not self.convs else self.elementwise + self.convs
         return {
             "widths": None if self.widths is None else self.widths.ratio,
@@ -139,9 +141,9 @@ def total(parts: Iterable[Roofline]) -> Roofline:
 def of_convs(
     convs: Iterable[Geometry], cost: Cost, elementwise: int | None, *, operators: int, layers: int
 ) -> Roofline:
-    """The roofline of convs that cost ``cost``, ``operators`` of them in place of ``layers``."""
-    known = tuple(convs)
-    wide, grouped = [widths(g) for g in known], [groups(g) for g in known]
+    """The roofline of convs with the cost ``cost``: ``operators`` in the place of ``layers``."""
+    geometries = tuple(convs)
+    wide, grouped = [widths(g) for g in geometries], [groups(g) for g in geometries]
     return Roofline(
         cost.macs,
         cost.traffic,

@@ -1,4 +1,4 @@
-"""The values that flow through dacconv: plain data, no framework object in sight.
+"""The values that flow through dacconv: plain data without framework objects.
 
 Shapes follow PyTorch and ONNX: activations are ``(batch, channels, *spatial)``, kernels are
 ``(out, in / groups, *kernel)``. One multiply-add is one MAC; FLOPs are 2 x MACs.
@@ -33,7 +33,7 @@ Op = Literal[
     "identity",
     "other",
 ]
-"""What a node does, as far as it matters here; ``Node`` says what each promises."""
+"""The kind of operation of a node; see :class:`Node` for the meaning of each."""
 
 LAYER_OPS: tuple[Op, ...] = ("conv", "conv_transpose", "linear")
 """The layers: the operators that carry the multiply-adds of a convolutional network."""
@@ -53,12 +53,12 @@ class Conv:
     its input and has empty ``stride``, ``padding`` and ``dilation``.
 
     ``padding`` holds ``(begin, end)`` per spatial axis, because ONNX pads can be lopsided.
-    With ``auto_pad`` the runtime computes the padding from the input size and ``padding``
-    is what that comes to where the size is known, zeros otherwise. ``pad_mode`` is how the
+    With ``auto_pad`` the runtime computes the padding from the input size, and ``padding``
+    is the result where the size is known, zeros otherwise. ``pad_mode`` is how the
     border is filled: ``zeros``, or torch's ``reflect``, ``replicate``, ``circular``.
 
-    With ``transposed`` it is a transposed convolution: ``padding`` is what is cropped from
-    the full output, and ``output_padding`` what is added to its end, per spatial axis.
+    With ``transposed`` it is a transposed convolution: ``padding`` is cropped from the full
+    output, and ``output_padding`` is added to its end, per spatial axis.
     """
 
     weight: FloatArray
@@ -74,12 +74,12 @@ class Conv:
 
     @property
     def out_channels(self) -> int:
-        """Output channels."""
+        """The number of output channels."""
         return int(self.weight.shape[0])
 
     @property
     def in_channels(self) -> int:
-        """Input channels, over all groups."""
+        """The number of input channels, over all groups."""
         return int(self.weight.shape[1]) * self.groups
 
     @property
@@ -90,10 +90,10 @@ class Conv:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """The channels of a value repeated: ``(batch, c, *size)`` to ``(batch, copies * c, *size)``.
+    """Repeat the channels of a value: ``(batch, c, *size)`` to ``(batch, copies * c, *size)``.
 
-    The whole value again and again, or with ``interleaved`` every channel ``copies`` times in a
-    row. ``axes`` is the number of spatial axes.
+    As ``numpy.tile`` does, or with ``interleaved`` as ``numpy.repeat``. ``axes`` is the number of
+    spatial axes.
     """
 
     copies: int
@@ -110,7 +110,7 @@ class Parallel:
 
 Step = Conv | Repeat | Parallel
 Chain = tuple[Step, ...]
-"""Steps that follow each other, without anything in between."""
+"""Consecutive steps."""
 Branches = tuple[Chain, ...]
 """A sum of chains that read the same value."""
 
@@ -126,7 +126,7 @@ def convs_of(branches: Branches) -> Iterator[Conv]:
 
 
 Construct = Literal["sum", "parallel", "repeat", "interleave"]
-"""What a format may be able to write besides a chain of convs: a sum of several chains,
+"""A construct besides a chain of convs that a format may support: a sum of several chains,
 :class:`Parallel`, and the two kinds of :class:`Repeat`."""
 
 
@@ -144,10 +144,10 @@ class Affine:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What a conv-like layer computes, without its weights.
+    """The sizes of a conv, transposed conv or linear layer, without its weights.
 
-    ``output_size`` is the spatial size of the output, ``()`` for a linear layer and None
-    where the model does not fix it. ``batch`` multiplies the counts.
+    ``input_size`` and ``output_size`` are spatial sizes: ``()`` for a linear layer, None where
+    the model does not fix them. ``itemsize`` is the number of bytes of one value.
     """
 
     in_channels: int
@@ -163,7 +163,7 @@ class Geometry:
     itemsize: int = 4
 
     def of(self, conv: Conv) -> Geometry:
-        """The geometry of ``conv`` in this place: its own channels and kernel, the same sizes."""
+        """The geometry of ``conv`` in the place of this layer: other channels, the same sizes."""
         return replace(
             self,
             in_channels=conv.in_channels,
@@ -180,17 +180,17 @@ class Geometry:
 class Node:
     """One operation of a graph, in order of execution.
 
-    ``name`` is unique in the graph. ``output`` is the first value that it makes; ``shape``
+    ``name`` is unique in the graph. ``output`` is the first value that it computes; ``shape``
     the shape of that value. ``kind`` is the format's own operator name, for messages.
     ``weight`` identifies the constant that a conv or linear layer multiplies with: nodes
     with the same ``weight`` share it (for a torch module that is called twice, both calls).
-    ``geometry`` is set for conv, conv_transpose and linear. ``skip`` says, in words, why this
+    ``geometry`` is set for conv, conv_transpose and linear. ``skip`` is the reason why this
     node must not be rewritten; None where it may be.
 
     ``inputs`` are the values that come from other nodes or from outside, without the constants
     (weights, paddings, axes); a node with subgraphs also lists what those read from around it.
 
-    What an op promises, and what its ``attrs`` hold:
+    The meaning of each op, and its ``attrs``:
 
     - ``affine``: ``inputs[0]`` scaled and shifted by constants, per channel of the axis
       ``attrs["axis"]`` (default 1; negative counts from the end; of no meaning for scalars):
@@ -240,12 +240,12 @@ class ValueSpec:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """The nodes of a model in order of execution, and what goes in and comes out.
+    """The nodes of a model in order of execution, its inputs and its outputs.
 
-    ``fixed`` says that the file fixes the sizes of its inputs, but for the batch, so that the
-    shapes of the nodes hold for every run and not only for an input of the user's choice.
-    ``order`` says what the order of the nodes is. ``notes`` are facts that a reader of the
-    report must know, such as what could not be read from the file.
+    ``fixed`` means that the file fixes the sizes of its inputs, except the batch, so that the
+    shapes of the nodes hold for every run and not only for one input size. ``order`` is the order
+    of the nodes. ``notes`` are facts for the report, such as parts of the file that could not be
+    read.
     """
 
     nodes: tuple[Node, ...]
@@ -268,9 +268,9 @@ class Layer:
     """One weight and the places where it is used: a row of every table.
 
     ``sites`` are the names of the nodes that share the weight, in order of execution;
-    ``geometries`` has one entry per site, or none at all where the model does not tell. ``skip``
-    is None for an eligible layer, or the reason, in words, why it is left alone; ``params``
-    counts the parameters of a layer without geometry.
+    ``geometries`` has one entry per site, or none where the model does not fix the sizes. ``skip``
+    is None for an eligible layer, or the reason why it is not; ``params`` is the number of
+    parameters of a layer without geometry.
     """
 
     name: str
@@ -288,10 +288,10 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A layer that is to be split: the method, its rank, and the form in which it is written.
+    """An instruction to split a layer: the method, the rank and the form.
 
     ``rank`` has one number for each rank letter of the method's formula. The form ``auto`` is
-    decided when a plan is made; a method without forms keeps it.
+    replaced when a plan is made; a method without forms keeps it.
     """
 
     layer: str
@@ -303,7 +303,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A layer that is left alone, and why."""
+    """A layer that is not split, and the reason."""
 
     layer: str
     reason: str
@@ -311,7 +311,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is done to each layer: a value that can be printed, edited and fed back."""
+    """The instructions for all layers: a value that can be printed, edited and read again."""
 
     choices: tuple[Choice, ...]
     skipped: tuple[Skipped, ...] = ()
@@ -319,15 +319,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rewrite:
-    """The only edit: node ``target`` becomes the sum of the chains ``branches`` fed by ``source``.
+    """The only kind of edit: a sum of chains of convs replaces a node.
 
-    The value that ``target`` made keeps its name; the nodes in ``drop`` (``target`` is among
-    them, or implied) go. Arrays that occur in several rewrites, being the same object, are
-    stored once, so a shared weight stays shared.
+    The chains ``branches`` read the value ``source`` and replace the node ``target``. The output
+    value of ``target`` keeps its name; the nodes in ``drop`` (``target`` is among them, or
+    implied) are removed. An array object that occurs in several rewrites is stored once, so a
+    shared weight stays shared.
 
-    ``alias`` maps the value of a dropped node to the value that its readers get instead:
-    where a conv -> Transpose -> BatchNorm loses its BatchNorm, whoever read the BatchNorm reads
-    the Transpose. A fusion emits one conv of the op of ``target`` or of the conv in ``drop``
+    ``alias`` maps the value of a removed node to the value that its readers get instead: if
+    conv -> Transpose -> BatchNorm loses its BatchNorm, the readers of the BatchNorm read
+    the Transpose. A fusion has one conv, of the op of ``target`` or of the conv in ``drop``
     (a linear layer stays linear, see ``Conv.weight``; ``Conv.transposed`` a transposed conv).
 
     ``own_layers`` allows layers of ``dacconv.nn`` in a torch module, where torch.nn has none.
@@ -343,16 +344,20 @@ class Rewrite:
 
     @property
     def merged(self) -> Conv:
-        """The one conv that a fusion puts in the place of its target; TypeError where none is."""
+        """The conv that a fusion puts in the place of its target.
+
+        Raises:
+            TypeError: the edit is not a fusion.
+        """
         ((step,),) = self.branches
         if not isinstance(step, Conv):
-            raise TypeError(f"the edit of {self.target} is no fusion")
+            raise TypeError(f"the edit of {self.target} is not a fusion")
         return step
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Something that was left as it was, and why."""
+    """A node that was not changed, and the reason."""
 
     node: str
     reason: str
@@ -360,7 +365,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a converted model comes from; written into it and into the report."""
+    """The origin of a converted model; written into the model and into the report."""
 
     version: str
     sha256: str

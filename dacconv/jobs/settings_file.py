@@ -12,7 +12,7 @@ from typing import Any
 from dacconv import settings as kinds
 from dacconv.errors import UsageError
 from dacconv.settings import Option, Settings, check_known, overlaid
-from dacconv.support.parsing import parse_ranks
+from dacconv.support.parsing import parse_layer_ranks
 
 
 def read_settings(config: Path | None, given: Mapping[str, Any]) -> Settings:
@@ -74,7 +74,7 @@ def _texts(value: Any, where: str) -> tuple[str, ...]:
 
 def _ranks(value: Any, where: str) -> dict[str, int]:
     if isinstance(value, str):
-        return parse_ranks(value)
+        return parse_layer_ranks(value)
     if not isinstance(value, dict):
         raise UsageError("is not a table of layer = rank", where=where)
     return value

@@ -1,9 +1,10 @@
-"""Reading zip archives so strictly that no two readers can see different records in one file.
+"""Strict reading of zip archives: all readers find the same records in an archive that passes.
 
 Checkpoints, .pt2 programs and .npz arrays are zip archives. A crafted one may name a record
-twice, disagree with itself about where a record lies, hide data between records, or unpack to a
-thousand times its size. Readers resolve such things differently, and what one has checked is then
-not what another one opens. Here they are all errors; no tool writes them by itself.
+twice, contradict itself about the place of a record, hide data between records, or unpack to a
+thousand times its size. Other readers resolve such things differently, so that the records that
+one has checked are not those that another one opens. Here all of them are errors; no ordinary tool
+writes such archives.
 
 The layout is that of PKWARE's APPNOTE.TXT 6.3: local headers and data one after the other, then
 the central directory, then the end record, for each of them also the 64-bit form.
@@ -21,9 +22,9 @@ from types import TracebackType
 from typing import IO, Self
 
 MOST_RATIO = 20
-"""The records of an archive may have this many times the bytes of the archive in all,"""
+"""The largest total size of the unpacked records, as a multiple of the archive's size."""
 MOST_UNPACKED = 256 << 20
-"""or this many bytes where that is more."""
+"""The number of bytes that the unpacked records may have in any case."""
 MOST_RECORDS = 200_000
 
 _END, _END64, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
@@ -39,7 +40,7 @@ class ArchiveError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A record: ``size`` bytes, of which ``packed`` lie in the archive at ``start``."""
+    """A record: ``size`` bytes, stored as ``packed`` bytes of the archive from ``start`` on."""
 
     name: str
     method: int
@@ -50,13 +51,13 @@ class Entry:
 
     @property
     def stored(self) -> bool:
-        """Whether the bytes lie in the archive as they are."""
+        """Whether the bytes are stored without compression."""
         return self.method == _STORED
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A record as the central directory has it, and where its local header is."""
+    """An entry of the central directory; ``offset`` is the place of the local header."""
 
     entry: Entry
     flags: int
@@ -70,7 +71,7 @@ class Archive:
         source: a path, the bytes of an archive, or a stream that stays open.
 
     Raises:
-        ArchiveError: it is no archive, is damaged or contradicts itself.
+        ArchiveError: it is not an archive, is damaged or contradicts itself.
         OSError: it cannot be read.
     """
 
@@ -99,7 +100,7 @@ class Archive:
         """The bytes of a record.
 
         Raises:
-            ArchiveError: there is none, it has more than ``most`` bytes, or it is damaged.
+            ArchiveError: the record is missing, has more than ``most`` bytes, or is damaged.
         """
         entry = self.records.get(name)
         if entry is None:
@@ -114,7 +115,7 @@ class Archive:
         return data
 
     def start(self, name: str, most: int) -> bytes:
-        """At most ``most`` bytes from the start of a record, which are not checked."""
+        """The first bytes of a record, at most ``most``, without a check of its checksum."""
         data = b""
         for block in self._unpacked(self.records[name]):
             data += block
@@ -129,7 +130,7 @@ class Archive:
                 pass
 
     def _blocks(self, entry: Entry) -> Iterator[bytes]:
-        """The unpacked bytes of a record, whose length and checksum are right in the end."""
+        """The unpacked bytes of a record; its length and checksum are checked at the end."""
         checksum = count = 0
         for block in self._unpacked(entry):
             checksum = zlib.crc32(block, checksum)
@@ -165,7 +166,7 @@ class Archive:
         return data
 
     def _directory(self) -> dict[str, Entry]:
-        """The records, each of which lies where the one before it ends."""
+        """The records; each must begin where the one before it ends."""
         start, length, count = self._end()
         places = sorted(self._central(start, length, count), key=lambda place: place.offset)
         records: dict[str, Entry] = {}
@@ -220,7 +221,7 @@ class Archive:
         return start, length, count
 
     def _central(self, start: int, length: int, count: int) -> Iterator[_Place]:
-        """The records as the central directory has them."""
+        """The entries of the central directory."""
         data, at = self._at(start, length), 0
         for _ in range(count):
             if len(data) - at < 46 or data[at : at + 4] != _CENTRAL:
@@ -245,7 +246,7 @@ class Archive:
             raise ArchiveError("its directory is damaged")
 
     def _local(self, place: _Place, at: int) -> tuple[Entry, int]:
-        """The record at ``at``, whose local header agrees with the directory, and its end."""
+        """The record at ``at`` and its end; its local header must agree with the directory."""
         entry = place.entry
         if place.offset != at:
             raise ArchiveError(f"the record {entry.name!a} overlaps another or has bytes before it")
@@ -254,7 +255,7 @@ class Archive:
         name = self._at(at + 30, head[9])
         extra = self._at(at + 30 + head[9], head[10])
         size, packed = _long(extra, (size, packed))
-        said, known = (checksum, packed, size), (entry.checksum, entry.packed, entry.size)
+        local, central = (checksum, packed, size), (entry.checksum, entry.packed, entry.size)
         streamed = bool(flags & _STREAMED)
         if (
             head[0] != _LOCAL
@@ -262,7 +263,7 @@ class Archive:
             or (flags, method) != (place.flags, entry.method)
             or any(
                 value != other and not (streamed and value in (0, 0xFFFFFFFF))
-                for value, other in zip(said, known, strict=True)
+                for value, other in zip(local, central, strict=True)
             )
         ):
             raise ArchiveError(f"the record {entry.name!a} has two headers that differ")
@@ -270,11 +271,10 @@ class Archive:
         end = start + entry.packed
         if streamed:
             end += self._descriptor(end, entry)
-        found = Entry(entry.name, method, entry.checksum, entry.packed, entry.size, start)
-        return found, end
+        return Entry(entry.name, method, entry.checksum, entry.packed, entry.size, start), end
 
     def _descriptor(self, at: int, entry: Entry) -> int:
-        """The length of the checksum and sizes behind a record; their form is not marked."""
+        """The length of the checksum and sizes behind a record, which have one of four forms."""
         data = self._at(at, min(24, self.size - at))
         for mark in (_DESCRIPTOR, b""):
             for form in ("<LLL", "<LQQ"):
@@ -293,7 +293,7 @@ class Archive:
 
 
 def _opened(source: Path | bytes | IO[bytes]) -> tuple[IO[bytes], bool]:
-    """A stream of the archive, and whether it is to be closed."""
+    """A stream of the archive, and whether to close it."""
     if isinstance(source, Path):
         return source.open("rb"), True
     if isinstance(source, bytes):
@@ -302,7 +302,7 @@ def _opened(source: Path | bytes | IO[bytes]) -> tuple[IO[bytes], bool]:
 
 
 def _name(raw: bytes, flags: int) -> str:
-    """A record's name; ArchiveError for one that readers take differently."""
+    """A record's name; ArchiveError for one that readers may interpret differently."""
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -320,7 +320,7 @@ def _name(raw: bytes, flags: int) -> str:
 
 
 def _long(extra: bytes, values: tuple[int, ...]) -> tuple[int, ...]:
-    """32-bit values, those that are all ones replaced by the 64-bit values of the extra field."""
+    """32-bit values; those with all bits set are replaced by 64-bit values of the extra field."""
     if 0xFFFFFFFF not in values:
         return values
     at = 0

@@ -1,4 +1,4 @@
-"""Arrays in .npy and .npz files, whose sizes are known before anything is unpacked."""
+"""Arrays in .npy and .npz files; their sizes are known before anything is unpacked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONGEST_HEADER = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What an array is: ``start`` is where its ``size`` bytes begin in its file or record."""
+    """The header of an array; ``start`` is the offset of its bytes in the file or record."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -38,16 +38,16 @@ class Header:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def array(self, data: bytes | bytearray) -> npt.NDArray[Any]:
-        """The array that begins at ``start`` of ``data``."""
+        """The array whose bytes begin at ``start`` of ``data``; it shares the memory."""
         flat = np.frombuffer(data, self.dtype, math.prod(self.shape), self.start)
         return flat.reshape(self.shape, order="F" if self.fortran else "C")
 
 
 class ArrayFile:
-    """The arrays of a ``.npy`` (one, without a name) or ``.npz`` file; nothing is unpickled.
+    """The arrays of a ``.npy`` file (one, without a name) or ``.npz`` file; nothing is unpickled.
 
     Raises:
-        ValueError: it is neither, is damaged, holds objects, or would unpack to too much.
+        ValueError: it is neither, is damaged, holds objects, or is too large when unpacked.
         OSError: it cannot be read.
     """
 
@@ -60,7 +60,7 @@ class ArrayFile:
         self.headers: Mapping[str, Header] = self._in_archive() if self.zipped else self._alone()
 
     def read(self, name: str) -> npt.NDArray[Any]:
-        """The array of that name; it cannot be written to where it is all of a file."""
+        """The array of that name; read-only if it comes from a ``.npy`` file."""
         header = self.headers[name]
         if self.zipped:
             with Archive(self.path) as archive:
@@ -82,7 +82,7 @@ class ArrayFile:
 
 
 def _header(head: bytes, length: int) -> Header:
-    """The header of ``length`` bytes that hold one array; ValueError where they do not."""
+    """The header of an array file of ``length`` bytes; ValueError where it does not fit."""
     stream = io.BytesIO(head)
     try:
         version = np.lib.format.read_magic(stream)
@@ -99,5 +99,5 @@ def _header(head: bytes, length: int) -> Header:
         raise ValueError("it holds Python objects, which would have to be unpickled")
     header = Header(tuple(shape), dtype, fortran, stream.tell())
     if any(size < 0 for size in shape) or header.start + header.size != length:
-        raise ValueError(f"its header tells of {header.size:,} bytes, which are not there")
+        raise ValueError(f"its header declares {header.size:,} bytes, which it does not have")
     return header

@@ -1,7 +1,7 @@
-"""Files written beside their target and renamed, so that a reader never sees half of one.
+"""Atomic writing: a file is written beside its target and renamed.
 
-A temporary file is called ``.NAME.dacconv-HOST-PROCESS-START-RANDOM.tmp``: the next run that
-writes NAME removes those of processes that are gone.
+A temporary file is called ``.NAME.dacconv-HOST-PROCESS-START-RANDOM.tmp``. The next run that
+writes NAME removes those of processes that no longer run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from dacconv.errors import DacconvError, UsageError
 
-if TYPE_CHECKING:  # imported where it is used: --help does without
+if TYPE_CHECKING:  # imported where it is used: --help does not need it
     import hashlib
 
 
@@ -27,27 +27,27 @@ class WriteError(DacconvError):
 
 
 def as_write_error(error: OSError, path: Path) -> WriteError:
-    """The user's message for an operating system's refusal to write ``path``."""
+    """The message for an error of the operating system while writing ``path``."""
     return WriteError(
         f"cannot write: {error.strerror or error}",
         where=str(path),
-        hint="check the folder, its permissions and the free space; what was there is unchanged",
+        hint="check the folder, its permissions and the free space; existing files are unchanged",
     )
 
 
 def require_folder(path: Path, where: str = "") -> None:
-    """Raise UsageError, before the work, where the folder that ``path`` goes into is missing."""
+    """Raise UsageError where the folder of ``path`` does not exist."""
     if not path.parent.is_dir():
         raise UsageError(
-            "its folder does not exist", where=where or str(path), hint="make it first"
+            "its folder does not exist", where=where or str(path), hint="create the folder first"
         )
 
 
 @contextmanager
 def replacing(*targets: Path) -> Iterator[tuple[Path, ...]]:
-    """Temporary paths beside ``targets`` that take their names when the block succeeds.
+    """Temporary paths beside ``targets``, which are renamed to them when the block succeeds.
 
-    The targets are renamed in the order given, so name the file that others point at last.
+    They are renamed in the order of ``targets``, so a file that refers to others comes last.
     On any error the temporary files are removed and the targets stay as they were. A
     temporary path has the same suffix as its target.
 
@@ -69,7 +69,7 @@ def replacing(*targets: Path) -> Iterator[tuple[Path, ...]]:
             os.umask(umask)
             for temporary, target in zip(temporaries, targets, strict=True):
                 current = target
-                temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
+                temporary.chmod(0o666 & ~umask)  # mkstemp creates private files
                 temporary.replace(target)
         except OSError as error:
             raise as_write_error(error, current) from error
@@ -84,26 +84,26 @@ _unfinished: set[Path] = set()
 
 
 def remove_unfinished() -> None:
-    """Remove the temporary files of this process, which is about to end."""
+    """Remove the temporary files of this process; call it before the process ends."""
     for path in list(_unfinished):
         with suppress(OSError):
             path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` by way of :func:`replacing`.
+    """Write ``text`` to ``path`` with :func:`replacing`.
 
-    What UTF-8 cannot say, the bytes of a file's name that are none, is written as ``\\udcff``.
+    Characters that UTF-8 cannot encode, from file names that are not UTF-8, are written as
+    ``\\udcff``.
     """
     with replacing(path) as (temporary,):
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def remove_abandoned(target: Path) -> None:
-    """Remove the temporary files of ``target``, and of files named after it, that are abandoned.
+    """Remove the temporary files of ``target``, and of files named after it, of killed processes.
 
-    These are the files of processes of this machine that no longer run: they were killed while
-    they wrote.
+    These are the files of processes of this machine that no longer run.
     """
     start = _temporary_stem(target)
     with suppress(OSError):
@@ -118,7 +118,7 @@ def remove_abandoned(target: Path) -> None:
 
 
 _TEMPORARY = re.compile(r"\.dacconv-([0-9a-f]{8})-(\d+)-(\d+)-\w+\.tmp")
-_LONGEST_NAME = 160  # bytes; most file systems allow 255, and the rest is ours
+_LONGEST_NAME = 160  # bytes; most file systems allow 255, which leaves room for the rest
 
 
 def _new_temporary(target: Path) -> Path:
@@ -137,7 +137,7 @@ def _new_temporary(target: Path) -> Path:
 
 
 def _temporary_stem(target: Path) -> str:
-    """``.NAME``; a long name is cut and ends in its checksum."""
+    """``.NAME``; a long name is cut, and a checksum of it is appended."""
     name = os.fsencode(target.name)
     if len(name) <= _LONGEST_NAME:
         return f".{target.name}"
@@ -145,20 +145,20 @@ def _temporary_stem(target: Path) -> str:
 
 
 def _host() -> str:
-    """This machine, as eight hexadecimal digits of its name."""
+    """A checksum of this machine's name: eight hexadecimal digits."""
     return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 def _process_start(process: int) -> str | None:
-    """When a process started, so that a later one of the same number is not taken for it.
+    """The time when a process started, which tells it from a later one with the same number.
 
-    Clock ticks since the machine started; ``0`` where the system does not say, and None where
-    no such process runs.
+    In clock ticks since the machine started; ``0`` where the system does not provide it, and
+    None where no such process runs.
     """
     with suppress(OSError, IndexError):
         status = Path(f"/proc/{process}/stat").read_text("utf-8", "replace")
         facts = status.rpartition(")")[2].split()
-        return None if facts[0] in "ZX" else facts[19]  # it ended, and its parent was not told
+        return None if facts[0] in "ZX" else facts[19]  # Z, X: it has ended
     if os.name == "nt":  # os.kill would end the process
         return "0"
     try:
@@ -171,10 +171,10 @@ def _process_start(process: int) -> str | None:
 
 
 class Digest:
-    """The SHA-256 of a file and those that belong to it, computed while other work goes on.
+    """The SHA-256 of a file and its side files, computed in a thread.
 
-    The thread starts with the object; hashing releases the interpreter lock, so that a second
-    core does it while the first imports and parses.
+    The thread starts with the object. Hashing releases the interpreter lock, so a second core
+    does it while the first imports and parses.
     """
 
     def __init__(self, path: Path) -> None:
@@ -187,7 +187,7 @@ class Digest:
         self._thread.start()
 
     def of(self, *paths: Path) -> str:
-        """The hexadecimal digest of the bytes of ``paths``, the first being the object's own.
+        """The hexadecimal digest of the bytes of ``paths``, the first of which is the object's.
 
         Raises:
             OSError: a file cannot be read.

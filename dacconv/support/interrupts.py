@@ -1,4 +1,4 @@
-"""Ctrl-C reaches every process of a terminal; only the one that the user started answers it."""
+"""Ctrl-C for programs with worker processes: only the process that the user started handles it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def keep_interrupts_from_processes() -> None:
-    """Let no process that joblib starts from now on get Ctrl-C.
+    """Block SIGINT in every process that joblib starts from now on.
 
-    They inherit a mask that blocks it. joblib has no option for that, and the helpers that it
-    starts reset the mask of the thread, so the mask is set around every single start.
+    The processes inherit a signal mask. joblib has no option for that, and its helper processes
+    reset the mask of the thread, so the mask is set around every start.
     """
     if hasattr(signal, "pthread_sigmask"):
         with suppress(ImportError):

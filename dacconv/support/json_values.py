@@ -1,4 +1,4 @@
-"""JSON from files that a person may have edited or a disk may have damaged."""
+"""Strict reading of JSON from files that may have been edited or damaged."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dacconv.errors import UsageError
 
 
 def read_json(text: str, where: str) -> Any:
-    """What a JSON text says; only what the standard allows, and every key once.
+    """The value of a JSON text. ``where`` names the text in the message of an error.
 
     Raises:
-        UsageError: it is not JSON, holds NaN or Infinity, a number that is too large, or a key
-            twice in one object, or is nested too deeply.
+        UsageError: the text is not JSON by the standard (NaN and Infinity are not), has a number
+            that is too large or a key twice in one object, or is nested too deeply.
     """
     try:
         return json.loads(text, parse_constant=_refuse, object_pairs_hook=unique_keys)
@@ -32,7 +32,7 @@ def shown(value: object, longest: int = 60) -> str:
 
 
 def is_text(value: object) -> bool:
-    """Whether a value is text that UTF-8 can hold: no lone surrogate."""
+    """Whether a value is a string that UTF-8 can encode: no lone surrogate."""
     if not isinstance(value, str):
         return False
     try:
@@ -43,14 +43,14 @@ def is_text(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a finite number that 64 bits can hold, and no truth value."""
+    """Whether a value is a finite number that fits into 64 bits, and not a bool."""
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
 
 
 def is_count(value: object) -> bool:
-    """Whether a value is a whole number from 0 that 64 bits can hold."""
+    """Whether a value is a whole number from 0 that fits into 64 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
@@ -59,7 +59,7 @@ def _refuse(name: str) -> None:
 
 
 def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON from its pairs: ``object_pairs_hook`` for :func:`json.loads`.
+    """A JSON object from its pairs: an ``object_pairs_hook`` for :func:`json.loads`.
 
     Raises:
         ValueError: a key occurs twice.

@@ -1,4 +1,4 @@
-"""Which machine this is: timings mean something only together with it."""
+"""The description of this machine, which every timing is reported with."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def cpu() -> str:
-    """The processor's name as the system gives it, and how many cores this process may use."""
+    """The name of the processor, and the number of cores that this process may use."""
     return f"{processor()}, {cores()} cores"
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def processor() -> str:
-    """The processor's name as the system gives it."""
+    """The name of the processor, from the operating system."""
     try:
         lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The gate that every path passes before a command writes to it, and before its work begins."""
+"""Checks of every path that a command writes to, before its work begins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dacconv.support.files import remove_abandoned, require_folder
 
 STDOUT = Path("-")
 FIGURES = ("costs", "losses", "single", "first-last", "heatmap", "pareto", "pareto-time", "spectra")
-"""The names of all figures that ``--plots`` may write into its folder."""
+"""The names of all figures that ``--plots`` can write into its folder."""
 _SYSTEM = ("/dev", "/proc", "/sys")
 _SHARED_MEMORY = "/dev/shm"
 _KINDS = (
@@ -38,15 +38,16 @@ class Output:
 
     @property
     def where(self) -> str:
-        """How messages name it: ``--json report.json``, or the path alone."""
+        """The name in messages: ``--json report.json``, or the path alone for ``-o``."""
         return f"{self.option} {self.path}" if self.option.startswith("--") else str(self.path)
 
 
 def report_outputs(reports: Mapping[str, Path], *, folders: bool = False) -> tuple[Output, ...]:
-    """The files that reports go to: ``reports`` are paths by kind, ``plots`` names a folder.
+    """The files that the reports are written to.
 
-    Stdout (``-``) is no file and is left out. With ``folders``, ``reports`` hold the files of
-    one model among several.
+    ``reports`` are paths by kind; that of ``plots`` is a folder. Stdout (``-``) is not a file and
+    is left out, unless with ``folders``: then ``-`` is the name of a file in a folder for each of
+    several models.
     """
     outputs = []
     for kind, path in reports.items():
@@ -59,11 +60,14 @@ def report_outputs(reports: Mapping[str, Path], *, folders: bool = False) -> tup
 
 
 def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path], *, force: bool) -> None:
-    """Raise UsageError where writing one of ``outputs`` would lose something of the user's.
+    """Check that writing ``outputs`` overwrites nothing but what the user allows.
 
-    An output is a regular file or does not exist yet; it exists only with ``force``; and it is
-    none of ``inputs`` and no other output: the same file by identity, with links followed.
+    An output must be a regular file or not exist yet; it may exist only with ``force``; and it
+    must not be the same file as an input or another output, with links followed.
     Temporary files that killed runs left beside an output are removed.
+
+    Raises:
+        UsageError: an output fails one of these checks.
     """
     sources = {identity(path) for path in inputs}
     accepted: dict[tuple[object, ...], Output] = {}
@@ -93,13 +97,13 @@ def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path], *, force: b
 
 
 def identity(path: Path) -> tuple[object, ...]:
-    """Equal for two paths that are one file, or would be once written; links are followed."""
+    """A key that is equal for two paths to the same file, existing or not; links are followed."""
     status = _status(path)
     return _destination(path) if status is None else (status.st_dev, status.st_ino)
 
 
 def require_file(path: Path, where: str) -> None:
-    """Raise UsageError for a path that names no file: a folder, ``.``, or one with a null byte."""
+    """Raise UsageError for a path that cannot name a file: ``.``, or one with a null byte."""
     if "\0" in str(path):
         raise UsageError("holds a null byte", where=where.replace("\0", "\\0"))
     if not path.name:
@@ -132,18 +136,18 @@ def _check_place(output: Output) -> None:
 
 
 def _status(path: Path) -> os.stat_result | None:
-    """What ``stat`` says, with links followed; None where there is nothing."""
+    """The result of ``stat``, with links followed; None where no file exists."""
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"cannot be looked at: {reason}", where=str(path)) from error
+        raise UsageError(f"cannot be read: {reason}", where=str(path)) from error
 
 
 def _destination(path: Path) -> tuple[object, ...]:
-    """The folder by identity, and the name in it as the file system compares names."""
+    """The identity of the folder, and the name in it as the file system compares names."""
     folder = _status(path.parent)
     place = (folder.st_dev, folder.st_ino) if folder else os.path.realpath(path.parent)
     return place, os.path.normcase(path.name)

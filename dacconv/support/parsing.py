@@ -1,4 +1,4 @@
-"""Values that a user types, from text: shares, lists of numbers, shapes, arguments."""
+"""Parsing of option values: shares, lists of numbers, shapes, arguments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def parse_shares(text: str, option: str) -> tuple[float, ...]:
     return tuple(parse_share(part.strip(), option) for part in text.split(","))
 
 
-def parse_ranks(text: str) -> dict[str, int]:
+def parse_layer_ranks(text: str) -> dict[str, int]:
     """``NAME=R,NAME=R`` as a mapping; UsageError for anything else."""
     ranks: dict[str, int] = {}
     for part in text.split(","):
@@ -53,7 +53,7 @@ def parse_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
 
 
 def parse_counts(text: str | None, option: str) -> tuple[int, ...]:
-    """``1,8`` as whole numbers above 0; none for None; UsageError for anything else."""
+    """``1,8`` as whole numbers above 0, None as ``()``; UsageError for anything else."""
     if text is None:
         return ()
     parts = [part.strip() for part in text.split(",")]
@@ -85,7 +85,7 @@ def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
 
 def parse_arguments(texts: tuple[str, ...]) -> dict[str, Any]:
     """``k=v`` as keyword arguments; v is read as TOML (number, true, "text", list) or text."""
-    import tomllib  # imported where it is used: --help does without
+    import tomllib  # imported where it is used: --help does not need it
 
     arguments: dict[str, Any] = {}
     for text in texts:

@@ -1,4 +1,4 @@
-"""How long work tells that it goes on: a callback that the pure core knows nothing more of."""
+"""Progress of long work, reported through a callback."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called with what is being done, how much of it is done, and how much there is."""
+    """A callback that long work calls after each step."""
 
     def __call__(self, task: str, done: int, total: int) -> None:
-        """Tell that ``done`` of ``total`` steps of ``task`` are done."""
+        """Report that ``done`` of ``total`` steps of ``task`` are finished."""
         ...
 
 
 def silent(task: str, done: int, total: int) -> None:
-    """Progress that nobody looks at."""
+    """A progress callback that does nothing."""

@@ -1,4 +1,4 @@
-"""The user's own code: imported, run, and its errors told as the user's."""
+"""The user's own code: importing it, running it, and reporting its errors as the user's."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ from dacconv.errors import DacconvError, UsageError
 
 @contextmanager
 def user_code(doing: str, where: str, hint: str = "") -> Iterator[None]:
-    """Run the user's code: its prints go to stderr, what it raises becomes a UsageError.
+    """Run the user's code in the block: it prints to stderr, and its exceptions are translated.
 
-    The message holds the exception's type and text, and the file and line in the user's code.
+    ``doing`` is the subject of the message, such as ``importing nets.py``.
+
+    Raises:
+        UsageError: the code raised an exception; the message has its type and text, and the file
+            and line in the user's code.
     """
     try:
         with redirect_stdout(sys.stderr):  # stdout is for results
@@ -29,12 +33,12 @@ def user_code(doing: str, where: str, hint: str = "") -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         text = str(error).strip() or "no message"
-        told = f"{doing} raised {type(error).__name__}: {text}{_place(error)}"
-        raise UsageError(told, where=where, hint=hint) from error
+        message = f"{doing} raised {type(error).__name__}: {text}{_place(error)}"
+        raise UsageError(message, where=where, hint=hint) from error
 
 
 def _place(error: BaseException) -> str:
-    """`` (file:line)`` of the deepest frame that is in no installed package."""
+    """`` (file:line)`` of the innermost frame outside installed packages, or ``""``."""
     if isinstance(error, SyntaxError):
         return f" ({error.filename}:{error.lineno})"
     own = _own_frames(error)
@@ -59,7 +63,10 @@ def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
 
 
 def import_source(source: str, where: str, hint: str) -> ModuleType:
-    """A module by dotted name, or a file by path; the working folder is importable."""
+    """A module by its dotted name, or a ``.py`` file by its path.
+
+    The working folder is added to the search path of modules.
+    """
     if source.endswith(".py"):
         return _import_file(Path(source), where, hint)
     search(Path.cwd())
@@ -67,7 +74,7 @@ def import_source(source: str, where: str, hint: str) -> ModuleType:
 
 
 def absolute(name: str) -> str:
-    """``FILE.py:NAME`` with the whole path, so that a process in another folder finds it."""
+    """``FILE.py:NAME`` with the absolute path, so that it is valid in any working folder."""
     source, colon, attribute = name.rpartition(":")
     return f"{Path(source).resolve()}{colon}{attribute}" if source.endswith(".py") else name
 
@@ -96,6 +103,6 @@ def _import_file(path: Path, where: str, hint: str) -> ModuleType:
 
 
 def search(folder: Path) -> None:
-    """Let the user's code import what lies beside it."""
+    """Append a folder to the search path of modules."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))

@@ -81,7 +81,7 @@ def test_only_regular_files_are_written(place, force: bool) -> None:
         "missing/new": "its folder does not exist",
         "model/new": "its folder does not exist",
         "a\0b": "null byte",
-        "x" * 300: "cannot be looked at",
+        "x" * 300: "cannot be read",
     }
     for name, words in kinds.items():
         assert words in refusal(Output(Path(name), "-o"), force=force), name
