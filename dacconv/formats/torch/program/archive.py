@@ -73,6 +73,7 @@ def read_contents(archive: Archive) -> Contents:
     weights, constants = (
         _tensors(archive, records, folder, config) for folder, config in _TENSORS.items()
     )
+    _check_stored(program.graph_module, {**constants, **weights})
     samples = _samples(bytes(archive.read(records[_SAMPLES], MOST_SAMPLES)))
     return Contents(program, weights, constants, samples, extra_files(archive))
 
@@ -137,6 +138,30 @@ def _tensors(
             tensor = torch.nn.Parameter(tensor, requires_grad=entry.tensor_meta.requires_grad)
         result[name] = tensor
     return result
+
+
+def _check_stored(module: schema.GraphModule, tensors: Mapping[str, torch.Tensor]) -> None:
+    """ValueError where the graph needs a tensor that is not there, or is of another kind there."""
+    for spec in module.signature.input_specs:
+        match spec.value:
+            case schema.InputToParameterSpec(arg=argument, parameter_name=name):
+                pass
+            case schema.InputToBufferSpec(arg=argument, buffer_name=name):
+                pass
+            case schema.InputToTensorConstantSpec(arg=argument, tensor_constant_name=name):
+                pass
+            case _:
+                continue
+        if name not in tensors or argument.name not in module.graph.tensor_values:
+            raise KeyError(f"the tensor {name!a} is missing")
+        tensor, meta = tensors[name], module.graph.tensor_values[argument.name]
+        sizes = [size.value if size.type == "as_int" else None for size in meta.sizes]
+        dtype = _SERIALIZE_TO_TORCH_DTYPE.get(meta.dtype)
+        if sizes != list(tensor.shape) or dtype != tensor.dtype:
+            raise ValueError(
+                f"{name} is stored as {list(tensor.shape)} of {tensor.dtype}, and is {sizes} of "
+                f"{dtype} in the graph"
+            )
 
 
 def _tensor(record: torch.Tensor, meta: schema.TensorMeta, name: str) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import typing
 
 from torch._export.serde import schema
 
@@ -46,9 +47,9 @@ def _check_symbols(node: schema.Node, name: str, bits: dict[str, int]) -> None:
     elif name == "pow":
         power = node.inputs[1].arg if len(node.inputs) > 1 else None
         number = _literal(power)
-        if number is None or abs(number) > 64:
+        if number is None or not abs(number) <= 64:
             raise RefusedError("a power that is not a small number")
-        size = sizes[0] * max(abs(number), 1)
+        size = sizes[0] * max(math.ceil(abs(number)), 1)
     if size > 4096:
         raise RefusedError("arithmetic on whole numbers of more than 4096 bits")
     for output in node.outputs:
@@ -60,14 +61,14 @@ def _argument_bits(argument: schema.Argument, bits: dict[str, int]) -> int:
     if argument.type == "as_sym_int" and argument.value.type == "as_name":
         return bits.get(argument.value.value, 63)
     number = _literal(argument)
-    return 63 if number is None else number.bit_length()
+    return number.bit_length() if isinstance(number, int) else 63
 
 
-def _literal(argument: schema.Argument | None) -> int | None:
+def _literal(argument: schema.Argument | None) -> float | None:
     if argument is None:
         return None
-    if argument.type == "as_int":
-        return int(argument.value)
+    if argument.type in ("as_int", "as_float"):
+        return typing.cast(float, argument.value)
     if argument.type == "as_sym_int" and argument.value.type == "as_int":
         return int(argument.value.value)
     return None

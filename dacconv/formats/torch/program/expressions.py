@@ -154,15 +154,20 @@ def _float(args: list[ast.expr], keywords: list[ast.keyword]) -> _Size:
 
 def _power(base: ast.expr, exponent: ast.expr) -> _Size:
     """A power, or a shift to the left, by a number that is written out."""
+    value: float
     match exponent:
         case ast.Call(func=ast.Name(id="Integer" | "Rational"), args=parts, keywords=[]) if parts:
             value = max(abs(_written(part)) for part in parts)
+        case ast.Call(func=ast.Name(id="Float"), args=[ast.Constant(value=digits), *_] as args):
+            _float(args, exponent.keywords)
+            value = abs(float(digits))  # type: ignore[arg-type]
         case _:
             value = abs(_written(exponent))
-    if value > MOST_BITS:
+    if not value <= MOST_BITS:
         raise _RefusedError
+    times = max(math.ceil(value), 1)
     size = _size(base)
-    return _Size(max(size.bits, 1) * max(value, 1), size.terms ** max(value, 1)).checked()
+    return _Size(max(size.bits, 1) * times, size.terms**times).checked()
 
 
 def _is_number(node: ast.expr) -> bool:

@@ -20,6 +20,7 @@ from dacconv.formats.torch.files.checkpoint import damaged
 from dacconv.formats.torch.files.record import read_record
 from dacconv.formats.torch.program.archive import Contents, extra_files, read_contents
 from dacconv.formats.torch.program.model import RECORD, ProgramModel, quiet
+from dacconv.formats.torch.program.shapes import check_shapes
 from dacconv.formats.torch.program.texts import RefusedError
 from dacconv.support.archives import Archive, ArchiveError
 
@@ -55,6 +56,11 @@ def load(path: Path, options: LoadOptions) -> ProgramModel:
             program = _built(contents)
     except Exception as error:
         raise _unloadable(path, error) from error
+    try:
+        with quiet():
+            check_shapes(program)
+    except Exception as error:
+        raise damaged(path, error) from error
     return ProgramModel(path, options, program, contents.extras)
 
 
@@ -109,7 +115,7 @@ def _extras(archive: Archive) -> dict[str, str]:
 def _unloadable(path: Path, error: Exception) -> FormatError:
     text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return FormatError(
-        f"torch {torch.__version__} cannot load it: {text}",
+        f"torch {torch.__version__} cannot load it: {text[:300]}",
         where=str(path),
         hint="export it again with this torch, or import the library of its custom operators",
     )

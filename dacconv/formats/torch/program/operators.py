@@ -7,8 +7,12 @@ reinterpret memory, or do what nobody knows (the operators of other libraries). 
 
 from __future__ import annotations
 
+import math
+import operator
 import re
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -70,14 +74,17 @@ _ATEN = """
     view_as_real view_as_real_copy view_copy vstack where xlogy zero zeros zeros_like
     __and__ __or__ __xor__ __lshift__ __rshift__ _adaptive_avg_pool2d _adaptive_avg_pool3d
     _addmm_activation _batch_norm_no_update _batch_norm_with_update_functional _cdist_forward _conj
-    _conj_copy _convolution _embedding_bag embedding_bag _fft_c2c _fft_c2r _fft_r2c
+    _conj_copy _convolution _embedding_bag embedding_bag
+    fake_quantize_per_channel_affine_cachemask fake_quantize_per_tensor_affine_cachemask
+    _fft_c2c _fft_c2r _fft_r2c
     _local_scalar_dense _log_softmax _native_batch_norm_legit _native_batch_norm_legit_functional
     _native_batch_norm_legit_no_training _prelu_kernel _reshape_copy _safe_softmax
     _scaled_dot_product_attention_math _scaled_dot_product_flash_attention_for_cpu
     _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention _softmax _stack
     _to_copy _unsafe_index _unsafe_view _upsample_bicubic2d_aa _upsample_bilinear2d_aa
     _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d _weight_norm
-    _weight_norm_interface _native_multi_head_attention _transformer_encoder_layer_fwd
+    _weight_norm_interface _native_multi_head_attention _transformer_encoder_layer_fwd _trilinear
+    _fused_rms_norm log_sigmoid_forward
     _assert_async _assert_scalar _assert_tensor_metadata sym_constrain_range
     sym_constrain_range_for_size _functional_assert_async _functional_assert_scalar
     _functional_sym_constrain_range _functional_sym_constrain_range_for_size
@@ -125,6 +132,22 @@ def name_of(target: str) -> str:
     return name if name in ATEN or name.endswith("__") else name.removesuffix("_")
 
 
+def overload_of(target: str) -> torch._ops.OpOverload | None:
+    """The operator behind a name; None where it is none, or its library is not there."""
+    match = _TARGET.fullmatch(target)
+    place: Any = torch.ops
+    for name in match.groups() if match else ():
+        place = getattr(place, name, None)
+    return place if isinstance(place, torch._ops.OpOverload) else None
+
+
+def python_function(target: str) -> Callable[..., Any] | None:
+    """The function on numbers behind a name such as ``_operator.add``; None of other names."""
+    module, _, name = target.rpartition(".")
+    home = {"_operator": operator, "math": math, "torch": torch}.get(module)
+    return getattr(home, name, None) if home is not None and target in _PLAIN else None
+
+
 def is_allowed(target: str) -> bool:
     """Whether a program may call this."""
     if target in _PLAIN:
@@ -143,12 +166,10 @@ def is_allowed(target: str) -> bool:
 @cache
 def _takes_tensors(name: str, overload: str) -> bool:
     """Whether this overload is one of tensors and numbers, not of TorchScript's lists and texts."""
-    packet = getattr(torch.ops.aten, name, None)
-    if not isinstance(packet, torch._ops.OpOverloadPacket):
+    call = overload_of(f"torch.ops.aten.{name}.{overload}")
+    if call is None:
         return False
-    if overload not in packet.overloads():  # type: ignore[no-untyped-call]
-        return False
-    schema = getattr(packet, overload)._schema
+    schema = call._schema
     arguments = [str(a.type) for a in schema.arguments]
     types = arguments + [str(a.type) for a in schema.returns]
     bare = [re.sub(r"Optional|List|\[|\]|\d", "", text) for text in types]

@@ -20,6 +20,7 @@ from torch._export.serde import schema
 from torch._export.serde.union import _Union
 
 from dacconv.formats.torch.program.bounds import check_numbers
+from dacconv.formats.torch.program.signatures import check_calls
 from dacconv.formats.torch.program.texts import KEYS, TEXTS, RefusedError, match, plain_metadata
 from dacconv.support.json_values import unique_keys
 
@@ -54,6 +55,7 @@ def read_program(data: bytes | bytearray) -> schema.ExportedProgram:
     program = _read(schema.ExportedProgram, _parse(data), "program", 0)
     program.guards_code = []
     check_numbers(program.graph_module.graph)
+    check_calls(program.graph_module.graph)
     return typing.cast(schema.ExportedProgram, program)
 
 
