@@ -326,7 +326,7 @@ class Outputs(Options):
     jobs: int = option(COUNT, 1, "Convert N models at a time (1).", OUTPUT, "convert", "run", metavar="N")
     force: bool = option(FLAG, False, "Overwrite.", OUTPUT, *EVERY, "run", words={"sweep": "Overwrite the results and start afresh."})
     keep: bool = option(FLAG, False, "Write even if a gate is missed.", OUTPUT, "convert", "fuse")
-    dry_run: bool = option(FLAG, False, "Print and write the plan only (-o names it).", OUTPUT, "convert", "run")
+    dry_run: bool = option(FLAG, False, "Convert and verify in memory; write the plan only (-o names it).", OUTPUT, "convert", "run")
     reproduce: bool = option(FLAG, False, "Convert again as CONVERTED says that it was, and compare the weights.", CHECKS, "check")
     json: Path | None = option(PATH, None, "Write the report as JSON; - is stdout.", OUTPUT, "inspect", "convert", "fuse", "check", "bench", metavar="FILE")
     markdown: Path | None = option(PATH, None, "Write the report as Markdown; - is stdout.", OUTPUT, "inspect", "convert", "fuse", "bench", metavar="FILE")

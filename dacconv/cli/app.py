@@ -27,7 +27,7 @@ from dacconv.support.outputs import STDOUT
 if TYPE_CHECKING:
     from dacconv.conversion.report import Report
     from dacconv.jobs.batch import Result
-    from dacconv.jobs.convert import Outcome
+    from dacconv.jobs.write import Outcome
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 done, but a gate was missed (nothing is written unless --keep); "
@@ -327,7 +327,8 @@ def _finish(outcome: Outcome, reports: Mapping[str, Path]) -> None:
     console.print_missed(outcome.report.missed)
     if outcome.report.missed:
         if not outcome.written:
-            typer.echo("nothing was written; --keep writes it all the same", err=True)
+            hint = "" if outcome.faulty else "; --keep writes it all the same"
+            typer.echo(f"nothing was written{hint}", err=True)
         raise typer.Exit(1)
 
 

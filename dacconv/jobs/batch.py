@@ -9,7 +9,7 @@ from pathlib import Path
 from dacconv.conversion.pipeline import default_target
 from dacconv.errors import UsageError, describe
 from dacconv.jobs import convert as converting
-from dacconv.jobs.convert import Outcome
+from dacconv.jobs.write import Outcome
 from dacconv.settings import Settings
 from dacconv.support.files import as_write_error
 from dacconv.support.interrupts import keep_interrupts_from_processes

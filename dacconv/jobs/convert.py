@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from dacconv.conversion import pipeline
-from dacconv.conversion.gates import Gates, missed
-from dacconv.conversion.pipeline import Conversion, check_target, default_target
+from dacconv.conversion.gates import missed
+from dacconv.conversion.pipeline import check_target, default_target
 from dacconv.conversion.report import Report
 from dacconv.conversion.verification import verify
 from dacconv.decompositions.forms import AUTO
-from dacconv.errors import UsageError
-from dacconv.formats import open_model
 from dacconv.formats.base import Model
-from dacconv.formats.inputs import reason_not_runnable
 from dacconv.graph import plan_json
 from dacconv.graph.findings import Verification
 from dacconv.graph.types import Plan
 from dacconv.jobs.decide import Decision, decide, timer_for
+from dacconv.jobs.write import (
+    Outcome,
+    Target,
+    judged,
+    open_with,
+    require_gates_to_be_judged,
+    write_verified,
+)
 from dacconv.planning import BUDGETS
 from dacconv.settings import Settings
 from dacconv.support.files import Digest, write_text
@@ -28,19 +33,7 @@ from dacconv.support.progress import Progress, silent
 
 NO_SPLIT = Plan(())
 """The plan that splits nothing."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
-    """What a job did: its report, with the gates that it missed, and the files that it wrote."""
-
-    report: Report
-    written: tuple[Path, ...]
-
-
-def open_with(path: Path, settings: Settings) -> Model:
-    """Open a checkpoint as the settings say."""
-    return open_model(path, settings.load_options)
+DRY_RUN = "dry run: the model was converted in memory, and only the plan was written"
 
 
 def convert_file(
@@ -61,26 +54,13 @@ def convert_file(
         DacconvError: whatever is wrong with the input, the options or the target.
     """
     digest = Digest(path)
-    gates = settings.gates
-    if gates.need_verification and not settings.verify:
-        raise UsageError("--max-error and --min-agreement need the verification")
     model = open_with(path, settings)
+    require_gates_to_be_judged(model, settings)
     target = output or default_target(path)
     more = [*others, *timings_output(settings)]
     check_target(model, target, force=force, others=more, inputs=input_files(settings))
-    decision = decide(model, settings, progress)
-    done = pipeline.convert(
-        model,
-        decision.plan,
-        settings.split_options,
-        calibrated=decision.calibrated,
-        recorded=settings.changed(),
-        digest=digest,
-        progress=progress,
-    )
-    done = replace(done, report=_decided(done.report, model, settings, decision))
-    done = _verified(model, done, settings, progress)
-    return _saved(done, gates, target, force=force, keep=keep)
+    conversion = _convert(model, settings, digest, progress)
+    return write_verified(model, conversion, settings, Target(target, force, keep), progress)
 
 
 def dry_run(
@@ -92,15 +72,17 @@ def dry_run(
     others: Sequence[Output] = (),
     progress: Progress = silent,
 ) -> Outcome:
-    """The report of what a conversion would do, and its plan written to a file."""
+    """The report of a conversion that is done and verified in memory; only its plan is written."""
+    digest = Digest(path)
     model = open_with(path, settings)
+    require_gates_to_be_judged(model, settings)
     target = output or path.with_suffix(".plan.json")
     outputs = [Output(target, "-o"), *others, *timings_output(settings)]
     check_outputs(outputs, [*model.files, *input_files(settings)], force=force)
-    decision = decide(model, settings, progress)
-    report = pipeline.preview(model, decision.plan, fuse=settings.fuse)
-    write_text(target, plan_json.plan_to_json(decision.plan))
-    return Outcome(_decided(report, model, settings, decision), (target,))
+    conversion = _convert(model, settings, digest, progress)
+    report = judged(model, conversion.model, conversion.report, settings, progress)
+    write_text(target, plan_json.plan_to_json(conversion.plan))
+    return Outcome(replace(report, notes=(*report.notes, DRY_RUN)), (target,))
 
 
 def fuse_file(
@@ -125,17 +107,8 @@ def fuse_file(
     inputs = input_files(settings)
     check_target(model, target, force=force, others=others, inputs=inputs)
     done = pipeline.convert(model, NO_SPLIT, recorded=settings.changed(), progress=progress)
-    done = _verified(model, done, settings, progress)
-    gates = settings.gates
-    if gates.max_error is None and settings.verify and done.report.verification:
-        gates = replace(gates, max_error=lossless_error(done.report.verification))
-    return _saved(done, gates, target, force=force, keep=keep)
-
-
-def lossless_error(check: Verification) -> float:
-    """How far outputs may differ that are the same but for rounding."""
-    half = any(output.dtype in ("float16", "bfloat16") for output in check.outputs)
-    return 2e-2 if half else 1e-4
+    destination = Target(target, force, keep)
+    return write_verified(model, done, settings, destination, progress, lossless=True)
 
 
 def compare_files(
@@ -155,13 +128,6 @@ def compare_files(
     check = verify(first, second, settings.check_options, progress=progress)
     report = replace(pipeline.inspect(first), verification=check)
     return check, tuple(missed(report, replace(settings.gates, min_saving=None)))
-
-
-def _saved(done: Conversion, gates: Gates, target: Path, *, force: bool, keep: bool) -> Outcome:
-    """What came of a conversion, written unless it misses a gate and is not to be kept."""
-    report = replace(done.report, missed=tuple(missed(done.report, gates)))
-    written = () if report.missed and not keep else done.save(target, force=force)
-    return Outcome(report, written)
 
 
 def inspect_file(
@@ -203,6 +169,24 @@ def timings_output(settings: Settings) -> list[Output]:
     return [Output(Path(settings.timings), "--timings", continued=True)]
 
 
+def _convert(
+    model: Model, settings: Settings, digest: Digest, progress: Progress
+) -> pipeline.Conversion:
+    """Decide on a plan and carry it out in memory."""
+    decision = decide(model, settings, progress)
+    conversion = pipeline.convert(
+        model,
+        decision.plan,
+        settings.split_options,
+        calibrated=decision.calibrated,
+        recorded=settings.changed(),
+        digest=digest,
+        progress=progress,
+    )
+    report = _decided(conversion.report, model, settings, decision)
+    return replace(conversion, report=report)
+
+
 def _decided(report: Report, model: Model, settings: Settings, decision: Decision) -> Report:
     """The report with what it was decided by, and with what was measured of its layers."""
     report = _noted(report, decision.inputs, settings)
@@ -231,15 +215,3 @@ def _noted(report: Report, told: str, settings: Settings) -> Report:
             left = f"{100 * after / before:.1f} % of the {name} are left, not {100 * share:.1f} %"
             notes.append(f"the budget is not kept, {left}{why}")
     return replace(report, notes=tuple(notes))
-
-
-def _verified(model: Model, done: Conversion, settings: Settings, progress: Progress) -> Conversion:
-    """The conversion with its verification, or with the reason why there is none."""
-    if not settings.verify:
-        return replace(done, report=replace(done.report, unverified="--no-verify was given"))
-    if reason := reason_not_runnable(model):
-        if settings.gates.need_verification:
-            raise UsageError(f"the gates need the model to run, but {reason}")
-        return replace(done, report=replace(done.report, unverified=reason))
-    check = verify(model, done.model, settings.check_options, progress=progress)
-    return replace(done, report=replace(done.report, verification=check))

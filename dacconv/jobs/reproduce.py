@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from dacconv import __version__
 from dacconv.calibration.prepare import SOURCES
 from dacconv.conversion import pipeline
 from dacconv.conversion.pipeline import Conversion
+from dacconv.conversion.weight_comparison import compare_weights
 from dacconv.errors import FormatError, UsageError
 from dacconv.formats import read_record
 from dacconv.formats.base import Model, Record
 from dacconv.formats.sniff import kind
-from dacconv.graph.types import FloatArray, Plan
-from dacconv.jobs import convert as jobs
+from dacconv.graph.types import Plan
 from dacconv.jobs.settings_file import entries, setting_names
+from dacconv.jobs.write import open_with
 from dacconv.planning.plans import plan_from_dict
 from dacconv.settings import (
     OPENING,
@@ -32,9 +31,6 @@ from dacconv.settings import (
 )
 from dacconv.support.files import Digest
 from dacconv.support.progress import Progress, silent
-
-TOLERANCES = {2: 1e-2, 4: 1e-4, 8: 1e-4}
-"""How far weights may differ that are the same but for rounding, by bytes per number."""
 
 TAKEN_FROM_RECORD = frozenset(
     {"method", "energy", "energy_over", "macs", "params", "latency", "allow_costlier", "fuse",
@@ -102,11 +98,12 @@ def reproduce(
         problem = f"the original is another file: SHA-256 {digest}, but {recorded!a} is recorded"
         return Reproduction(False, version, problem=problem)
     settings = _settings(record, given, str(converted))
-    model = jobs.open_with(original, settings)
+    model = open_with(original, settings)
     result = _converted(model, record, settings, str(converted), progress)
     if _same_bytes(result, converted):
         return Reproduction(True, version)
-    return _compare(result.model, jobs.open_with(converted, settings), version)
+    weights = compare_weights(result.model, open_with(converted, settings))
+    return Reproduction(False, version, weights.layers, weights.difference, weights.problem)
 
 
 def _digest(original: Path) -> str:
@@ -117,7 +114,7 @@ def _digest(original: Path) -> str:
     """
     files: tuple[Path, ...] = (original,)
     if kind(original) == "onnx":
-        files = jobs.open_with(original, Settings()).files
+        files = open_with(original, Settings()).files
     return Digest(original).of(*files)
 
 
@@ -191,61 +188,6 @@ def _same_bytes(result: Conversion, converted: Path) -> bool:
             theirs.is_file() and Digest(mine).of(mine) == Digest(theirs).of(theirs)
             for mine, theirs in pairs
         )
-
-
-def _compare(mine: Model, theirs: Model, version: str) -> Reproduction:
-    """Compare two models by the weights of their layers."""
-    nodes = [_weighted(model) for model in (mine, theirs)]
-    if nodes[0] != nodes[1]:
-        odd = sorted(set(nodes[0]) ^ set(nodes[1]))
-        told = f"its layers are others, such as {odd[0][0]}" if odd else "the layers' order differs"
-        return Reproduction(False, version, problem=told)
-    worst, apart = 0.0, []
-    for name, op in nodes[0]:
-        pairs = zip(_weights(mine, name, op), _weights(theirs, name, op), strict=True)
-        difference = max(_difference(a, b) for a, b in pairs)
-        worst = max(worst, difference)
-        if difference > _tolerance(mine, name, op):
-            apart.append(f"{name} by {difference:.2g}")
-    told = ""
-    if apart:
-        told = f"the weights of {len(apart)} of {len(nodes[0])} layers differ: {_listed(apart)}"
-    return Reproduction(False, version, len(nodes[0]), worst, told)
-
-
-def _weighted(model: Model) -> list[tuple[str, str]]:
-    ops = ("conv", "conv_transpose", "linear", "affine")
-    return [(node.name, node.op) for node in model.graph().nodes if node.op in ops]
-
-
-def _weights(model: Model, name: str, op: str) -> Iterator[FloatArray | None]:
-    if op == "affine":
-        affine = model.affine(name)
-        yield from (affine.scale, affine.shift)
-    else:
-        conv = model.conv(name)
-        yield from (conv.weight, conv.bias)
-
-
-def _difference(a: FloatArray | None, b: FloatArray | None) -> float:
-    """``|a - b| / |a|``; infinite where one is missing or the shapes differ."""
-    if a is None or b is None:
-        return 0.0 if a is b else float("inf")
-    if a.shape != b.shape:
-        return float("inf")
-    size = float(np.linalg.norm(np.asarray(a, np.float64)))
-    apart = float(np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b, np.float64)))
-    return 0.0 if apart == 0 else apart / size if size else float("inf")
-
-
-def _tolerance(model: Model, name: str, op: str) -> float:
-    itemsize = 8 if op == "affine" else model.conv(name).weight.dtype.itemsize
-    return TOLERANCES.get(itemsize, 1e-4)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def opening(settings: Settings) -> dict[str, Any]:

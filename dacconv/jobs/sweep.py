@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dacconv.errors import UsageError
-from dacconv.jobs.convert import input_files, open_with
+from dacconv.jobs.convert import input_files
+from dacconv.jobs.write import open_with
 from dacconv.settings import Settings, SweepOptions
 from dacconv.support.files import Digest
 from dacconv.support.outputs import Output, check_outputs

@@ -1,7 +1,7 @@
 """Atomic writing: a file is written beside its target and renamed.
 
-A temporary file is called ``.NAME.dacconv-HOST-PROCESS-START-RANDOM.tmp``. The next run that
-writes NAME removes those of processes that no longer run.
+A temporary file or folder is called ``.NAME.dacconv-HOST-PROCESS-START-RANDOM.tmp``. The next run
+that writes NAME removes those of processes that no longer run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import platform
 import re
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,13 +80,67 @@ def replacing(*targets: Path) -> Iterator[tuple[Path, ...]]:
             _unfinished.discard(temporary)
 
 
+@contextmanager
+def staging(target: Path) -> Iterator[Path]:
+    """A new folder beside ``target`` for files that are checked before they take their names.
+
+    It is on the file system of ``target``, so that :func:`publish` only renames. It is removed
+    at the end, with all files that are still in it.
+
+    Raises:
+        WriteError: the folder cannot be made, or the block cannot write into it.
+    """
+    import tempfile
+
+    remove_abandoned(target)
+    try:
+        folder = Path(
+            tempfile.mkdtemp(prefix=_temporary_prefix(target), suffix=".tmp", dir=target.parent)
+        )
+    except OSError as error:
+        raise as_write_error(error, target) from error
+    _unfinished.add(folder)
+    try:
+        yield folder
+    except WriteError as error:  # it names a file in the folder, which the user does not know
+        raise WriteError(error.what, where=str(target), hint=error.hint) from error
+    finally:
+        _remove(folder)
+        _unfinished.discard(folder)
+
+
+def publish(files: Sequence[Path], folder: Path) -> tuple[Path, ...]:
+    """Move files into ``folder``; return their new paths. The first file is moved last.
+
+    Raises:
+        WriteError: the operating system refuses.
+    """
+    targets = tuple(folder / file.name for file in files)
+    for file, target in reversed(list(zip(files, targets, strict=True))):
+        try:
+            file.replace(target)
+        except OSError as error:
+            raise as_write_error(error, target) from error
+    return targets
+
+
 _unfinished: set[Path] = set()
 
 
 def remove_unfinished() -> None:
-    """Remove the temporary files of this process; call it before the process ends."""
+    """Remove this process's temporary files and folders; call it before the process ends."""
     for path in list(_unfinished):
-        with suppress(OSError):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a temporary file, or a temporary folder with its files, where that is possible."""
+    import shutil
+
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink()
 
 
@@ -101,9 +155,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_abandoned(target: Path) -> None:
-    """Remove the temporary files of ``target``, and of files named after it, of killed processes.
+    """Remove what killed processes left of ``target``, and of files named after it.
 
-    These are the files of processes of this machine that no longer run.
+    These are the temporary files and folders of processes of this machine that no longer run.
     """
     start = _temporary_stem(target)
     with suppress(OSError):
@@ -113,8 +167,7 @@ def remove_abandoned(target: Path) -> None:
                 continue
             host, process, started = match.groups()
             if host == _host() and _process_start(int(process)) != started:
-                with suppress(OSError):
-                    Path(entry.path).unlink()
+                _remove(Path(entry.path))
 
 
 _TEMPORARY = re.compile(r"\.dacconv-([0-9a-f]{8})-(\d+)-(\d+)-\w+\.tmp")
@@ -125,15 +178,18 @@ def _new_temporary(target: Path) -> Path:
     """A new empty file beside ``target``, which only this user can read until it is renamed."""
     import tempfile
 
-    process = os.getpid()
-    owner = f"{_host()}-{process}-{_process_start(process) or 0}"
     handle, name = tempfile.mkstemp(
-        prefix=f"{_temporary_stem(target)}.dacconv-{owner}-",
-        suffix=f".tmp{target.suffix}",
-        dir=target.parent,
+        prefix=_temporary_prefix(target), suffix=f".tmp{target.suffix}", dir=target.parent
     )
     os.close(handle)
     return Path(name)
+
+
+def _temporary_prefix(target: Path) -> str:
+    """``.NAME.dacconv-HOST-PROCESS-START-`` for this process."""
+    process = os.getpid()
+    owner = f"{_host()}-{process}-{_process_start(process) or 0}"
+    return f"{_temporary_stem(target)}.dacconv-{owner}-"
 
 
 def _temporary_stem(target: Path) -> str:

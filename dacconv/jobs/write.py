@@ -1,0 +1,142 @@
+"""Writing a converted model: what is verified is the file, read again, before it has its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dacconv.conversion.gates import Gates, missed
+from dacconv.conversion.pipeline import Conversion, check_target
+from dacconv.conversion.report import Report
+from dacconv.conversion.verification import verify
+from dacconv.conversion.weight_comparison import compare_weights
+from dacconv.errors import DacconvError, UsageError
+from dacconv.formats import open_model
+from dacconv.formats.base import Model
+from dacconv.formats.inputs import reason_not_runnable
+from dacconv.graph.findings import Verification
+from dacconv.settings import Settings
+from dacconv.support.files import publish, staging
+from dacconv.support.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What a job did: its report, with the gates that it missed, and the files that it wrote.
+
+    ``faulty`` is true where the file did not hold what was converted, and so was not kept.
+    """
+
+    report: Report
+    written: tuple[Path, ...]
+    faulty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a model is written.
+
+    With ``force`` what is there is replaced; with ``keep`` a model is written although it misses
+    a gate.
+    """
+
+    path: Path
+    force: bool = False
+    keep: bool = False
+
+
+def open_with(path: Path, settings: Settings) -> Model:
+    """Open a checkpoint as the settings say."""
+    return open_model(path, settings.load_options)
+
+
+def write_verified(
+    original: Model,
+    conversion: Conversion,
+    settings: Settings,
+    target: Target,
+    progress: Progress,
+    *,
+    lossless: bool = False,
+) -> Outcome:
+    """Write a conversion, verify the file against the original, and only then give it its name.
+
+    The file is written into a folder beside the target, opened from there with the settings that
+    the original was opened with, and run beside the original. It takes its name if it misses no
+    gate, or if it is to be kept all the same; a file that does not hold what was converted is
+    never kept. With ``lossless`` the outputs must be the same but for rounding.
+
+    Raises:
+        UsageError: the gates need a model that can be run; the target exists by now.
+        WriteError: the operating system refuses to write.
+    """
+    require_gates_to_be_judged(original, settings)
+    report = conversion.report
+    with staging(target.path) as folder:
+        files = conversion.save(folder / target.path.name)
+        if not settings.verify:
+            report = judged(original, conversion.model, report, settings, progress)
+        else:
+            reopened, fault = _reopened(conversion.model, files[0], settings)
+            if reopened is None or fault:
+                report = replace(report, unverified=fault, missed=(fault,))
+                return Outcome(report, (), faulty=True)
+            report = judged(original, reopened, report, settings, progress, lossless=lossless)
+            del reopened  # its file may be mapped, and is renamed now
+        if report.missed and not target.keep:
+            return Outcome(report, ())
+        check_target(original, target.path, force=target.force)
+        return Outcome(report, publish(files, target.path.parent))
+
+
+def require_gates_to_be_judged(original: Model, settings: Settings) -> None:
+    """Raise UsageError where a gate needs outputs, and the model is not run."""
+    if settings.gates.need_verification:
+        if not settings.verify:
+            raise UsageError("--max-error and --min-agreement need the verification")
+        if reason := reason_not_runnable(original):
+            raise UsageError(f"the gates need the model to run, but {reason}")
+
+
+def judged(
+    original: Model,
+    converted: Model,
+    report: Report,
+    settings: Settings,
+    progress: Progress,
+    *,
+    lossless: bool = False,
+) -> Report:
+    """The report with the verification of a converted model, and with the gates that it misses."""
+    reason = reason_not_runnable(original) if settings.verify else "--no-verify was given"
+    if reason:
+        report = replace(report, unverified=reason)
+    else:
+        check = verify(original, converted, settings.check_options, progress=progress)
+        report = replace(report, verification=check)
+    return replace(report, missed=tuple(missed(report, _gates(report, settings, lossless))))
+
+
+def _reopened(converted: Model, path: Path, settings: Settings) -> tuple[Model | None, str]:
+    """The model in the file at ``path``, and what is wrong with it, if anything is."""
+    options = replace(settings.load_options, vouched=())
+    try:
+        reopened = open_model(path, options)
+        problem = compare_weights(converted, reopened).problem
+    except DacconvError as error:
+        return None, f"the written file cannot be opened again: {error.what}"
+    return reopened, problem and f"the written file does not hold what was converted: {problem}"
+
+
+def _gates(report: Report, settings: Settings, lossless: bool) -> Gates:
+    """The gates of the settings; a lossless conversion has one on its error in any case."""
+    gates = settings.gates
+    if lossless and gates.max_error is None and report.verification is not None:
+        return replace(gates, max_error=lossless_error(report.verification))
+    return gates
+
+
+def lossless_error(check: Verification) -> float:
+    """The largest relative error of outputs that are the same but for rounding."""
+    half = any(output.dtype in ("float16", "bfloat16") for output in check.outputs)
+    return 2e-2 if half else 1e-4
