@@ -49,7 +49,7 @@ class Toy:
         assert isinstance(payload, Affine)
         return payload
 
-    def rewrite_refusal(self, edit):
+    def rewrite_refusal(self, edit, among=()):
         """None: every edit can be made."""
         return
 

@@ -126,8 +126,12 @@ class Model(Protocol):
         """
         ...
 
-    def rewrite_refusal(self, edit: Rewrite) -> str | None:
-        """The reason why ``rewrite`` would refuse an edit; None if it would not."""
+    def rewrite_refusal(self, edit: Rewrite, among: Sequence[Rewrite] = ()) -> str | None:
+        """The reason why ``rewrite`` would refuse an edit; None if it would not.
+
+        ``among`` are all the edits of that rewrite: a module that is called several times can
+        be merged with others only if that is done at every call.
+        """
         ...
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:

@@ -36,8 +36,8 @@ class Fusable(Weights, Protocol):
         """The dataflow."""
         ...
 
-    def rewrite_refusal(self, edit: Rewrite) -> str | None:
-        """The reason why ``rewrite`` would refuse an edit; None where it would not."""
+    def rewrite_refusal(self, edit: Rewrite, among: Sequence[Rewrite] = ()) -> str | None:
+        """The reason why ``rewrite`` would refuse an edit ``among`` others; None where not."""
         ...
 
     def rewrite(self, edits: Sequence[Rewrite]) -> Self:

@@ -12,8 +12,8 @@ from dacconv.graph.findings import Fused
 from dacconv.graph.types import LAYER_OPS, Conv, Graph, Node, Op, Refusal, Rewrite
 
 Find = Callable[[View, Site], Merge | Obstacle | None]
-EditRefusal = Callable[[Rewrite], str | None]
-"""The reason why a model's format cannot hold an edit; None where it can."""
+EditRefusal = Callable[[Rewrite, Sequence[Rewrite]], str | None]
+"""The reason why a model's format cannot hold an edit, one of several; None where it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def plan_fusions(
     graph: Graph,
     weights: Weights,
     fusions: Sequence[Fusion],
-    edit_refusal: EditRefusal = lambda _: None,
+    edit_refusal: EditRefusal = lambda edit, among: None,
 ) -> FusionPlan:
     """Everything that can be merged without changing what the graph computes.
 
@@ -58,7 +58,7 @@ def plan_fusions(
         new_refusals = {
             frozenset(edit.drop): Refusal(edit.target, reason)
             for edit in edits
-            if (reason := edit_refusal(edit)) is not None
+            if (reason := edit_refusal(edit, edits)) is not None
         }
         if not new_refusals:
             fused = tuple(

@@ -109,6 +109,21 @@ class MergedModel:
                 nodes.append(node if inputs == node.inputs else replace(node, inputs=inputs))
         return replace(graph, nodes=tuple(nodes))
 
+    @cached_property
+    def _shared_weights(self) -> dict[str, str]:
+        """A name for the weight of merged convs that are equal, as their original weights are."""
+        groups: dict[str, list[str]] = {}
+        for name in self.edits:
+            node = self._originals[name]
+            if (weight := node.weight) and "module" in node.attrs:
+                groups.setdefault(weight, []).append(name)
+        return {
+            name: f"{weight} (merged)"
+            for weight, names in groups.items()
+            if len(names) > 1 and _all_equal([self.edits[name].merged for name in names])
+            for name in names
+        }
+
     def graph(self) -> Graph:
         """The graph with every merged conv as one node."""
         return self._graph
@@ -174,7 +189,7 @@ class MergedModel:
             inputs=(edit.source,),
             output=target.output,
             shape=target.shape,
-            weight=None,
+            weight=self._shared_weights.get(name),
             geometry=_geometry(conv, [self._originals[node] for node in edit.drop]),
             skip=None,
         )
@@ -190,6 +205,17 @@ def merged_model(model: Model) -> MergedModel:
     if fusions is None:
         fusions = _PLANS[model] = find_fusions(model)
     return MergedModel(model, fusions)
+
+
+def _all_equal(convs: Sequence[Conv]) -> bool:
+    """Whether convs have the same weight and bias."""
+    first, *others = convs
+    return all(
+        np.array_equal(first.weight, other.weight)
+        and (first.bias is None) == (other.bias is None)
+        and (first.bias is None or other.bias is None or np.array_equal(first.bias, other.bias))
+        for other in others
+    )
 
 
 def _op(conv: Conv) -> Op:

@@ -140,7 +140,7 @@ class View:
         self._producers: dict[str, str] = {}
         self._readers: dict[str, dict[str, int]] = {}  # value -> site -> number of reads
         self._reads: dict[str, int] = {}  # value -> total number of reads
-        self._uses: dict[str, list[str]] = {}
+        self._uses: dict[str, dict[str, object]] = {}  # weight -> nodes -> their modules
         self._order: dict[str, int] = {}
         self._aliases: dict[str, dict[str, None]] = {}  # site -> values that its merges removed
         self._substitutes: dict[str, str] = {}  # removed value -> the value in its place
@@ -154,7 +154,8 @@ class View:
             self._add(Site(node, node.op, node.inputs, axis=axis, first_layer=layer))
             self._shapes[node.output] = node.shape
             if node.weight is not None and node.op in LAYER_OPS:
-                self._uses.setdefault(node.weight, []).append(node.name)
+                module = node.attrs.get("module")
+                self._uses.setdefault(node.weight, {})[node.name] = module
 
     def names(self) -> list[str]:
         """The names of the sites, in order of execution."""
@@ -208,10 +209,12 @@ class View:
             return None
         if site.node.skip:
             return site.node.skip
-        uses = self._uses.get(site.node.weight or "", ())
+        uses = self._uses.get(site.node.weight or "", {})
         if site.op in LAYER_OPS and len(uses) > 1:
-            other = next(name for name in uses if name != site.name)
-            return f"its weight {site.node.weight} is shared with {other}"
+            module = uses[site.name]
+            others = (n for n, m in uses.items() if n != site.name and (m is None or m != module))
+            if other := next(others, None):
+                return f"its weight {site.node.weight} is shared with {other}"
         return None
 
     def conv(self, site: Site) -> Conv:

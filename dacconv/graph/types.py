@@ -192,6 +192,8 @@ class Node:
 
     The meaning of each op, and its ``attrs``:
 
+    - ``conv``, ``conv_transpose``, ``linear``: ``attrs["module"]``, where there is one, is the
+      module that the node is a call of: nodes of one module are rewritten together or not at all.
     - ``affine``: ``inputs[0]`` scaled and shifted by constants, per channel of the axis
       ``attrs["axis"]`` (default 1; negative counts from the end; of no meaning for scalars):
       BatchNorm at inference, and Add, Sub, Mul, Div, Neg with a constant. It does not widen

@@ -252,7 +252,7 @@ def repvgg() -> Toy:
 class Strict(Toy):
     """A format that cannot take sums apart."""
 
-    def rewrite_refusal(self, edit):
+    def rewrite_refusal(self, edit, among=()):
         kinds = {node.op for node in self.nodes if node.name in edit.drop}
         return "a sum is a call in Python code" if "add" in kinds else None
 

@@ -154,7 +154,7 @@ class OnnxModel:
             f"{node} ({entry.op}) is not affine per channel", where=str(self.path)
         )
 
-    def rewrite_refusal(self, edit: Rewrite) -> str | None:
+    def rewrite_refusal(self, edit: Rewrite, among: Sequence[Rewrite] = ()) -> str | None:
         """The reason why ``rewrite`` would refuse an edit; None if it would not."""
         return rewrite_refusal(edit, self._facts)
 

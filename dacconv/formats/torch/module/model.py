@@ -151,14 +151,14 @@ class TracedModel:
             return constant
         return read_affine(self._site(node))
 
-    @property
+    @cached_property
     def _tree(self) -> Tree:
         found, graph = self._traced
         return Tree(self.module, graph, found.sites, found.blocks)
 
-    def rewrite_refusal(self, edit: Rewrite) -> str | None:
+    def rewrite_refusal(self, edit: Rewrite, among: Sequence[Rewrite] = ()) -> str | None:
         """The reason why ``rewrite`` would refuse an edit; None if it would not."""
-        return rewrite_refusal(edit, self._tree)
+        return rewrite_refusal(edit, self._tree, among or (edit,))
 
     def constructs(self, axes: int, *, own_layers: bool) -> frozenset[Construct]:
         """Those of plain torch.nn layers and, where asked for, those of ``dacconv.nn``."""
@@ -207,8 +207,8 @@ class TracedModel:
             return  # a tail that became layers, or code that may branch on values
         gone = {name for edit in edits for name in (edit.target, *edit.drop)}
         new = {n for n, p in found.sites.items() if f"{p}.".startswith(_inside(made.changed))}
-        for path in made.changed & found.blocks.keys():  # what a Sum or Flatten does in there
-            new.update(found.blocks[path].nodes)
+        for path in made.changed & found.calls.keys():  # what a Sum or Flatten does in there
+            new.update(node for nodes in found.calls[path] for node in nodes)
         if _other_calls(self.graph(), gone) != _other_calls(graph, new):
             what = "the model's code calls other functions where it sees the new layers"
             raise UnsupportedError(what, where=str(self.path), hint=hint)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from torch import nn
@@ -33,7 +35,7 @@ class Place:
     tail: tuple[Step, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Tree:
     """A module, the graph of its run, which nodes are modules, and which modules are blocks."""
 
@@ -41,6 +43,37 @@ class Tree:
     graph: Graph
     sites: Mapping[str, str]
     blocks: Mapping[str, Block]
+
+    @cached_property
+    def positions(self) -> Mapping[str, int]:
+        """The place of each node in the order of the run."""
+        return {node.name: index for index, node in enumerate(self.graph.nodes)}
+
+    @cached_property
+    def calls(self) -> Mapping[str, int]:
+        """How many nodes are calls of each module."""
+        return Counter(self.sites.values())
+
+    @cached_property
+    def readers(self) -> Mapping[str, int]:
+        """How often each value is read."""
+        return Counter(value for node in self.graph.nodes for value in node.inputs)
+
+    @cached_property
+    def weights(self) -> Mapping[str, frozenset[str]]:
+        """The modules, or else the nodes, that have each weight."""
+        owners: dict[str, set[str]] = {}
+        for node in self.graph.nodes:
+            if node.weight:
+                owners.setdefault(node.weight, set()).add(self.sites.get(node.name, node.name))
+        return {weight: frozenset(names) for weight, names in owners.items()}
+
+    def nodes(self, edit: Rewrite) -> list[Node] | None:
+        """The nodes that an edit replaces, in order; None where there is no such node."""
+        places = [self.positions.get(name) for name in {edit.target, *edit.drop}]
+        if None in places:
+            return None
+        return [self.graph.nodes[place] for place in sorted(p for p in places if p is not None)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,10 +89,10 @@ class Edited:
     kept: Mapping[str, Mapping[str, str]]
 
 
-def rewrite_refusal(edit: Rewrite, tree: Tree) -> str | None:
-    """Why an edit cannot be made in a module tree; None where it can."""
-    found = _place(edit, tree)
-    return found if isinstance(found, str) else None
+def rewrite_refusal(edit: Rewrite, tree: Tree, among: Sequence[Rewrite]) -> str | None:
+    """The reason why an edit, one ``among`` others, cannot be made; None where it can."""
+    place = _place(edit, tree, among)
+    return place if isinstance(place, str) else None
 
 
 def rewrite_module(tree: Tree, edits: Sequence[Rewrite]) -> Edited:
@@ -73,7 +106,7 @@ def rewrite_module(tree: Tree, edits: Sequence[Rewrite]) -> Edited:
     emptied: set[str] = set()
     edited: set[str] = set()
     for edit in edits:
-        place = _place(edit, tree)
+        place = _place(edit, tree, edits)
         if isinstance(place, str):
             raise UnsupportedError(place, where=edit.target)
         if place.at in chains and not _same(chains[place.at].branches, place.branches):
@@ -155,12 +188,12 @@ def names_of(root: nn.Module, path: str) -> tuple[str, ...]:
     return tuple(n for n, m in named_modules(root, duplicates=True) if m is wanted)
 
 
-def _place(edit: Rewrite, tree: Tree) -> Place | str:
+def _place(edit: Rewrite, tree: Tree, among: Sequence[Rewrite]) -> Place | str:
     """Where an edit goes in the tree, or why it cannot go anywhere."""
     if len(edit.branches) != 1 and not edit.own_layers:
         return "a sum of several branches has no plain torch.nn layer"
-    nodes = [node for node in tree.graph.nodes if node.name in {edit.target, *edit.drop}]
-    if {edit.target, *edit.drop} - {node.name for node in nodes}:
+    nodes = tree.nodes(edit)
+    if nodes is None:
         return "names a node that the model does not have"
     blocked = next((node for node in nodes if node.skip), None)
     if blocked is not None:
@@ -172,14 +205,16 @@ def _place(edit: Rewrite, tree: Tree) -> Place | str:
     at = tree.sites[main.name]
     if all(node.name in tree.sites for node in nodes) or edit.alias:
         others = tuple(tree.sites[n.name] for n in nodes if n is not main and n.name in tree.sites)
-        return _not_layers(edit, nodes, tree) or Place(at, edit.branches, others, at)
+        return _not_layers(edit, nodes, tree, among) or Place(at, edit.branches, others, at)
     found = find_block(edit, tree.graph, tree.blocks, tree.module)
     if isinstance(found, str):
         return found
     return Place(found.path, edit.branches, (), at, found.tail)
 
 
-def _not_layers(edit: Rewrite, nodes: Sequence[Node], tree: Tree) -> str | None:
+def _not_layers(
+    edit: Rewrite, nodes: Sequence[Node], tree: Tree, among: Sequence[Rewrite]
+) -> str | None:
     """Why the dropped nodes are not a chain of layers, each with a place of its own."""
     for node in nodes:
         if node.name not in tree.sites or node.op not in LAYER_OPS + _KEEPERS:
@@ -189,22 +224,36 @@ def _not_layers(edit: Rewrite, nodes: Sequence[Node], tree: Tree) -> str | None:
         if node.inputs != (edit.alias[node.output],):
             return f"'{node.name}' does not read the value that replaces it"
     chain = [n for n in nodes if n not in bridged]
-    if reason := _not_a_chain(edit, chain, tree.graph):
+    if reason := _not_a_chain(edit, chain, tree):
         return reason
-    return _shared(nodes, tree.graph, tree.sites) if len(nodes) > 1 else None
+    return _shared(edit, nodes, tree, among) if len(nodes) > 1 else None
 
 
-def _shared(nodes: Sequence[Node], graph: Graph, sites: Mapping[str, str]) -> str | None:
-    """Why layers cannot be merged: they are used elsewhere, where they would be missing."""
+def _shared(
+    edit: Rewrite, nodes: Sequence[Node], tree: Tree, among: Sequence[Rewrite]
+) -> str | None:
+    """The reason why layers cannot be merged: they are used elsewhere, where they would be missing.
+
+    Layers that are always called together can be merged, if the same happens at all their calls.
+    """
+    paths = [tree.sites[node.name] for node in nodes]
     for node in nodes:
-        if sum(path == sites[node.name] for path in sites.values()) > 1:
-            return f"module '{sites[node.name]}' is called several times"
-        if any(n.weight == node.weight for n in graph.nodes if n is not node and n.weight):
+        if node.weight and len(tree.weights[node.weight]) > 1:
             return f"the weight of '{node.name}' is shared"
-    return None
+    repeated = next((path for path in paths if tree.calls[path] > 1), None)
+    if repeated is None:
+        return None
+    twins = 0
+    for other in among:
+        if tree.sites.get(other.target) == tree.sites[edit.target]:
+            theirs = [tree.sites.get(node.name) for node in tree.nodes(other) or ()]
+            twins += theirs == paths and _same(other.branches, edit.branches)
+    if all(tree.calls[path] == twins for path in paths):
+        return None
+    return f"module '{repeated}' is called several times, not always with the same layers beside it"
 
 
-def _not_a_chain(edit: Rewrite, nodes: Sequence[Node], graph: Graph) -> str | None:
+def _not_a_chain(edit: Rewrite, nodes: Sequence[Node], tree: Tree) -> str | None:
     """Why the dropped nodes are not one chain from source to target with no other reader."""
     value = edit.source
     for index, node in enumerate(nodes):
@@ -212,15 +261,11 @@ def _not_a_chain(edit: Rewrite, nodes: Sequence[Node], graph: Graph) -> str | No
             return f"'{node.name}' does not read '{value}' alone"
         value = node.output
         last = index == len(nodes) - 1
-        if not last and (_readers(graph, value) != 1 or value in graph.outputs):
+        if not last and (tree.readers.get(value) != 1 or value in tree.graph.outputs):
             return f"the output of '{node.name}' is also used elsewhere"
     if not nodes or nodes[-1].name != edit.target:
         return f"'{edit.target}' is not the last of the nodes that are dropped"
     return None
-
-
-def _readers(graph: Graph, value: str) -> int:
-    return sum(node.inputs.count(value) for node in graph.nodes)
 
 
 def _same(first: Branches, second: Branches) -> bool:

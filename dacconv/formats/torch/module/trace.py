@@ -7,6 +7,7 @@ what happened. In-place operations make new values, also for the views of what t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ from dacconv.formats.torch.module.blocks import Block
 from dacconv.formats.torch.module.functions import conv_call, describe_call
 from dacconv.formats.torch.module.ledger import Ledger
 from dacconv.formats.torch.module.names import Names
-from dacconv.graph.types import Node, Op
+from dacconv.graph.types import LAYER_OPS, Node, Op
 
 _DATA_READS = frozenset(
     {"__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "item",
@@ -51,7 +52,7 @@ class Trace:
 
     ``blocks`` are the modules that are called once, with one tensor, and return one.
     ``sites`` maps the nodes that are modules to the module's name; ``used`` are the names of
-    the parameters that were read.
+    the parameters that were read; ``calls`` are the nodes inside every call of each module.
     """
 
     nodes: tuple[Node, ...]
@@ -60,6 +61,7 @@ class Trace:
     notes: tuple[str, ...]
     used: frozenset[str] = frozenset()
     blocks: Mapping[str, Block] = field(default_factory=dict)
+    calls: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
 
 
 def leaf_op(module: nn.Module) -> Op | None:
@@ -121,10 +123,11 @@ class _Recorder(TorchFunctionMode):
         self.root = root
         self.stack: list[nn.Module] = []
         self.entries: list[tuple[int, str | None]] = []  # per module on the stack, at its start
-        self.calls: dict[str, list[Block | None]] = {}
+        self.calls: dict[str, list[tuple[tuple[str, ...], Block | None]]] = {}
         self.inside: nn.Module | None = None  # the leaf whose own calls are not recorded
         self.ledger = Ledger(names)
         self.sites: dict[str, str] = {}
+        self.wholes: dict[str, str] = {}  # the same for modules that are one call of a function
         self.readers: dict[str, str] = {}  # tensor name -> who read it outside its layer
         self.touched: dict[str, str] = {}  # conv -> attribute that the model's code reads
         self.constants: set[str] = set()  # values that follow from the model's own tensors
@@ -283,16 +286,18 @@ class _Recorder(TorchFunctionMode):
                 self._leaf(module, tensors_in((args, kwargs)), result)
             self.inside = None
         elif next(children(module), None) is None:
-            self._whole(module)
+            self._whole(module, self.ledger.nodes[start[0] :])
         if (path := self.names.modules.get(id(module))) is not None:
-            self.calls.setdefault(path, []).append(self._block(start, kwargs, result))
+            inside = tuple(node.name for node in self.ledger.nodes[start[0] :])
+            block = self._block(start[1], inside, kwargs, result)
+            self.calls.setdefault(path, []).append((inside, block))
 
-    def _block(self, start: tuple[int, str | None], kwargs: Any, result: Any) -> Block | None:
-        index, source = start
+    def _block(
+        self, source: str | None, inside: tuple[str, ...], kwargs: Any, result: Any
+    ) -> Block | None:
         if source is None or kwargs or not isinstance(result, torch.Tensor):
             return None
         made = self.ledger.lookup(result)
-        inside = tuple(node.name for node in self.ledger.nodes[index:])
         return None if made is None else Block(source, made, inside)
 
     def _leaf(self, module: nn.Module, taken: list[torch.Tensor], result: torch.Tensor) -> None:
@@ -308,17 +313,16 @@ class _Recorder(TorchFunctionMode):
             skip = weight_problem(own["weight"])
         params = sum(self.ledger.count(self.names.tensor(p) or "", p) for p in own.values())
         values = [value for tensor in taken if (value := self.ledger.lookup(tensor))]
-        meaning = Meaning(op, geometry=geometry, skip=skip)
+        attrs = {"module": path} if op in LAYER_OPS else {}
+        meaning = Meaning(op, attrs, geometry, skip)
         kind = type(module).__name__
         self.ledger.emit(name, meaning, values, [result], kind=kind, weight=weight, params=params)
 
-    def _whole(self, module: nn.Module) -> None:
+    def _whole(self, module: nn.Module, inside: Sequence[Node]) -> None:
         """Note a module without children whose call was one node: it can be replaced too."""
         path = self.names.modules.get(id(module))
-        if path and self.ledger.nodes and self.ledger.nodes[-1].name.partition("@")[0] == path:
-            calls = [node.name for node in self.ledger.nodes if node.name.partition("@")[0] == path]
-            if len(calls) == 1 and self.ledger.nodes[-1].op in ("pool", "pad", "identity"):
-                self.sites[calls[0]] = path
+        if path and len(inside) == 1 and inside[0].op in ("pool", "pad", "identity"):
+            self.wholes[inside[0].name] = path
 
     def _place(self) -> str:
         return self.names.modules.get(id(self.stack[-1]), "") if self.stack else ""
@@ -348,16 +352,19 @@ class _Recorder(TorchFunctionMode):
         elif self.ledger.unseen:
             blind = "some tensors come from code that could not be watched"
             notes.append(f"{blind}, so nothing is fused")
+        counts = Counter(self.wholes.values())  # a module is a layer at all its calls or at none
+        wholes = {n: p for n, p in self.wholes.items() if counts[p] == len(self.calls[p])}
+        self.sites |= wholes
         nodes = tuple(self._judged(node, blind) for node in self.ledger.nodes)
         blocks = {
-            path: calls[0]
+            path: calls[0][1]
             for path, calls in self.calls.items()
-            if len(calls) == 1 and calls[0] is not None and path not in self.touched
+            if len(calls) == 1 and calls[0][1] is not None and path not in self.touched
             and path not in self.names.held
         }  # fmt: skip
-        return Trace(
-            nodes, values, dict(self.sites), tuple(notes), frozenset(self.ledger.counted), blocks
-        )
+        calls = {path: tuple(nodes for nodes, _ in made) for path, made in self.calls.items()}
+        used = frozenset(self.ledger.counted)
+        return Trace(nodes, values, dict(self.sites), tuple(notes), used, blocks, calls)
 
     def _judged(self, node: Node, blind: str | None) -> Node:
         if node.skip:

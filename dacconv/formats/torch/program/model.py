@@ -165,7 +165,7 @@ class ProgramModel:
             raise UnsupportedError("no affine", where=node)
         return self._reading.affines[node]()
 
-    def rewrite_refusal(self, edit: Rewrite) -> str | None:
+    def rewrite_refusal(self, edit: Rewrite, among: Sequence[Rewrite] = ()) -> str | None:
         """The reason why ``rewrite`` would refuse an edit; None if it would not."""
         return rewrite_refusal(edit, self._reading)
 

@@ -116,7 +116,7 @@ class WeightsModel:
         """Not known: what a BatchNorm follows is not in the file."""
         raise UnsupportedError(_CANNOT_RUN, where=node)
 
-    def rewrite_refusal(self, edit: Rewrite) -> str | None:
+    def rewrite_refusal(self, edit: Rewrite, among: Sequence[Rewrite] = ()) -> str | None:
         """The reason why ``rewrite`` would refuse an edit; None if it would not."""
         if set(edit.drop) - {edit.target}:
             return "layers cannot be merged: which one follows which is not in the file"
