@@ -159,13 +159,15 @@ def fuse(model: Model, progress: Progress = silent) -> Conversion:
 def verify(
     original: Model, converted: Model, *, progress: Progress = silent, **settings: Any
 ) -> Verification:
-    """Run two models on the same seeded inputs, alternating, and compare every output.
+    """Run two models on the same inputs, alternating, and compare every output.
+
+    Inputs are images drawn for the model, or the user's ``data``; see ``--data``.
 
     Args:
         original: the model before.
         converted: the model after.
         progress: called with a task, the steps done and their number.
-        settings: ``samples``, ``seed`` and ``threads``.
+        settings: ``samples``, ``seed``, ``threads``, ``data`` and those about the input.
 
     Raises:
         UnsupportedError: a model cannot be run, or the size of an input is not known.
@@ -237,7 +239,7 @@ def sweep(
         UsageError: options that contradict each other or the model; ``task`` fails.
         UnsupportedError: the model has no layer that can be split.
     """
-    from dacconv.sweeps.data import labelled
+    from dacconv.calibration.inputs.user_data import with_labels
     from dacconv.sweeps.measure import SAMPLES, Setup
     from dacconv.sweeps.points import Grid
     from dacconv.sweeps.run import Selected
@@ -256,7 +258,7 @@ def sweep(
         threads=values.threads,
         bench=bench,
         task=task,
-        data=labelled(*data, "data") if data else None,
+        data=with_labels(*data, "data") if data else None,
     )
     chosen = Selected(values.selection, values.allow_costlier)
     return run_sweep(model, grid, chosen, setup, jobs=jobs, progress=progress)

@@ -126,11 +126,11 @@ class Settings(Options):
     timings: str | None = option(PATH, None, "Where measured times are kept (in the user's cache folder).", SPEED, "inspect", "convert", metavar="FILE")
     calibrate: str | None = option(TEXT, None, "none, synthetic, distilled, auto, or a folder of images or .npy/.npz of unlabelled inputs (auto with a budget, else none).", CALIBRATION, *SPLITS, "check", metavar="HOW", words={"check": "With --reproduce: the user's own inputs, where the conversion was calibrated on such."})
     calibration_images: int | None = option(COUNT, None, "How many inputs at most.", CALIBRATION, *SPLITS, metavar="N")
-    input_mean: str | None = option(NUMBERS, None, "Mean that is subtracted from the model's input.", CALIBRATION, *SPLITS, metavar="M,...")
-    input_std: str | None = option(NUMBERS, None, "Deviation that the input is divided by after that.", CALIBRATION, *SPLITS, metavar="S,...")
-    input_range: str | None = option(NUMBERS, None, "The range of the input before that, as 0,255 (0,1).", CALIBRATION, *SPLITS, metavar="LOW,HIGH")
-    input_layout: str | None = option(TEXT, None, "Where the channels of the input are.", CALIBRATION, *SPLITS, metavar="nchw|nhwc")
-    input_order: str = option(TEXT, "rgb", "Order of the colours that the model takes (rgb).", CALIBRATION, *SPLITS, metavar="rgb|bgr")
+    input_mean: str | None = option(NUMBERS, None, "Mean that is subtracted from the model's input.", CALIBRATION, *RUNS, metavar="M,...")
+    input_std: str | None = option(NUMBERS, None, "Deviation that the input is divided by after that.", CALIBRATION, *RUNS, metavar="S,...")
+    input_range: str | None = option(NUMBERS, None, "The range of the input before that, as 0,255 (0,1).", CALIBRATION, *RUNS, metavar="LOW,HIGH")
+    input_layout: str | None = option(TEXT, None, "Where the channels of the input are.", CALIBRATION, *RUNS, metavar="nchw|nhwc")
+    input_order: str = option(TEXT, "rgb", "Order of the colours that the model takes (rgb).", CALIBRATION, *RUNS, metavar="rgb|bgr")
     device: str | None = option(TEXT, None, "Where images are distilled: cpu, cuda (cuda if present).", CALIBRATION, *SPLITS, metavar="DEVICE")
     input_shape: tuple[str, ...] = option(TEXTS, (), "Sizes that the model does not fix, as 1,3,224,224 or NAME:1,3,224,224; repeatable.", OPENING, *EVERY, metavar="SHAPE")
     arch: str | None = option(TEXT, None, "What builds the network of a state dict: PACKAGE.MODULE:FACTORY or FILE.py:FACTORY.", OPENING, *EVERY, metavar="FACTORY")
@@ -138,7 +138,8 @@ class Settings(Options):
     key: str | None = option(TEXT, None, "The checkpoint's entry that holds the state dict.", OPENING, *EVERY)
     trust_pickle: bool = option(FLAG, False, "Let a pickle run the code that it names. Only for files that you trust.", OPENING, *EVERY)
     verify: bool = option(SWITCH, True, "Run original and converted model side by side (yes).", CHECKS, "convert", "fuse", numbers=False)
-    samples: int | None = option(COUNT, None, "Seeded inputs to run (8).", CHECKS, *RUNS, metavar="N", words={"sweep": "Seeded inputs to compare outputs on (32)."})
+    samples: int | None = option(COUNT, None, "Inputs to compare the models on (8 to 64, by the model's cost).", CHECKS, *RUNS, metavar="N", words={"sweep": "Inputs to compare outputs on (32)."})
+    data: str | None = option(PATH, None, "Your own images, to compare the models on: .npz or .npy, or a folder; accuracy too where they are labelled.", CHECKS, "convert", "fuse", "check", metavar="PATH", numbers=False)
     seed: int = option(NATURAL, 0, "Their seed (0).", CHECKS, *RUNS, metavar="N")
     threads: int | None = option(COUNT, None, "Threads of the runtime (its own choice).", SPEED, "inspect", *RUNS, metavar="N", numbers=False)
     max_error: float | None = option(NUMBER, None, "Fail above this relative output error.", CHECKS, "convert", "fuse", "check", metavar="ERROR", numbers=False)
@@ -264,9 +265,16 @@ class Settings(Options):
     @property
     def check_options(self) -> CheckOptions:
         """How the outputs of two models are compared."""
-        from dacconv.conversion.verification import SAMPLES, CheckOptions
+        from dacconv.conversion.verification import CheckOptions
 
-        return CheckOptions(self.verify, self.samples or SAMPLES, self.seed, self.threads)
+        return CheckOptions(
+            verify=self.verify,
+            samples=self.samples,
+            seed=self.seed,
+            threads=self.threads,
+            input=self.input_options,
+            data=None if self.data is None else Path(self.data),
+        )
 
     @property
     def gates(self) -> Gates:

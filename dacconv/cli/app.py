@@ -164,7 +164,7 @@ def fuse(model: File, settings: Settings, outputs: Outputs) -> None:
 
 @command(app, "check", EXIT_CODES)
 def check(original: File, converted: File, settings: Settings, outputs: Outputs) -> None:
-    """Run two models on the same seeded inputs: do they agree, and which is faster.
+    """Run two models on the same inputs: do they agree, and which is faster.
 
     With --reproduce, convert the original again instead, as the converted model says that it
     was, and compare the two.

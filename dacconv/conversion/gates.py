@@ -46,4 +46,4 @@ def _unknown(check: Verification | None) -> str:
     """The reason why an error or an agreement is not known, where it is the values."""
     if check is None or not check.not_finite:
         return ""
-    return " (the original's outputs are NaN or infinite on the seeded inputs)"
+    return " (the original's outputs are NaN or infinite on the inputs that were tried)"

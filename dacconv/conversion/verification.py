@@ -1,30 +1,33 @@
-"""Original and converted, side by side in the real runtime on the same seeded inputs."""
+"""Original and converted, side by side in the real runtime on the same inputs."""
 
 from __future__ import annotations
 
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from dacconv.calibration.inputs.pixels import InputOptions
+from dacconv.calibration.inputs.user_data import UserData
+from dacconv.conversion.check_inputs import (
+    CheckInputs,
+    count_samples,
+    default_samples,
+    model_inputs,
+    user_inputs,
+)
 from dacconv.errors import UnsupportedError
 from dacconv.formats.base import Feeds, Model, Runner
-from dacconv.formats.inputs import (
-    FAMILIES,
-    NORMAL,
-    batch_of,
-    reason_not_runnable,
-    seeded_inputs,
-    sizes_of,
-)
+from dacconv.formats.inputs import batch_of, reason_not_runnable, sizes_of
 from dacconv.graph.findings import Latency, OutputCheck, Verification
 from dacconv.graph.types import Array, ValueSpec
 from dacconv.support.progress import Progress, silent
 
-SAMPLES = 8
 ROUNDS = 10
 BUDGET_SECONDS = 3.0
 """Extra rounds, on top of one per sample, stop after this time."""
@@ -32,12 +35,18 @@ BUDGET_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class CheckOptions:
-    """How two models are compared: on ``samples`` inputs of a seed, with so many threads."""
+    """How two models are compared.
+
+    On ``samples`` inputs of a seed (None: more of a model that is cheap to run), drawn as
+    ``input`` says, or on the user's ``data``; by the runtime with so many threads.
+    """
 
     verify: bool = True
-    samples: int = SAMPLES
+    samples: int | None = None
     seed: int = 0
     threads: int | None = None
+    input: InputOptions = field(default_factory=InputOptions)
+    data: UserData | Path | None = None
 
 
 def verify(
@@ -47,14 +56,16 @@ def verify(
     *,
     progress: Progress = silent,
 ) -> Verification:
-    """Run both models on the same seeded inputs, alternating, and compare every output.
+    """Run both models on the same inputs, alternating, and compare every output.
 
-    Inputs are standard normal (uniform 0..255 for uint8); where the original's outputs are not
-    finite on these, the first of ``FAMILIES`` on which they are. An input whose batch axis is
-    free is run with batch 1, which is also what the latency is for.
+    Inputs are the user's data; else images drawn for the original where it takes images, and
+    seeded noise where it does not; where the original's outputs are not finite on these, the
+    first family of noise on which they are. An input whose batch axis is free is run with batch
+    1, which is also what the latency is for.
 
     Raises:
         UnsupportedError: a model cannot be run, or the size of an input is not known.
+        UsageError: the user's data cannot be read, or does not fit the model.
     """
     options = options or CheckOptions()
     for model in (original, converted):
@@ -63,58 +74,106 @@ def verify(
     specs = original.inputs()
     check_same_inputs(specs, converted.inputs())
     first, second = (model.runner(threads=options.threads) for model in (original, converted))
-    family, batches = NORMAL, seeded_inputs(specs, options.samples, options.seed)
+    progress("preparing inputs", 0, 1)
+    families = _families(original, first, options)
+    inputs = next(families)
     for runner in (first, second):
-        runner(batches[0])  # the first run plans memory and picks kernels
+        runner(inputs.batches[0])  # the first run plans memory and picks kernels
     started = time.perf_counter()
-    compared, times = _compare(first, second, batches, progress)
-    if not compared.finite and any(np.dtype(spec.dtype).kind == "f" for spec in specs):
-        for other in FAMILIES[1:]:
-            feeds = seeded_inputs(specs, options.samples, options.seed, other)
-            again, again_times = _compare(first, second, feeds, progress, only_finite=True)
-            if again.finite:
-                family, batches, compared, times = other, feeds, again, again_times
+    run = _compare(first, second, inputs, progress)
+    if not run.outputs.finite and any(np.dtype(spec.dtype).kind == "f" for spec in specs):
+        for family in families:
+            other = _compare(first, second, family, progress, only_finite=True)
+            if other.outputs.finite:
+                inputs, run = family, other
                 break
-    while len(times) < ROUNDS and time.perf_counter() - started < BUDGET_SECONDS:
-        (_, a), (_, b) = _alternate(first, second, batches[0], len(times))
+    alone = _one_sample(inputs.batches[0], specs)
+    times = run.times if alone is inputs.batches[0] else []
+    while (len(times) < ROUNDS and time.perf_counter() - started < BUDGET_SECONDS) or not times:
+        (_, a), (_, b) = _alternate(first, second, alone, len(times))
         times.append((a, b))
-    progress("verifying", len(batches), len(batches))
-    outputs = compared.outputs()
+    total = len(inputs.batches)
+    progress("verifying", total, total)
+    outputs = run.outputs.outputs()
     return Verification(
         relative_error=worst([check.relative_error for check in outputs]),
         agreement=agreement(outputs),
         outputs=outputs,
-        latency=_latency(times, batch_of(batches[0])),
-        samples=sum(batch_of(feeds) for feeds in batches),
+        latency=_latency(times, batch_of(alone)),
+        samples=count_samples(inputs.batches),
         seed=options.seed,
         runtime=original.runtime,
-        inputs=tuple(f"{name} {_shape(a.shape)} {a.dtype}" for name, a in batches[0].items()),
-        family=family.name,
+        inputs=tuple(f"{name} {_shape(a.shape)} {a.dtype}" for name, a in alone.items()),
+        family=inputs.family,
+        kind=inputs.kind,
+        notes=inputs.notes,
+        top1=run.top1(),
     )
+
+
+def _families(model: Model, runner: Runner, options: CheckOptions) -> Iterator[CheckInputs]:
+    """The inputs to compare on, and those to take where the original's outputs are not finite."""
+    if options.data is not None:
+        yield user_inputs(model, runner, options.data, options.input)
+        return
+    samples = options.samples or default_samples(model)
+    yield from model_inputs(model, runner, samples, options.seed, options.input)
+
+
+def _one_sample(feeds: Feeds, specs: Sequence[ValueSpec]) -> Feeds:
+    """The first sample of a batch where the batch axis is free; the batch where it is not."""
+    fixed = any(spec.shape is None or not spec.shape or (spec.shape[0] or 1) > 1 for spec in specs)
+    if fixed or batch_of(feeds) == 1:
+        return feeds
+    return {name: array[:1] for name, array in feeds.items()}
+
+
+@dataclass(slots=True)
+class _Run:
+    """What was compared: outputs, the seconds of each run, and right answers where known."""
+
+    outputs: Comparison
+    times: list[tuple[float, float]] = field(default_factory=list)
+    labelled: int = 0
+    right: list[int] = field(default_factory=lambda: [0, 0])
+
+    def count_right(self, labels: Array, results: Sequence[Mapping[str, Array]]) -> None:
+        """Count the samples whose top class is the label, for each of the two models."""
+        self.labelled += len(labels)
+        for index, outputs in enumerate(results):
+            guesses = scores_of(outputs, len(labels)).argmax(1)
+            self.right[index] += int((guesses == labels).sum())
+
+    def top1(self) -> tuple[float, float] | None:
+        """The accuracy of both models; None without labels."""
+        if not self.labelled:
+            return None
+        return self.right[0] / self.labelled, self.right[1] / self.labelled
 
 
 def _compare(
     first: Runner,
     second: Runner,
-    batches: Sequence[Feeds],
+    inputs: CheckInputs,
     progress: Progress,
     *,
     only_finite: bool = False,
-) -> tuple[Comparison, list[tuple[float, float]]]:
+) -> _Run:
     """Every output of both models, and the seconds that each run took.
 
     With ``only_finite`` it ends at the first run whose original outputs are not finite.
     """
-    compared = Comparison()
-    times: list[tuple[float, float]] = []
-    for index, feeds in enumerate(batches):
-        progress("verifying", index, len(batches))
+    run = _Run(Comparison())
+    for index, feeds in enumerate(inputs.batches):
+        progress("verifying", index, len(inputs.batches))
         (expected, a), (actual, b) = _alternate(first, second, feeds, index)
-        compared.add(expected, actual)
-        times.append((a, b))
-        if only_finite and not compared.finite:
+        run.outputs.add(expected, actual)
+        run.times.append((a, b))
+        if inputs.labels is not None:
+            run.count_right(inputs.labels[index], (expected, actual))
+        if only_finite and not run.outputs.finite:
             break
-    return compared, times
+    return run
 
 
 def check_same_inputs(expected: Sequence[ValueSpec], actual: Sequence[ValueSpec]) -> None:
@@ -221,6 +280,8 @@ class _OutputSums:
     samples: int = 0
     same: int = 0
     not_finite: int = 0
+    expected: Counter[int] = field(default_factory=Counter)
+    actual: Counter[int] = field(default_factory=Counter)
 
     def add(self, a: Array, b: Array) -> None:
         """Add one run: ``a`` is the original's output, ``b`` the converted model's."""
@@ -235,9 +296,11 @@ class _OutputSums:
         if a.dtype.kind == "f" and _like_scores(a.shape):
             scores, others = a.reshape(len(a), -1), b.reshape(len(b), -1)
             comparable = np.isfinite(scores.max(1))  # NaN, and infinity, have no top class
-            same = scores.argmax(1) == others.argmax(1)
+            top, other = scores.argmax(1), others.argmax(1)
             self.samples += int(comparable.sum())
-            self.same += int((same & np.isfinite(others.max(1)))[comparable].sum())
+            self.same += int(((top == other) & np.isfinite(others.max(1)))[comparable].sum())
+            self.expected.update(top[comparable].tolist())
+            self.actual.update(other[comparable].tolist())
 
     def check(self, name: str) -> OutputCheck:
         known = self.matches and np.dtype(self.dtype).kind in "fiub"
@@ -250,7 +313,13 @@ class _OutputSums:
             max_abs_error=self.largest if known and math.isfinite(self.largest) else None,
             agreement=self.same / self.samples if known and self.samples else None,
             not_finite=self.not_finite,
+            chance=self._chance() if known and self.samples else None,
         )
+
+    def _chance(self) -> float:
+        """The agreement of two models that are independent and give each class as often."""
+        both = sum(count * self.actual[label] for label, count in self.expected.items())
+        return both / self.samples**2
 
 
 def _squares(expected: Array, actual: Array) -> tuple[float, float, float]:
@@ -285,6 +354,25 @@ def worst(errors: Sequence[float | None]) -> float | None:
     """The largest error; None where one is not known."""
     known = [error for error in errors if error is not None]
     return max(known) if known and len(known) == len(errors) else None
+
+
+def scores_of(outputs: Mapping[str, Array], samples: int) -> Array:
+    """The first output that looks like class scores, as ``(samples, classes)``.
+
+    Raises:
+        UnsupportedError: no output does.
+    """
+    for array in outputs.values():
+        if (
+            array.ndim >= 2
+            and array.shape[0] == samples
+            and array.size == samples * max(array.shape[1:])
+        ):
+            return array.reshape(samples, -1)
+    raise UnsupportedError(
+        "no output of the model looks like class scores",
+        hint="--eval FILE.py:FUNCTION measures whatever you like",
+    )
 
 
 def _like_scores(shape: tuple[int, ...]) -> bool:

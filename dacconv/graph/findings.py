@@ -129,6 +129,7 @@ class OutputCheck:
     max_abs_error: float | None
     agreement: float | None
     not_finite: int = 0
+    chance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +151,14 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Original and converted on the same seeded inputs, in the real runtime.
+    """Original and converted on the same inputs, in the real runtime.
 
     ``relative_error`` is the largest over the outputs of ``|y - y'| / |y|``, Frobenius norm
     over all samples; None where it could not be computed. ``agreement`` is the share of
     samples with the same top class, None where no output looks like class scores or where no
-    sample's scores could be compared. ``family`` says how floating-point inputs were drawn.
+    sample's scores could be compared. ``kind`` says what the inputs were, ``family`` how they
+    were made, and ``notes`` what was assumed about them. ``top1`` is the accuracy of both models
+    on labelled inputs.
     """
 
     relative_error: float | None
@@ -167,6 +170,9 @@ class Verification:
     runtime: str
     inputs: tuple[str, ...]
     family: str = "standard normal"
+    kind: str = "inputs of noise"
+    notes: tuple[str, ...] = ()
+    top1: tuple[float, float] | None = None
 
     @property
     def not_finite(self) -> tuple[str, ...]:

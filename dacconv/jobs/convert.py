@@ -20,9 +20,9 @@ from dacconv.jobs.decide import Decision, decide, timer_for
 from dacconv.jobs.write import (
     Outcome,
     Target,
+    check_verification,
     judged,
     open_with,
-    require_gates_to_be_judged,
     write_verified,
 )
 from dacconv.planning import BUDGETS
@@ -55,7 +55,7 @@ def convert_file(
     """
     digest = Digest(path)
     model = open_with(path, settings)
-    require_gates_to_be_judged(model, settings)
+    check_verification(model, settings)
     target = output or default_target(path)
     more = [*others, *timings_output(settings)]
     check_target(model, target, force=force, others=more, inputs=input_files(settings))
@@ -75,7 +75,7 @@ def dry_run(
     """The report of a conversion that is done and verified in memory; only its plan is written."""
     digest = Digest(path)
     model = open_with(path, settings)
-    require_gates_to_be_judged(model, settings)
+    check_verification(model, settings)
     target = output or path.with_suffix(".plan.json")
     outputs = [Output(target, "-o"), *others, *timings_output(settings)]
     check_outputs(outputs, [*model.files, *input_files(settings)], force=force)
@@ -104,6 +104,7 @@ def fuse_file(
     model = open_with(path, settings)
     target = output or path.with_name(f"{path.stem}.fused{path.suffix}")
     pipeline.require_dataflow(model)
+    check_verification(model, settings)
     inputs = input_files(settings)
     check_target(model, target, force=force, others=others, inputs=inputs)
     done = pipeline.convert(model, NO_SPLIT, recorded=settings.changed(), progress=progress)
@@ -154,7 +155,7 @@ def inspect_file(
 
 def input_files(settings: Settings) -> list[Path]:
     """The files that the settings name, which a command reads besides the model."""
-    names = [settings.plan, settings.from_sweep, settings.calibrate]
+    names = [settings.plan, settings.from_sweep, settings.calibrate, settings.data]
     names.append((settings.arch or "").rpartition(":")[0])
     paths = [Path(name) for name in names if name]
     folders = [path for path in paths if path.is_dir()]

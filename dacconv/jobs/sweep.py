@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dacconv.calibration.inputs.user_data import read_data
 from dacconv.errors import UsageError
 from dacconv.jobs.convert import input_files
 from dacconv.jobs.write import open_with
@@ -15,7 +16,6 @@ from dacconv.support.files import Digest
 from dacconv.support.outputs import Output, check_outputs
 from dacconv.support.parsing import parse_shares
 from dacconv.support.progress import Progress, silent
-from dacconv.sweeps.data import read_data
 from dacconv.sweeps.files import Journal, check_suffix, read_sweep, set_aside
 from dacconv.sweeps.measure import SAMPLES, Setup
 from dacconv.sweeps.points import BUDGET, SINGLE, Grid, parse_ranks

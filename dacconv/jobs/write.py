@@ -70,7 +70,6 @@ def write_verified(
         UsageError: the gates need a model that can be run; the target exists by now.
         WriteError: the operating system refuses to write.
     """
-    require_gates_to_be_judged(original, settings)
     report = conversion.report
     with staging(target.path) as folder:
         files = conversion.save(folder / target.path.name)
@@ -89,13 +88,25 @@ def write_verified(
         return Outcome(report, publish(files, target.path.parent))
 
 
-def require_gates_to_be_judged(original: Model, settings: Settings) -> None:
-    """Raise UsageError where a gate needs outputs, and the model is not run."""
-    if settings.gates.need_verification:
-        if not settings.verify:
-            raise UsageError("--max-error and --min-agreement need the verification")
-        if reason := reason_not_runnable(original):
-            raise UsageError(f"the gates need the model to run, but {reason}")
+def check_verification(original: Model, settings: Settings) -> None:
+    """Raise UsageError, before the work, where what the outputs are needed for cannot be done.
+
+    A gate on the outputs, and the user's data, need a model that is run; the data must fit it.
+    """
+    gates, data = settings.gates.need_verification, settings.data
+    if not gates and data is None:
+        return
+    if not settings.verify:
+        needs = "--max-error and --min-agreement need" if gates else "--data needs"
+        raise UsageError(f"{needs} the verification")
+    if reason := reason_not_runnable(original):
+        needs = "the gates need" if gates else "--data needs"
+        raise UsageError(f"{needs} the model to run, but {reason}")
+    if data is not None:
+        from dacconv.calibration.inputs.user_data import feeds_maker, read_images
+
+        options = settings.input_options
+        feeds_maker(original, read_images(Path(data), original, options), options)
 
 
 def judged(

@@ -54,7 +54,7 @@ def render_verification(check: Verification, title: str, missed: Sequence[str]) 
     """A verification on its own, as ``check`` makes it."""
     made = Page(
         title=title,
-        subtitle="side by side on the same seeded inputs",
+        subtitle="side by side on the same inputs",
         facts=agreement(check),
         sections=(Section("Verification", (verified(check), outputs(check))),),
         alarms=alarms(missed),
@@ -96,7 +96,7 @@ def agreement(check: Verification) -> tuple[Fact, ...]:
     """Headline facts of a verification: how much is kept, and how fast it is."""
     same = check.agreement
     error = formatting.error(check.relative_error)
-    told = f"{check.samples} seeded inputs"
+    told = f"{check.samples} {check.kind}"
     facts = [Fact(error, "relative error of the outputs", told)]
     if same is not None:
         facts = [Fact(formatting.share(same), "keep their top class", f"{told}, error {error}")]

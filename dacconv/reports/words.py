@@ -295,15 +295,16 @@ def left_alone(refusals: Iterable[Refusal]) -> dict[str, list[str]]:
 def verification(check: Verification) -> list[str]:
     """The verification in sentences."""
     lines = [
-        f"{check.samples} seeded inputs ({'; '.join(check.inputs)}){_family(check)} "
-        f"through {check.runtime}: "
+        f"{check.samples} {check.kind} ({'; '.join(check.inputs)})"
+        f"{', ' if check.family else ''}{check.family} through {check.runtime}: "
         f"relative error {error(check.relative_error)}"
         + ("" if check.agreement is None else f", same top class {share(check.agreement)}")
+        + (f", top-1 {share(check.top1[0])} > {share(check.top1[1])}" if check.top1 else "")
     ]
     if check.not_finite:
         lines.append(
             f"not compared: the original's output {_listed(list(check.not_finite))} is NaN or "
-            "infinite on every kind of seeded input that was tried: nothing is known of its error"
+            "infinite on every kind of input that was tried: nothing is known of its error"
         )
     if len(check.outputs) > 1 or not all(output.matches for output in check.outputs):
         lines += [
@@ -316,16 +317,13 @@ def verification(check: Verification) -> list[str]:
             for output in check.outputs
         ]
     time = check.latency
+    lines += check.notes
     lines.append(
         f"latency {time.original_ms:.3g} ms > {time.converted_ms:.3g} ms: "
         f"{_speed(time.speedup)} (quartiles {time.low:.2f} to {time.high:.2f}, "
         f"{time.rounds} alternating rounds, batch {time.batch})"
     )
     return lines
-
-
-def _family(check: Verification) -> str:
-    return "" if check.family == "standard normal" else f", {check.family}"
 
 
 def _speed(ratio: float) -> str:

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from dacconv.conversion.verification import Comparison, agreement, worst
-from dacconv.errors import DacconvError, UnsupportedError
+from dacconv.conversion.verification import Comparison, agreement, scores_of, worst
+from dacconv.errors import DacconvError
 from dacconv.formats.base import Feeds, Model, Runner
 from dacconv.formats.inputs import batch_of, joined
 from dacconv.graph.types import Array
@@ -52,7 +52,7 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SameOutputs:
-    """The original's outputs on seeded inputs, as ``findings.Verification`` compares them."""
+    """The original's outputs on inputs, as ``findings.Verification`` compares them."""
 
     batches: Sequence[Feeds]
     expected: Outputs
@@ -99,27 +99,12 @@ class _Top1:
 
     def add(self, start: int, outputs: Outputs) -> None:
         for index, actual in enumerate(outputs, start):
-            labels, scores = self.labels[index], _scores(actual, len(self.labels[index]))
+            labels, scores = self.labels[index], scores_of(actual, len(self.labels[index]))
             self.right += int((scores.argmax(1) == labels).sum())
             self.seen += len(labels)
 
     def found(self) -> dict[str, float | None]:
         return {"top1": self.right / self.seen if self.seen else None}
-
-
-def _scores(outputs: dict[str, Array], samples: int) -> Array:
-    """The first output like class scores, as ``(samples, classes)``."""
-    for array in outputs.values():
-        if (
-            array.ndim >= 2
-            and array.shape[0] == samples
-            and array.size == samples * max(array.shape[1:])
-        ):
-            return array.reshape(samples, -1)
-    raise UnsupportedError(
-        "no output of the model looks like class scores",
-        hint="--eval FILE.py:FUNCTION measures whatever you like",
-    )
 
 
 def same_outputs(runner: Runner, inputs: Sequence[Feeds], largest: int) -> SameOutputs:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from dacconv.calibration.inputs.user_data import UserData
 from dacconv.conversion import pipeline
+from dacconv.conversion.check_inputs import CheckInputs, model_inputs
 from dacconv.conversion.verification import CheckOptions, side_by_side
 from dacconv.formats.base import Model
 from dacconv.formats.inputs import batch_of, reason_not_runnable, seeded_inputs
@@ -47,7 +49,7 @@ class Setup:
     threads: int | None = None
     bench: bool = False
     task: Task | str | None = None
-    data: labelled_data.LabelledData | None = None
+    data: UserData | None = None
 
     @property
     def calibrate(self) -> str:
@@ -92,7 +94,9 @@ class Bench:
             f"{name} {'x'.join(map(str, a.shape[1:]))} {a.dtype}"
             for name, a in same.batches[0].items()
         )
-        told = f"{sum(map(batch_of, same.batches))} seeded inputs ({first})"
+        told = (
+            f"{sum(map(batch_of, same.batches))} {self.inputs.kind} ({first}), {self.inputs.family}"
+        )
         if more and self.setup.data is not None:
             told += f", {sum(map(batch_of, more[0].batches))} images of {self.setup.data.name}"
         if self.setup.calibrate != "none":
@@ -113,14 +117,21 @@ class Bench:
         return Variants(self.model, setup.split, self.calibrated)
 
     @cached_property
+    def inputs(self) -> CheckInputs:
+        """The inputs that outputs are compared on, as a conversion is verified on them."""
+        setup, model = self.setup, self.model
+        runner = model.runner(threads=setup.threads)
+        samples, seed = setup.check.samples or SAMPLES, setup.check.seed
+        return next(model_inputs(model, runner, samples, seed, setup.input_options))
+
+    @cached_property
     def judges(self) -> tuple[Judge, ...]:
         """What outputs are held against."""
         if self.unrun:
             return ()
         setup, model = self.setup, self.model
         runner = model.runner(threads=setup.threads)
-        inputs = seeded_inputs(model.inputs(), setup.check.samples, setup.check.seed)
-        same = same_outputs(runner, inputs, self.largest)
+        same = same_outputs(runner, self.inputs.batches, self.largest)
         if setup.data is None:
             return (same,)
         options = setup.input_options

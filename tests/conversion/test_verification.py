@@ -63,6 +63,7 @@ def test_what_is_never_finite_is_not_compared_and_misses_the_gates(value):
     assert result.agreement is None
     assert result.not_finite == ("y",)
     assert "NaN or infinite" in words.verification(result)[1]
+    assert "no input of the model looks like an image" in words.verification(result)[2]
     for gates in (Gates(max_error=1e9), Gates(min_agreement=0.0)):
         assert "NaN or infinite" in missed(report(result), gates)[0]
 

@@ -10,7 +10,7 @@ import numpy as np
 from dacconv.calibration.inputs.image_input import ImageInput, make_feeds
 from dacconv.calibration.inputs.scale import PixelScale, scale_from_batchnorm, scale_from_biases
 from dacconv.errors import DacconvError, UsageError
-from dacconv.formats.base import Model
+from dacconv.formats.base import Model, Runner
 from dacconv.fusions.merged import merged_model
 from dacconv.graph.types import FloatArray
 
@@ -47,11 +47,16 @@ class InputOptions:
 
 
 def pixel_scale(
-    model: Model, image_input: ImageInput, options: InputOptions, images: FloatArray
+    model: Model,
+    image_input: ImageInput,
+    options: InputOptions,
+    images: FloatArray,
+    runner: Runner | None = None,
 ) -> PixelScale:
     """The scale of the options where they have one, otherwise the one that the model implies.
 
     ``images`` ``(count, channels, *size)`` in 0..1 are a sample of what the model will see.
+    ``runner`` is that of the model, where there is one already.
 
     Raises:
         UsageError: a standard deviation of 0, or values that do not fit the channels.
@@ -75,7 +80,7 @@ def pixel_scale(
     if (
         image_input.channels == 3
         and len(image_input.size) == 2
-        and not is_image_to_image(model, image_input)
+        and not is_image_to_image(model, image_input, runner)
     ):
         return NORMALISED
     description = (
@@ -95,11 +100,11 @@ def per_channel(values: Sequence[float], image_input: ImageInput, option: str) -
     return np.broadcast_to(np.asarray(values, np.float64), (image_input.channels,))
 
 
-def is_image_to_image(model: Model, image_input: ImageInput) -> bool:
+def is_image_to_image(model: Model, image_input: ImageInput, runner: Runner | None = None) -> bool:
     """Whether an output has the shape of the image, as for denoising and other restoration."""
     flat = np.zeros((image_input.batch, image_input.channels, *image_input.size), np.float32)
     try:
-        outputs = model.runner()(make_feeds(model, image_input, flat, 0))
+        outputs = (runner or model.runner())(make_feeds(model, image_input, flat, 0))
     except DacconvError:
         return False
     return any(array.shape == image_input.as_array(flat).shape for array in outputs.values())

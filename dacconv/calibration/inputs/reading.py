@@ -20,7 +20,7 @@ from dacconv.calibration.inputs.image_input import (
 from dacconv.calibration.inputs.pixels import InputOptions, pixel_scale
 from dacconv.errors import UsageError
 from dacconv.formats.base import Model
-from dacconv.graph.types import FloatArray
+from dacconv.graph.types import Array, FloatArray
 from dacconv.support.arrays import ArrayFile
 
 IMAGE_SUFFIXES = frozenset(
@@ -121,12 +121,7 @@ def _read_folder(
     path: Path, image_input: ImageInput, options: InputOptions, count: int
 ) -> FloatArray:
     """At most ``count`` images of a folder in 0..1, cropped to the middle at the model's size."""
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise UsageError(
-            "reading images needs Pillow", where=str(path), hint="pip install pillow, or give .npz"
-        ) from error
+    require_pillow(path)
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
@@ -139,24 +134,46 @@ def _read_folder(
     images = []
     for index in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int):
         file = files[index]
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise UsageError("not a regular file", where=str(file))
-        try:
-            with warnings.catch_warnings(), Image.open(file) as image:
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                if image.width * image.height > MOST_PIXELS:
-                    raise UsageError(
-                        f"{image.width} x {image.height} is more than {MOST_PIXELS:,} pixels",
-                        where=str(file),
-                    )
-                colours = image.convert("L" if image_input.channels == 1 else "RGB")
-                size = image_input.size[::-1]
-                cropped = ImageOps.fit(colours, size, Image.Resampling.BILINEAR)
-        except UsageError:
-            raise
-        except Exception as error:  # Pillow's plugins raise almost any
-            raise UsageError(f"not an image: {error}", where=str(file)) from error
-        pixels = np.asarray(cropped, np.float32).reshape(*image_input.size, image_input.channels)
-        pixels /= 255
+        pixels = read_image(file, image_input).astype(np.float32) / 255
         images.append(pixels[..., ::-1] if options.order == "bgr" else pixels)
     return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+
+
+def require_pillow(path: Path) -> None:
+    """Raise UsageError where the library that reads images is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("PIL") is None:
+        raise UsageError(
+            "reading images needs Pillow", where=str(path), hint="pip install pillow, or give .npz"
+        )
+
+
+def read_image(file: Path, image_input: ImageInput) -> Array:
+    """An image as bytes ``(height, width, channels)``, its middle at the size of the input.
+
+    Colours are in the order red, green, blue.
+
+    Raises:
+        UsageError: not a regular file, not an image, or one of too many pixels.
+    """
+    from PIL import Image, ImageOps
+
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise UsageError("not a regular file", where=str(file))
+    try:
+        with warnings.catch_warnings(), Image.open(file) as image:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if image.width * image.height > MOST_PIXELS:
+                raise UsageError(
+                    f"{image.width} x {image.height} is more than {MOST_PIXELS:,} pixels",
+                    where=str(file),
+                )
+            colours = image.convert("L" if image_input.channels == 1 else "RGB")
+            height, width = image_input.size
+            cropped = ImageOps.fit(colours, (width, height), Image.Resampling.BILINEAR)
+    except UsageError:
+        raise
+    except Exception as error:  # Pillow's plugins raise almost any
+        raise UsageError(f"not an image: {error}", where=str(file)) from error
+    return np.asarray(cropped, np.uint8).reshape(*image_input.size, image_input.channels)
