@@ -117,7 +117,8 @@ def cost(layer: Layer, choice: Choice, *, bias_added: bool = False) -> Cost:
 def cost_share(geometry: Geometry, method: str, rank: Rank) -> float:
     """The MACs of a split over those of the conv; without known sizes, as for an output of 1x1."""
     size = geometry.output_size or (1,) * len(geometry.kernel)
-    sized = replace(geometry, output_size=size, input_size=geometry.input_size or geometry.stride)
+    source = geometry.input_size or geometry.stride
+    sized = replace(geometry, output_size=size, input_size=source, batch=geometry.batch or 1)
     after = total(layer_cost(g) for g in split_work(sized, method, rank, AUTO).convs).macs
     before = layer_cost(sized).macs
     return after / before if after is not None and before else 1.0

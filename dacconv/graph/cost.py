@@ -47,6 +47,8 @@ def layer_cost(geometry: Geometry, op: Op = "conv") -> Cost:
     g = geometry
     per_position = g.out_channels * (g.in_channels // g.groups) * math.prod(g.kernel)
     params = per_position + (g.out_channels if g.bias else 0)
+    if g.batch == 0:
+        return Cost(0, params, 0)
     positions = g.input_size if op == "conv_transpose" else g.output_size
     macs = None if positions is None else g.batch * math.prod(positions) * per_position
     if g.input_size is None or g.output_size is None:

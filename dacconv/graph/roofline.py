@@ -54,7 +54,7 @@ def widths(g: Geometry) -> Moved | None:
     1x1 or have groups or a stride, whose result is an empty ``Moved``. None where the sizes are
     not known.
     """
-    if set(g.kernel) != {1} or g.groups != 1 or set(g.stride) != {1}:
+    if g.batch == 0 or set(g.kernel) != {1} or g.groups != 1 or set(g.stride) != {1}:
         return Moved()
     if g.output_size is None:
         return None
@@ -74,7 +74,7 @@ def groups(g: Geometry) -> Moved | None:
     not apply to convs without groups, whose result is an empty ``Moved``. None where the sizes
     are not known.
     """
-    if g.groups == 1:
+    if g.batch == 0 or g.groups == 1:
         return Moved()
     if g.output_size is None or g.input_size is None:
         return None

@@ -147,7 +147,8 @@ class Geometry:
     """The sizes of a conv, transposed conv or linear layer, without its weights.
 
     ``input_size`` and ``output_size`` are spatial sizes: ``()`` for a linear layer, None where
-    the model does not fix them. ``itemsize`` is the number of bytes of one value.
+    the model does not fix them. ``batch`` is 0 where a run of the model does not reach the layer,
+    which then costs nothing. ``itemsize`` is the number of bytes of one value.
     """
 
     in_channels: int

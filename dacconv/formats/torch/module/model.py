@@ -25,7 +25,7 @@ from dacconv.formats.torch.distil import distil_module
 from dacconv.formats.torch.gradients import differentiable_module
 from dacconv.formats.torch.members import named_modules, submodule
 from dacconv.formats.torch.module.names import Names
-from dacconv.formats.torch.module.order import registered, symbolic, unreached
+from dacconv.formats.torch.module.order import UNREACHED, registered, symbolic, unreached
 from dacconv.formats.torch.module.run import (
     as_arguments,
     flat_outputs,
@@ -135,6 +135,9 @@ class TracedModel:
     def _site(self, node: str) -> nn.Module:
         found, graph = self._traced
         if node not in found.sites:
+            idle = next((n for n in graph.nodes if n.name == node and n.skip == UNREACHED), None)
+            if idle is not None:  # named as its module
+                return submodule(self.module, node)
             kind = next((n.kind for n in graph.nodes if n.name == node), None)
             what = "no such node" if kind is None else f"a call of {kind}, not a layer"
             raise UnsupportedError(what, where=node)

@@ -16,6 +16,9 @@ from dacconv.formats.torch.module.names import Names
 from dacconv.formats.torch.module.trace import Trace, leaf_op
 from dacconv.graph.types import LAYER_OPS, Node, Op
 
+UNREACHED = "not reached by the forward pass"
+"""Why a module that a run did not call is left alone."""
+
 _ADDS = (operator.add, operator.iadd, torch.add)
 
 
@@ -174,5 +177,6 @@ def unreached(root: nn.Module, used: Set[str], names: Names) -> list[Node]:
         own = [p for _, p in own_parameters(module)]
         if own and not any((names.tensor(p) or "") in used for p in own):
             node = module_node(module, path or type(module).__name__, names, ())
-            nodes.append(replace(node, skip="not reached by the forward pass"))
+            idle = None if node.geometry is None else replace(node.geometry, batch=0)
+            nodes.append(replace(node, geometry=idle, skip=UNREACHED))
     return nodes
