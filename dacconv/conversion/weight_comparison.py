@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from dacconv.errors import UnsupportedError
 from dacconv.formats.base import Model
 from dacconv.graph.types import FloatArray
 
@@ -37,10 +38,11 @@ def compare_weights(first: Model, second: Model) -> WeightComparison:
         return WeightComparison(problem=problem)
     largest, different = 0.0, []
     for name, op in layers:
-        pairs = zip(_weights(first, name, op), _weights(second, name, op), strict=True)
+        own = _weights(first, name, op)
+        pairs = zip(own, _weights(second, name, op), strict=True)
         difference = max(_difference(a, b) for a, b in pairs)
         largest = max(largest, difference)
-        if not difference <= _tolerance(first, name, op):
+        if not difference <= _tolerance(own[0], op):
             different.append(f"{name} by {difference:.2g}")
     problem = ""
     if different:
@@ -54,13 +56,19 @@ def _layers(model: Model) -> list[tuple[str, str]]:
     return [(node.name, node.op) for node in model.graph().nodes if node.op in ops]
 
 
-def _weights(model: Model, name: str, op: str) -> Iterator[FloatArray | None]:
-    if op == "affine":
-        affine = model.affine(name)
-        yield from (affine.scale, affine.shift)
-    else:
+def _weights(model: Model, name: str, op: str) -> tuple[FloatArray | None, FloatArray | None]:
+    """The weight and bias of a layer, or the scale and shift of an affine.
+
+    Both are None where the model cannot say: a conv that its code calls as a function.
+    """
+    try:
+        if op == "affine":
+            affine = model.affine(name)
+            return affine.scale, affine.shift
         conv = model.conv(name)
-        yield from (conv.weight, conv.bias)
+    except UnsupportedError:
+        return None, None
+    return conv.weight, conv.bias
 
 
 def _difference(a: FloatArray | None, b: FloatArray | None) -> float:
@@ -76,8 +84,8 @@ def _difference(a: FloatArray | None, b: FloatArray | None) -> float:
     return difference / size if size else float("inf")
 
 
-def _tolerance(model: Model, name: str, op: str) -> float:
-    itemsize = 8 if op == "affine" else model.conv(name).weight.dtype.itemsize
+def _tolerance(weight: FloatArray | None, op: str) -> float:
+    itemsize = 8 if op == "affine" or weight is None else weight.dtype.itemsize
     return TOLERANCES.get(itemsize, 1e-4)
 
 
