@@ -335,6 +335,7 @@ class Outputs(Options):
     force: bool = option(FLAG, False, "Overwrite.", OUTPUT, *EVERY, "run", words={"sweep": "Overwrite the results and start afresh."})
     keep: bool = option(FLAG, False, "Write even if a gate is missed.", OUTPUT, "convert", "fuse")
     dry_run: bool = option(FLAG, False, "Convert and verify in memory; write the plan only (-o names it).", OUTPUT, "convert", "run")
+    verbose: bool = option(FLAG, False, "Print the roofline and how costs are counted as well.", OUTPUT, "inspect", "convert", "fuse", names=("-v", "--verbose"))
     reproduce: bool = option(FLAG, False, "Convert again as CONVERTED says that it was, and compare the weights.", CHECKS, "check")
     json: Path | None = option(PATH, None, "Write the report as JSON; - is stdout.", OUTPUT, "inspect", "convert", "fuse", "check", "bench", metavar="FILE")
     markdown: Path | None = option(PATH, None, "Write the report as Markdown; - is stdout.", OUTPUT, "inspect", "convert", "fuse", "bench", metavar="FILE")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -79,7 +79,7 @@ def inspect(model: File, settings: Settings, outputs: Outputs) -> None:
         report = jobs.inspect_file(
             model, settings, others=others, force=outputs.force, progress=bars
         )
-    _show(report, outputs.reports)
+    _show(report, outputs)
 
 
 @command(app, "convert", EXIT_CODES)
@@ -136,7 +136,7 @@ def convert(
                 others=others,
                 progress=bars,
             )
-    _finish(outcome, reports)
+    _finish(outcome, outputs)
 
 
 @command(app, "fuse", EXIT_CODES)
@@ -159,7 +159,7 @@ def fuse(model: File, settings: Settings, outputs: Outputs) -> None:
             others=others,
             progress=bars,
         )
-    _finish(outcome, outputs.reports)
+    _finish(outcome, outputs)
 
 
 @command(app, "check", EXIT_CODES)
@@ -172,6 +172,7 @@ def check(original: File, converted: File, settings: Settings, outputs: Outputs)
     from dacconv.cli import console
     from dacconv.jobs import convert as jobs
     from dacconv.reports import words
+    from dacconv.reports.opening import verification_opening
 
     if outputs.reproduce:
         _reproduce(original, converted, settings, outputs)
@@ -194,7 +195,8 @@ def check(original: File, converted: File, settings: Settings, outputs: Outputs)
         title = f"{original.name} and {converted.name}"
         write_text_to(reports["html"], html.render_verification(verification, title, missed))
     if STDOUT not in reports.values():
-        console.print_lines(words.verification(verification))
+        lines = verification_opening(verification).lines
+        console.print_lines([*lines, "", *words.verification(verification)])
     console.print_missed(missed)
     if missed:
         raise typer.Exit(1)
@@ -317,13 +319,13 @@ def _reproduce(original: Path, converted: Path, settings: Settings, outputs: Out
         raise typer.Exit(1)
 
 
-def _finish(outcome: Outcome, reports: Mapping[str, Path]) -> None:
+def _finish(outcome: Outcome, outputs: Outputs) -> None:
     """Show what a job did; exit with 1 where a gate was missed."""
     from dacconv.cli import console
 
-    _show(outcome.report, reports)
+    _show(outcome.report, outputs)
     for path in outcome.written:
-        typer.echo(safe_line(f"wrote {path}"), err=STDOUT in reports.values())
+        typer.echo(safe_line(f"wrote {path}"), err=STDOUT in outputs.reports.values())
     console.print_missed(outcome.report.missed)
     if outcome.report.missed:
         if not outcome.written:
@@ -349,13 +351,13 @@ def _finish_all(results: Sequence[Result]) -> None:
         raise typer.Exit(code)
 
 
-def _show(report: Report, reports: Mapping[str, Path]) -> None:
+def _show(report: Report, outputs: Outputs) -> None:
     """Print the report, and write it where the user wants it."""
     from dacconv.cli import console
 
-    write_reports(report, reports)
-    if STDOUT not in reports.values():
-        console.print_report(report)
+    write_reports(report, outputs.reports)
+    if STDOUT not in outputs.reports.values():
+        console.print_report(report, verbose=outputs.verbose)
 
 
 def __getattr__(name: str) -> Any:

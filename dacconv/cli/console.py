@@ -18,6 +18,7 @@ from dacconv.conversion.report import CONVENTION, Report
 from dacconv.reports import benchmark_words as benchmark_text
 from dacconv.reports import roofline_words as roofline_text
 from dacconv.reports import words as formatting
+from dacconv.reports.opening import opening
 from dacconv.safe_text import safe_line, safe_lines
 
 if TYPE_CHECKING:
@@ -29,18 +30,25 @@ if TYPE_CHECKING:
     from dacconv.timing.benchmark.result import Benchmark
 
 DELAY_SECONDS = 1.0
-RESULT_NUMBERS = ("MACs saved", "parameters saved", "error", "same top class")
+RESULT_NUMBERS = ("MACs saved", "parameters saved", "error", "same top class", "verdict")
 
 
-def print_report(report: Report) -> None:
-    """The whole report on stdout: with rich on a terminal, as plain text elsewhere."""
+def print_report(report: Report, *, verbose: bool = False) -> None:
+    """The whole report on stdout: with rich on a terminal, as plain text elsewhere.
+
+    ``verbose`` adds the roofline and how costs are counted.
+    """
+    if lines := opening(report).lines:
+        print_lines([*lines, ""])
     after = [*formatting.time_table(report), *formatting.facts(report)]
-    after += roofline_text.lines(report)
+    if verbose:
+        after += roofline_text.lines(report)
     if report.verification:
         after += formatting.verification(report.verification)
     elif report.unverified:
         after.append(f"not verified: {report.unverified}")
-    after.append(CONVENTION)
+    if verbose:
+        after.append(CONVENTION)
     if report.provenance:
         origin = report.provenance
         after.append(f"dacconv {origin.version}, SHA-256 of {origin.source} {origin.sha256}")
@@ -117,6 +125,7 @@ def print_results(results: Sequence[Result]) -> None:
                 formatting.saved(report.before.params, report.after.params),
                 formatting.error(check.relative_error if check else None),
                 formatting.share(check.agreement if check else None),
+                opening(report).verdict.level,
             )
         name = str(written[0]) if written else "-"
         rows.append((result.task.name, result.status, name, *numbers))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dacconv.conversion.report import Report
+from dacconv.conversion.verdict import verdict_on
 from dacconv.graph.findings import Verification
 
 
@@ -23,8 +24,14 @@ class Gates:
 
 
 def missed(report: Report, gates: Gates) -> list[str]:
-    """The gates that the report misses, a sentence each. What is unknown counts as missed."""
+    """The gates that the report misses, a sentence each. What is unknown counts as missed.
+
+    A converted network that is broken misses a gate, whatever the limits.
+    """
     sentences: list[str] = []
+    verdict = verdict_on(report.verification)
+    if verdict.level == "broken":
+        sentences.append(f"the converted network is broken: {verdict.reason}")
     saving = report.saving()
     if gates.min_saving is not None and (saving is None or saving < gates.min_saving):
         have = "unknown (give --input-shape)" if saving is None else f"{saving:.1%}"

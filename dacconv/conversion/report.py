@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dacconv.conversion.verdict import verdict_on
 from dacconv.graph import roofline
 from dacconv.graph.cost import Cost, total
 from dacconv.graph.findings import Calibration, Fused, LayerFit, Timings, Verification
@@ -144,6 +145,7 @@ class Report:
             "plan": plan_to_dict(self.plan) if self.plan else None,
             "verification": asdict(self.verification) if self.verification else None,
             "unverified": self.unverified,
+            "verdict": asdict(verdict_on(self.verification, self.unverified)),
             "missed": list(self.missed),
             "calibration": asdict(self.calibration) if self.calibration else None,
             "timings": _timings_dict(self.timings) if self.timings else None,

@@ -31,6 +31,8 @@ from dacconv.support.progress import Progress, silent
 ROUNDS = 10
 BUDGET_SECONDS = 3.0
 """Extra rounds, on top of one per sample, stop after this time."""
+ONE_CLASS = 0.9
+"""Where the original gives one class for a larger share of the inputs, agreement says little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,15 +228,31 @@ def _latency(times: Sequence[tuple[float, float]], batch: int) -> Latency:
     ratios = sorted(a / b for a, b in times)
     low, high = np.quantile(ratios, [0.25, 0.75])
     original, converted = (statistics.median(column) for column in zip(*times, strict=True))
+    speedup, interval = original / converted, _median_interval(ratios)
+    if interval is not None:  # the ratio of the medians is not always the median of the ratios
+        interval = (min(interval[0], speedup), max(interval[1], speedup))
     return Latency(
         original_ms=1e3 * original,
         converted_ms=1e3 * converted,
-        speedup=original / converted,
+        speedup=speedup,
         low=float(low),
         high=float(high),
         rounds=len(times),
         batch=batch,
+        interval=interval,
     )
+
+
+def _median_interval(ordered: Sequence[float], miss: float = 0.05) -> tuple[float, float] | None:
+    """The interval of order statistics that contains the median with probability ``1 - miss``.
+
+    As ``timing.intervals.median_interval``, without scipy, whose import takes longer than the
+    runs. None for five values or fewer, which cannot give 95 %.
+    """
+    n, outside, k = len(ordered), 0.0, 0
+    while k < n // 2 and (outside := outside + 2 * math.comb(n, k) / 2**n) <= miss:
+        k += 1
+    return (ordered[k - 1], ordered[n - k]) if k else None
 
 
 class Comparison:
@@ -316,8 +334,10 @@ class _OutputSums:
             chance=self._chance() if known and self.samples else None,
         )
 
-    def _chance(self) -> float:
+    def _chance(self) -> float | None:
         """The agreement of two models that are independent and give each class as often."""
+        if max(self.expected.values()) > ONE_CLASS * self.samples:
+            return None
         both = sum(count * self.actual[label] for label, count in self.expected.items())
         return both / self.samples**2
 

@@ -137,7 +137,8 @@ class Latency:
     """Milliseconds of one run, both models alternating on the same input.
 
     The times are medians and ``speedup`` is their ratio, original over converted; ``low`` and
-    ``high`` are the quartiles of the ratio in the single rounds.
+    ``high`` are the quartiles of the ratio in the single rounds. ``interval`` contains the median
+    of the ratio with a probability of 95 %; None where the rounds are too few to say.
     """
 
     original_ms: float
@@ -147,6 +148,7 @@ class Latency:
     high: float
     rounds: int
     batch: int
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,11 @@ class Verification:
     kind: str = "inputs of noise"
     notes: tuple[str, ...] = ()
     top1: tuple[float, float] | None = None
+
+    @property
+    def on_user_data(self) -> bool:
+        """Whether the inputs were the user's own images."""
+        return self.kind.startswith("images of ")
 
     @property
     def not_finite(self) -> tuple[str, ...]:

@@ -8,13 +8,13 @@ from pathlib import Path
 from dacconv.conversion.gates import Gates, missed
 from dacconv.conversion.pipeline import Conversion, check_target
 from dacconv.conversion.report import Report
+from dacconv.conversion.verdict import lossless_error
 from dacconv.conversion.verification import verify
 from dacconv.conversion.weight_comparison import compare_weights
 from dacconv.errors import DacconvError, UsageError
 from dacconv.formats import open_model
 from dacconv.formats.base import Model
 from dacconv.formats.inputs import reason_not_runnable
-from dacconv.graph.findings import Verification
 from dacconv.settings import Settings
 from dacconv.support.files import publish, staging
 from dacconv.support.progress import Progress
@@ -145,9 +145,3 @@ def _gates(report: Report, settings: Settings, lossless: bool) -> Gates:
     if lossless and gates.max_error is None and report.verification is not None:
         return replace(gates, max_error=lossless_error(report.verification))
     return gates
-
-
-def lossless_error(check: Verification) -> float:
-    """The largest relative error of outputs that are the same but for rounding."""
-    half = any(output.dtype in ("float16", "bfloat16") for output in check.outputs)
-    return 2e-2 if half else 1e-4

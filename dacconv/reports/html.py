@@ -13,6 +13,7 @@ from dacconv.graph.types import Provenance
 from dacconv.reports import pages
 from dacconv.reports import roofline_words as roofline_text
 from dacconv.reports import words as formatting
+from dacconv.reports.opening import opening, verification_opening
 from dacconv.reports.pages import (
     Block,
     Bullets,
@@ -58,6 +59,7 @@ def render_verification(check: Verification, title: str, missed: Sequence[str]) 
         facts=agreement(check),
         sections=(Section("Verification", (verified(check), outputs(check))),),
         alarms=alarms(missed),
+        opening=verification_opening(check).lines,
     )
     return pages.render(made)
 
@@ -88,6 +90,7 @@ def page(report: Report) -> Page:
         facts=(*_savings(report), *_kept(report)),
         sections=tuple(sections),
         alarms=alarms(report.missed),
+        opening=opening(report).lines,
         footer=CONVENTION,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dacconv.conversion.report import CONVENTION, Report
 from dacconv.reports import roofline_words as roofline_text
 from dacconv.reports import words as formatting
+from dacconv.reports.opening import opening
 from dacconv.safe_text import markdown_text
 
 
@@ -14,7 +15,8 @@ def render(report: Report) -> str:
     """The report as GitHub-flavoured Markdown."""
     origin = report.provenance
     title = f"# dacconv: {markdown_text(origin.source)}" if origin else "# dacconv"
-    parts = [title, _headline(report)]
+    lines = opening(report).lines
+    parts = [title, *([_bullets(lines)] if lines else []), _headline(report)]
     if report.missed:
         parts.append(
             "\n>\n".join(f"> **Gate missed:** {markdown_text(line)}" for line in report.missed)
@@ -23,8 +25,8 @@ def render(report: Report) -> str:
     if report.timings and (times := formatting.time_rows(report)):
         where = f"Timed layer by layer on {markdown_text(report.timings.where)}."
         parts += ["## Time", where, _pipes(times)]
-    if lines := roofline_text.lines(report):
-        parts += ["## Roofline", _bullets(lines), _pipes(roofline_text.rows(report))]
+    if roofline := roofline_text.lines(report):
+        parts += ["## Roofline", _bullets(roofline), _pipes(roofline_text.rows(report))]
     if report.verification:
         parts += ["## Verification", _bullets(formatting.verification(report.verification))]
     elif report.unverified:

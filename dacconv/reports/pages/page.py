@@ -171,13 +171,14 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A report to look at: the headline facts, what went wrong, and sections."""
+    """A report to look at: opening lines, the headline facts, what went wrong, and sections."""
 
     title: str
     subtitle: str
     facts: tuple[Fact, ...]
     sections: tuple[Section, ...]
     alarms: tuple[str, ...] = ()
+    opening: tuple[str, ...] = ()
     footer: str = ""
 
 
