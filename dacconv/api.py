@@ -242,7 +242,7 @@ def sweep(
     from dacconv.calibration.inputs.user_data import with_labels
     from dacconv.sweeps.measure import SAMPLES, Setup
     from dacconv.sweeps.points import Grid
-    from dacconv.sweeps.run import Selected
+    from dacconv.sweeps.run import LayerOptions
     from dacconv.sweeps.run import sweep as run_sweep
 
     bench, jobs = bool(settings.pop("bench", False)), int(settings.pop("jobs", 1))
@@ -260,5 +260,5 @@ def sweep(
         task=task,
         data=with_labels(*data, "data") if data else None,
     )
-    chosen = Selected(values.selection, values.allow_costlier)
+    chosen = LayerOptions(values.selection, values.allow_costlier)
     return run_sweep(model, grid, chosen, setup, jobs=jobs, progress=progress)

@@ -102,7 +102,7 @@ class Settings(Options):
     """Everything that decides what a conversion does, and nothing about where it writes."""
 
     # fmt: off
-    method: str = option(TEXT, "dac", "How kernels are split: dac, spatial, spatial-horizontal; with a budget also auto, the best for each layer (dac).", LAYERS, *SPLITS, metavar="METHOD")
+    method: str = option(TEXT, "dac", "How kernels are split: dac, spatial, spatial-horizontal; with a budget also auto, the best for each layer (dac).", LAYERS, "inspect", *SPLITS, metavar="METHOD", words={"inspect": "With --tune: the method whose splits are timed: dac, spatial, spatial-horizontal, or auto for all (dac)."})
     rank: int | None = option(WHOLE, None, "The same rank for every layer.", LAYERS, "convert", metavar="R", choice="ranks")
     ranks: dict[str, int] = option(RANKS, None, "A rank for each name; names may be globs.", LAYERS, "convert", metavar="NAME=R,...", choice="ranks")
     energy: float | None = option(NUMBER, None, "The smallest rank that keeps this share of the squared singular values, as 0.95.", LAYERS, "convert", metavar="SHARE", choice="ranks")

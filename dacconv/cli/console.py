@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from dacconv.cli.terminal import TerminalBars
     from dacconv.jobs.batch import Result
-    from dacconv.jobs.sweep import Swept
+    from dacconv.jobs.sweep import SweepOutcome
     from dacconv.timing.benchmark.result import Benchmark
 
 DELAY_SECONDS = 1.0
@@ -78,11 +78,11 @@ def print_benchmark(result: Benchmark) -> None:
         typer.secho(safe_lines(f"warning: {note}"), err=True, fg="yellow")
 
 
-def print_sweep(done: Swept, output: Path | None) -> None:
+def print_sweep(done: SweepOutcome, output: Path | None) -> None:
     """A sweep on stdout: its tables, coloured on a terminal, and what they say."""
     from dacconv.reports import sweep_words as sweep_text
 
-    for line in done.told:
+    for line in done.notes:
         typer.echo(safe_line(line), err=True)
     print_lines(sweep_text.facts(done.sweep))
     for table in sweep_text.tables(done.sweep):

@@ -114,7 +114,7 @@ def choose(
 
         damage = measured_damage(calibrated, select(layers, selection), methods, spectra)
     if ranks.latency is not None:
-        times = _times(model, layers, split, speeds)
+        times = _times(model, layers, methods, split, speeds)
     return make_plan(ranks, selection, Evidence(layers, spectra, damage, times))
 
 
@@ -273,7 +273,11 @@ def view_of(model: Model, *, fuse: bool) -> Model | MergedModel:
 
 
 def _times(
-    model: Model, layers: Sequence[Layer], split: SplitOptions, speeds: Speeds | None
+    model: Model,
+    layers: Sequence[Layer],
+    methods: Sequence[Method],
+    split: SplitOptions,
+    speeds: Speeds | None,
 ) -> Times:
     from dacconv.timing import Timer
     from dacconv.timing.whole import layer_times
@@ -284,7 +288,7 @@ def _times(
     def converted(plan: Plan) -> Model:
         return convert(model, plan, replace(split, kernel_scale=OWN)).model
 
-    return layer_times(model, layers, speeds, split.form or AUTO, converted)
+    return layer_times(model, layers, methods, speeds, split.form or AUTO, converted)
 
 
 def require_eligible(layers: Sequence[Layer], path: Path) -> None:

@@ -77,6 +77,7 @@ class Calibration:
 class RankTime:
     """A split layer in its fastest form: its time and its MACs over those of the original."""
 
+    method: str
     rank: Rank
     form: str
     time: float

@@ -26,6 +26,7 @@ from dacconv.jobs.write import (
     write_verified,
 )
 from dacconv.planning import BUDGETS
+from dacconv.planning.plans import methods_of
 from dacconv.settings import Settings
 from dacconv.support.files import Digest, write_text
 from dacconv.support.outputs import Output, check_outputs
@@ -139,7 +140,7 @@ def inspect_file(
     force: bool = False,
     progress: Progress = silent,
 ) -> Report:
-    """The report of a model as it is; with ``tune`` what each rank would save, measured."""
+    """The report of a model as it is; with ``tune`` the measured time of every layer and split."""
     model = open_with(path, settings)
     outputs = [*others, *timings_output(settings)]
     check_outputs(outputs, [*model.files, *input_files(settings)], force=force)
@@ -149,8 +150,9 @@ def inspect_file(
         return report
     from dacconv.timing.rows import rank_times
 
-    layers = pipeline.survey(model)
-    return replace(report, timings=rank_times(model, layers, timer, settings.form or AUTO))
+    methods, layers = methods_of(settings.method), pipeline.survey(model)
+    form = settings.form or AUTO
+    return replace(report, timings=rank_times(model, layers, methods, timer, form))
 
 
 def input_files(settings: Settings) -> list[Path]:

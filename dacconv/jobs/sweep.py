@@ -1,4 +1,4 @@
-"""A sweep as the command line asks for it: a model's file in, a results file out and resumed."""
+"""The job of the command ``sweep``: a model's file in, a results file out, which can be resumed."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from dacconv.support.progress import Progress, silent
 from dacconv.sweeps.files import Journal, check_suffix, read_sweep, set_aside
 from dacconv.sweeps.measure import SAMPLES, Setup
 from dacconv.sweeps.points import BUDGET, SINGLE, Grid, parse_ranks
-from dacconv.sweeps.pool import Where
+from dacconv.sweeps.pool import Workers
 from dacconv.sweeps.results import PointResult, Sweep
-from dacconv.sweeps.run import Prepared, Selected, counted, prepare
+from dacconv.sweeps.run import LayerOptions, Prepared, counted, prepare
 
 RANKS = "1-5"
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
-    """The results, and what a person must be told of how they came about."""
+class SweepOutcome:
+    """The results, and notes for the user about the results file."""
 
     sweep: Sweep
-    told: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def grid_of(options: SweepOptions, method: str) -> Grid:
-    """The points that a command line asks for; modes may be given as ``single,last-k``.
+    """The grid of the options; several modes may be written as ``single,last-k``.
 
     Raises:
-        UsageError: impossible values, or budgets for another mode.
+        UsageError: invalid values, or budgets for another mode.
     """
     names = tuple(name.strip() for text in options.mode for name in text.split(","))
     budgets = parse_shares(options.budgets, "--budgets") if options.budgets else ()
@@ -48,11 +48,13 @@ def grid_of(options: SweepOptions, method: str) -> Grid:
     return Grid(tuple(dict.fromkeys(names)) or (SINGLE,), ranks, budgets, method)
 
 
-def workers_of(options: SweepOptions) -> Where:
-    """Who measures the points; UsageError where both processes and a cluster are named."""
+def workers_of(options: SweepOptions) -> Workers:
+    """The processes that measure; UsageError where both processes and a cluster are named."""
     if options.jobs is not None and options.dask is not None:
-        raise UsageError("--jobs are processes of this machine, --dask asks a cluster: give one")
-    return Where(options.jobs, options.dask)
+        raise UsageError(
+            "--jobs starts processes on this machine, --dask uses a cluster", hint="use one of them"
+        )
+    return Workers(options.jobs, options.dask)
 
 
 def sweep_file(
@@ -64,56 +66,56 @@ def sweep_file(
     others: Sequence[Output] = (),
     force: bool = False,
     progress: Progress = silent,
-) -> Swept:
-    """Measure every point that ``output`` does not hold already, and write them there.
+) -> SweepOutcome:
+    """Measure every point that the file ``output`` does not have yet, and write them to it.
 
-    Results of another model or of other options are renamed, never overwritten, unless
-    ``force`` is given.
+    A file with results of another model or of other options is renamed, unless ``force`` is true:
+    then it is overwritten.
 
     Raises:
-        DacconvError: whatever is wrong with the input, the options or the results file.
+        DacconvError: an input, an option or the results file is invalid.
     """
     settings = replace(settings, samples=settings.samples or SAMPLES)
-    digest, grid, where = Digest(path), grid_of(options, settings.method), workers_of(options)
+    digest, grid, workers = Digest(path), grid_of(options, settings.method), workers_of(options)
     if output is not None:
         check_suffix(output)
     outputs = [] if output is None else [Output(output, "-o", continued=True)]
     inputs = [path, *input_files(settings), *input_files_of_sweep(options)]
     check_outputs([*outputs, *others], inputs, force=force)
     if output is not None and output.exists() and not force:
-        read_sweep(output)  # a file of something else is found out before the work
+        read_sweep(output)  # raises, before the work, where it is another kind of file
     model = open_with(path, settings)
     check_outputs([*outputs, *others], [*model.files, *inputs], force=force)
     prepared = prepare(
         model,
         grid,
-        Selected(settings.selection, settings.allow_costlier),
+        LayerOptions(settings.selection, settings.allow_costlier),
         _setup(settings, options, grid),
-        where=where,
+        workers=workers,
         recorded=_recorded(settings, options, grid),
         digest=digest,
         progress=progress,
     )
-    known, told = _known(prepared, output, force=force)
-    missing = prepared.missing(known)
+    old_rows, notes = _rows_of(output, prepared, force=force)
+    missing = prepared.missing(old_rows)
     journal = None
     if output is not None:
-        journal = Journal(output, prepared.blank, list(known))
+        journal = Journal(output, prepared.blank, list(old_rows))
         journal.begin()
     rows = counted(
-        prepared.measured(missing),
+        prepared.measure(missing),
         len(missing),
         progress,
         journal.add if journal else lambda row: None,
     )
-    done = prepared.finished([*known, *rows])
+    sweep = prepared.sweep([*old_rows, *rows])
     if output is not None:
-        Journal(output, prepared.blank, list(done.points)).begin()
-    return Swept(done, told)
+        Journal(output, prepared.blank, list(sweep.points)).begin()
+    return SweepOutcome(sweep, notes)
 
 
 def input_files_of_sweep(options: SweepOptions) -> list[Path]:
-    """The files that the options of a sweep name, which it reads."""
+    """The files that a sweep reads because of its options."""
     source = Path((options.task or "").rpartition(":")[0])
     files = [source, *([] if options.data is None else [options.data])]
     return [file for file in files if file.is_file()]
@@ -134,9 +136,9 @@ def _setup(settings: Settings, options: SweepOptions, grid: Grid) -> Setup:
 
 
 def _recorded(settings: Settings, options: SweepOptions, grid: Grid) -> dict[str, Any]:
-    """What the numbers depend on, besides the model."""
-    apart = {f.name for f, declaration in Settings.declared() if not declaration.numbers}
-    recorded = {k: v for k, v in settings.changed().items() if k not in apart}
+    """The options that the results depend on."""
+    others = {f.name for f, declaration in Settings.declared() if not declaration.numbers}
+    recorded = {k: v for k, v in settings.changed().items() if k not in others}
     recorded |= {name: getattr(settings, name) for name in ("samples", "fuse", "kernel_scale")}
     recorded["calibrate"] = settings.calibrate or grid.calibration
     if options.bench:
@@ -152,33 +154,33 @@ def _recorded(settings: Settings, options: SweepOptions, grid: Grid) -> dict[str
     return recorded
 
 
-def _known(
-    prepared: Prepared, output: Path | None, *, force: bool
+def _rows_of(
+    output: Path | None, prepared: Prepared, *, force: bool
 ) -> tuple[tuple[PointResult, ...], tuple[str, ...]]:
-    """The rows that the results file holds already, and what is to be told about it."""
+    """The rows of an existing results file, and notes for the user about it."""
     if output is None or force or not output.exists():
         return (), ()
     old = read_sweep(output)
     changed = _changes(old.header, prepared.blank.header)
     if changed:
-        kept = set_aside(output)
-        return (), (f"starting afresh, for {changed}; the old results are now {kept}",)
+        backup = set_aside(output)
+        return (), (f"starting again, because {changed}; the old results are now {backup}",)
     missing = len(prepared.missing(old.points))
     count = len(prepared.points)
-    told = [f"{count - missing} of {count} points are in {output} already"]
+    notes = [f"{count - missing} of {count} points are in {output} already"]
     labels = {point.label for point in prepared.points}
     if others := sum(row.label not in labels for row in old.points):
-        told.append(f"{others} points of other modes or ranks stay in it")
-    return old.points, ("; ".join(told),)
+        notes.append(f"{others} points of other modes or ranks stay in it")
+    return old.points, ("; ".join(notes),)
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What results depend on that has changed, in words; empty where nothing has."""
+    """The changes that make old results invalid, as text; empty where there are none."""
     if old.get("sha256") != new["sha256"]:
         return "the model has changed"
     if old.get("dacconv") != new["dacconv"]:
         return f"they were made by dacconv {old.get('dacconv')}"
     before, now = old.get("options") or {}, new["options"]
     names = [n for n in sorted({*before, *now}) if before.get(n) != now.get(n)]
-    told = [f"--{n.replace('_', '-')} was {before.get(n)} and is {now.get(n)}" for n in names]
-    return ", ".join(told)
+    changes = [f"--{n.replace('_', '-')} was {before.get(n)} and is {now.get(n)}" for n in names]
+    return ", ".join(changes)

@@ -14,21 +14,21 @@ CAPTIONS = {
     "single": "One layer split at a time, at every rank.",
     "first-last": "The first or the last k layers split.",
     "heatmap": "Layer by rank.",
-    "pareto": "Quality against cost; the knee is where more cost stops paying.",
+    "pareto": "Quality against cost; beyond the knee, more cost gains little quality.",
     "pareto-time": "Quality against measured time.",
     "spectra": "The singular values of every layer: how much each further rank adds.",
 }
 ON_WHITE = ("heatmap",)
-"""Pictures whose cells have colours that mean something: they stay as they are in the dark."""
+"""Pictures whose colours are data: they stay on white on a dark page."""
 
 
 def render(sweep: Sweep, results: str) -> str:
-    """The sweep as an HTML file; ``results`` is the file that its numbers are in."""
+    """The sweep as an HTML file; ``results`` is the name of the results file."""
     return pages.render(page(sweep, results))
 
 
 def page(sweep: Sweep, results: str) -> Page:
-    """The sweep as a page: what the points cost and lose, and which to take."""
+    """The sweep as a page: advice, figures and tables."""
     from dacconv.reports.plots import svg
     from dacconv.reports.plots.sweep import sweep_figures
 
@@ -37,7 +37,7 @@ def page(sweep: Sweep, results: str) -> Page:
         for name, figure in sweep_figures(sweep).items()
     )
     sections = [
-        Section("What to take", (Bullets(tuple(sweep_text.advice(sweep, results))), *_plan(sweep))),
+        Section("Advice", (Bullets(tuple(sweep_text.advice(sweep, results))), *_plan(sweep))),
         Section("Pictures", (Pictures(pictures),)),
     ]
     sections += [
@@ -47,8 +47,8 @@ def page(sweep: Sweep, results: str) -> Page:
         )
         for table in sweep_text.tables(sweep)
     ]
-    told = tuple((name.replace("_", " "), str(value)) for name, value in sweep.header.items())
-    sections.append(Section("Provenance", (Terms(told),)))
+    terms = tuple((name.replace("_", " "), str(value)) for name, value in sweep.header.items())
+    sections.append(Section("Provenance", (Terms(terms),)))
     return Page(
         title=f"Sweep of {sweep.header.get('source')}",
         subtitle=str(sweep.header.get("inputs")),
@@ -64,9 +64,9 @@ def _facts(sweep: Sweep) -> tuple[Fact, ...]:
     if bend is not None:
         share = sweep.macs_share(bend)
         value = quality.value(bend)
-        told = formatting.share(value) if quality.name in SHARES else formatting.error(value)
+        text = formatting.share(value) if quality.name in SHARES else formatting.error(value)
         facts.append(Fact(formatting.share(share), "of the MACs left at the knee", bend.label))
-        facts.append(Fact(told, f"{quality.title}, there"))
+        facts.append(Fact(text, f"{quality.title} at the knee"))
     return tuple(facts)
 
 
@@ -74,4 +74,4 @@ def _plan(sweep: Sweep) -> tuple[Code, ...]:
     bend = knee(sweep.rows, sweep.macs_share, sweep.quality)
     if bend is None or not bend.choices:
         return ()
-    return (Code("The plan of the knee, as --plan reads it", plan_to_json(bend.plan)),)
+    return (Code("The plan of the knee, for --plan", plan_to_json(bend.plan)),)

@@ -1,24 +1,26 @@
-"""A sweep in words and tables: which layers hurt, and what to pick."""
+"""A sweep as text and tables: the most sensitive layers, and the best points."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from dacconv.graph.plan_json import rank_text
+from dacconv.graph.types import Choice, Rank
 from dacconv.reports import words as formatting
 from dacconv.sweeps.fronts import front, knee
-from dacconv.sweeps.points import FIRST, LAST, SINGLE
+from dacconv.sweeps.points import DAC, FIRST, LAST, SINGLE
 from dacconv.sweeps.results import SHARES, TITLES, PointResult, Quality, Sweep
 
 MOST = 12
-"""Rows of the table of best points."""
+"""The largest number of rows in the table of the best points."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """A heading, the names of the columns, and rows; the first column is text.
 
-    ``levels`` say of every cell how good it is, from 0 to 1; None where that is not known.
+    ``levels`` rate every cell from 0 (worst) to 1 (best); None where the value is not known.
     """
 
     title: str
@@ -28,7 +30,7 @@ class Table:
 
 
 def facts(sweep: Sweep) -> list[str]:
-    """What was measured, in sentences."""
+    """The model, the inputs and the original's measures, a sentence each."""
     before, header = sweep.original, sweep.header
     lines = [
         f"{len(sweep.points)} points of {header.get('source')}: "
@@ -36,8 +38,10 @@ def facts(sweep: Sweep) -> list[str]:
         f"{header.get('inputs')}",
     ]
     if before.task:
-        told = ", ".join(f"{name} {_told(name, value)}" for name, value in before.task.items())
-        lines.append(f"the original: {told}")
+        measures = ", ".join(f"{name} {_text(name, value)}" for name, value in before.task.items())
+        lines.append(f"the original: {measures}")
+    if sweep.methods not in ((), (DAC,)):
+        lines.append(f"split by {', '.join(sweep.methods)}")
     return lines
 
 
@@ -45,7 +49,7 @@ def tables(sweep: Sweep) -> list[Table]:
     """The tables of a sweep: layers by ranks, first and last k by ranks, and the best points."""
     quality = sweep.quality
     name = quality.title
-    made = [
+    tables = [
         _by_rank(
             f"{name}, one layer split at a time", sweep.of_mode(SINGLE), sweep, quality,
             "layer", lambda row: row.layer,
@@ -59,26 +63,27 @@ def tables(sweep: Sweep) -> list[Table]:
         ),
         _best(sweep, quality),
     ]  # fmt: skip
-    return [table for table in made if table.rows]
+    return [table for table in tables if table.rows]
 
 
 def advice(sweep: Sweep, output: str) -> list[str]:
-    """What the numbers say: which layers hurt most and least, the knee, how to take a point."""
+    """The most and least sensitive layers, the knee, and the command that converts to a point."""
     quality, lines = sweep.quality, list[str]()
     mean = _layer_means(sweep, quality)
     if len(mean) > 2:
         ordered = sorted(mean, key=lambda name: mean[name] if quality.more else -mean[name])
         some = min(3, len(ordered) // 2)
-        lines.append(f"hurt most, over all ranks: {', '.join(ordered[:some])}")
-        lines.append(f"hurt least: {', '.join(reversed(ordered[-some:]))}")
+        lines.append(f"most sensitive, over all ranks: {', '.join(ordered[:some])}")
+        lines.append(f"least sensitive: {', '.join(reversed(ordered[-some:]))}")
     bend = knee(sweep.rows, sweep.macs_share, quality)
     if bend is not None:
         lines.append(
             f"knee: {bend.label} leaves {formatting.share(sweep.macs_share(bend))} of the MACs, "
-            f"{quality.title} {_told(quality.name, quality.value(bend))}"
+            f"{quality.title} {_text(quality.name, quality.value(bend))}"
         )
     source = sweep.header.get("source")
-    lines.append(f"take a point: dacconv convert {source} --from-sweep {output} --pick 'macs<=0.8'")
+    command = f"dacconv convert {source} --from-sweep {output} --pick 'macs<=0.8'"
+    lines.append(f"to convert to a point: {command}")
     return lines
 
 
@@ -93,25 +98,43 @@ def _by_rank(
     """Rows by layer or by k, columns by rank."""
     ranks = sorted({row.rank for row in rows if row.rank is not None})
     keys = dict.fromkeys(key(row) for row in rows)
-    found = {(key(row), row.rank): row for row in rows}
-    values = [row for row in rows if quality.worth(row) is not None]
-    worths = [quality.worth(row) or 0.0 for row in values]
+    by_cell = {(key(row), row.rank): row for row in rows}
+    worths = [worth for row in rows if (worth := quality.worth(row)) is not None]
     low, high = min(worths, default=0.0), max(worths, default=0.0)
     cells, levels = [], []
     for name in keys:
-        line = [found.get((name, rank)) for rank in ranks]
+        line = [by_cell.get((name, rank)) for rank in ranks]
         cells.append(
-            (str(name), *("" if r is None else _told(quality.name, quality.value(r)) for r in line))
+            (str(name), *("" if r is None else _text(quality.name, quality.value(r)) for r in line))
         )
-        known = [None if r is None else quality.worth(r) for r in line]
+        rated = [None if r is None else quality.worth(r) for r in line]
         levels.append(
-            (None, *(None if w is None or high == low else (w - low) / (high - low) for w in known))
+            (None, *(None if w is None or high == low else (w - low) / (high - low) for w in rated))
         )
-    return Table(title, (first, *(f"rank {rank}" for rank in ranks)), tuple(cells), tuple(levels))
+    columns = (first, *(rank_title(sweep, rank) for rank in ranks))
+    return Table(title, columns, tuple(cells), tuple(levels))
+
+
+def rank_title(sweep: Sweep, rank: int) -> str:
+    """``rank 2``, or ``spatial rank 2`` in a sweep of one method other than DAC."""
+    method = sweep.methods[0] if len(sweep.methods) == 1 else DAC
+    return f"rank {rank}" if method == DAC else f"{method} rank {rank}"
+
+
+def splits_text(choices: Sequence[Choice]) -> str:
+    """The methods of a plan with their ranks: ``dac 1 to 3, spatial 4``."""
+    ranks: dict[str, list[Rank]] = {}
+    for choice in choices:
+        ranks.setdefault(choice.method, []).append(choice.rank)
+    parts = []
+    for method, used in ranks.items():
+        low, high = rank_text(min(used)), rank_text(max(used))
+        parts.append(f"{method} {low}" if low == high else f"{method} {low} to {high}")
+    return ", ".join(parts) or formatting.UNKNOWN
 
 
 def _best(sweep: Sweep, quality: Quality) -> Table:
-    """The points that no cheaper one beats, the knee marked."""
+    """The points than which no cheaper one is as good; the knee is marked."""
     best = [row for row in front(sweep.rows, sweep.macs_share, quality) if row in sweep.points]
     if len(best) > MOST:  # evenly, with the ends
         best = [best[round(i * (len(best) - 1) / (MOST - 1))] for i in range(MOST)]
@@ -119,16 +142,17 @@ def _best(sweep: Sweep, quality: Quality) -> Table:
     if bend is not None and bend not in best:
         best = sorted([*best, bend], key=lambda row: row.macs or 0)
     timed = any(row.latency for row in best)
-    columns = ("point", "MACs left", "parameters left", "output error", "same top class")
+    columns = ("point", "splits", "MACs left", "parameters left", "output error", "same top class")
     names = tuple(sweep.original.task)
     rows = tuple(
         (
             f"{row.label}{' (knee)' if row is bend else ''}",
+            splits_text(row.choices),
             formatting.share(sweep.macs_share(row)),
             formatting.share(sweep.params_share(row)),
             formatting.error(row.output_error),
             formatting.share(row.agreement),
-            *(_told(name, row.task.get(name)) for name in names),
+            *(_text(name, row.task.get(name)) for name in names),
             *((f"{row.latency.speedup:.2f} x" if row.latency else formatting.UNKNOWN,) * timed),
         )
         for row in best
@@ -144,10 +168,10 @@ def _layer_means(sweep: Sweep, quality: Quality) -> dict[str, float]:
         value = quality.value(row)
         if row.layer is not None and value is not None:
             values.setdefault(row.layer, []).append(value)
-    return {name: sum(found) / len(found) for name, found in values.items()}
+    return {name: sum(each) / len(each) for name, each in values.items()}
 
 
-def _told(name: str, value: float | None) -> str:
+def _text(name: str, value: float | None) -> str:
     if value is None:
         return formatting.UNKNOWN
     return formatting.share(value) if name in SHARES else f"{value:.3g}"

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from dacconv.conversion.report import Report, Row
+from dacconv.decompositions.forms import AUTO
 from dacconv.graph.cost import Cost
 from dacconv.graph.findings import Calibration, RankTime, Timings, Verification
 from dacconv.graph.plan_json import rank_text
@@ -146,6 +147,7 @@ def aligned(rows: Sequence[Sequence[str]], text_columns: int) -> list[str]:
 
 TIME_COLUMNS = ("layer", "rank", "ms", "time saved", "MACs saved")
 RANK_COLUMNS = ("layer", "ms")
+SPLIT_COLUMNS = (*RANK_COLUMNS, "split", "form", "time", "MACs")
 
 
 def time_table(report: Report) -> list[str]:
@@ -183,7 +185,9 @@ def _time_rows(report: Report, timings: Timings) -> list[tuple[str, ...]]:
 
 
 def _rank_rows(timings: Timings) -> list[tuple[str, ...]]:
-    """What each rank would save: ``-41 % sum`` is 41 % less time than the conv, as a sum."""
+    """The times of the ranks: ``-41 % sum`` is 41 % less time than the conv, as a sum."""
+    if {split.method for layer in timings.layers for split in layer.ranks} - {"dac"}:
+        return _split_rows(timings)
     ranks = sorted({found.rank for layer in timings.layers for found in layer.ranks})
     lines = [(*RANK_COLUMNS, *(f"rank {rank_text(rank)}" for rank in ranks))]
     for layer in timings.layers:
@@ -193,6 +197,24 @@ def _rank_rows(timings: Timings) -> list[tuple[str, ...]]:
             f"{layer.before_ms:.3g}",
             *(_rank_cell(known.get(rank)) for rank in ranks),
         ))  # fmt: skip
+    return lines
+
+
+def _split_rows(timings: Timings) -> list[tuple[str, ...]]:
+    """The times of splits by several methods, a row for each: their ranks differ by layer."""
+    lines: list[tuple[str, ...]] = [SPLIT_COLUMNS]
+    for layer in timings.layers:
+        lines += [
+            (
+                layer.layer,
+                f"{layer.before_ms:.3g}",
+                f"{split.method} {rank_text(split.rank)}",
+                "" if split.form == AUTO else split.form,
+                f"{100 * (split.time - 1):+.0f} %",
+                f"{100 * (split.macs - 1):+.0f} %",
+            )
+            for split in layer.ranks
+        ]
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Labelled images for top-1, in runs of several images."""
+"""Labelled images for top-1, in batches of several images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from dacconv.sweeps.judges import Labelled, chunk, stackable
 def judge(
     model: Model, runner: Runner, data: UserData, options: InputOptions, largest: int
 ) -> Labelled:
-    """The data as the model takes it, in runs of several images.
+    """The data as inputs of the model, in batches of several images.
 
     Raises:
-        UsageError: the images have no labels, are not of the model's size, or it takes more than
-            images.
+        UsageError: the images have no labels or not the model's size, or it has several inputs.
     """
     if data.labels is None:
         raise UsageError("has no labels", where=data.name)

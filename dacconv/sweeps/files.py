@@ -1,9 +1,8 @@
-"""Results files: CSV or JSON, each of them the state that an interrupted sweep goes on from.
+"""Results files in CSV or JSON. An interrupted sweep continues from its results file.
 
-A CSV begins with one line of comment that holds the header as JSON. While a sweep runs, rows
-are appended to it one by one and are on the disk before the next point counts as done; a last
-line that was torn by a crash is left out when the file is read. A JSON file is replaced as a
-whole for every row.
+A CSV file begins with a comment line that holds the header as JSON. During a sweep every row is
+appended and synced to the disk before the next one; when the file is read, a last line that a crash
+has cut off is ignored. A JSON file is replaced as a whole for every row.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ WHOLES = ("k", "rank", "macs", "params", "rounds", "batch")
 
 
 def check_suffix(path: Path) -> None:
-    """Raise UsageError for a file that is neither CSV nor JSON by its name."""
+    """Raise UsageError for a file whose suffix is neither .csv nor .json."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError("results are written to .csv or .json", where=str(path))
 
@@ -51,21 +50,21 @@ def to_json(sweep: Sweep) -> str:
 
 
 def render(sweep: Sweep, path: Path) -> str:
-    """The sweep as the text of a file of that name."""
+    """The sweep as the text of a file, in the format of its suffix."""
     return to_json(sweep) if path.suffix.lower() == ".json" else to_csv(sweep)
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read results, whole or as far as they go.
+    """Read a results file, also that of an interrupted sweep.
 
     Raises:
-        UsageError: not there, not readable, or not the results of a sweep.
+        UsageError: it does not exist, is not readable, or is not the results of a sweep.
     """
     where = str(path)
     try:
         data = path.read_bytes()
         if data.startswith(COMMENT.encode()):
-            data = data[: data.rfind(b"\n") + 1]  # what follows the last newline is torn
+            data = data[: data.rfind(b"\n") + 1]  # without a line that a crash has cut off
         text = data.decode("utf-8")
     except FileNotFoundError as error:
         raise UsageError("no such file", where=where) from error
@@ -77,32 +76,32 @@ def read_sweep(path: Path) -> Sweep:
         return _checked(read_json(text, where), where)
     except (KeyError, TypeError, ValueError, IndexError, StopIteration, csv.Error, DacconvError,
             RecursionError) as error:  # fmt: skip
-        known = isinstance(error, DacconvError) and error.what
+        reason = f": {error.what}" if isinstance(error, DacconvError) else ""
         raise UsageError(
-            f"not the results of a sweep{f': {known}' if known else ''}",
+            f"not the results of a sweep{reason}",
             where=where,
-            hint="`dacconv sweep MODEL -o FILE` makes them",
+            hint="`dacconv sweep MODEL -o FILE` writes them",
         ) from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Journal:
-    """A results file that grows with the sweep: complete after every row."""
+    """A results file that grows with the sweep; it is valid after every row."""
 
     path: Path
     sweep: Sweep
     rows: list[PointResult]
 
     def begin(self) -> None:
-        """Write the header and the rows that are known already."""
-        path = self.path.resolve()  # a link stays one
-        write_text(path, render(self._now(), self.path))
+        """Write the header and the rows so far."""
+        path = self.path.resolve()  # the target of a link is replaced, not the link
+        write_text(path, render(self._current(), self.path))
 
     def add(self, row: PointResult) -> None:
-        """One more row, safe on the disk when this returns.
+        """Add a row, which is synced to the disk when this returns.
 
         Raises:
-            WriteError: the operating system refuses.
+            WriteError: the file cannot be written.
         """
         self.rows.append(row)
         if self.path.suffix.lower() == ".json":
@@ -116,12 +115,12 @@ class Journal:
         except OSError as error:
             raise as_write_error(error, self.path) from error
 
-    def _now(self) -> Sweep:
+    def _current(self) -> Sweep:
         return replace(self.sweep, rows=(self.sweep.original, *self.rows))
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a file to ``NAME.bak``, or to the first of ``NAME.bak2``... that is free."""
+    """Rename a file to ``NAME.bak``, or the first of ``NAME.bak2``, ... that does not exist."""
     number = 1
     while (other := path.with_name(f"{path.name}.bak{number if number > 1 else ''}")).exists():
         number += 1
@@ -150,16 +149,16 @@ def _from_csv(text: str, where: str) -> Sweep:
     reader = csv.reader(io.StringIO(body))
     columns = next(reader)
     if len(set(columns)) != len(columns) or not isinstance(data, dict):
-        raise UsageError("a column occurs twice, or the first line is no header", where=where)
+        raise UsageError("a column occurs twice, or the first line is not a header", where=where)
     rows = [_cells(dict(zip(columns, cells, strict=True))) for cells in reader]
     return _checked({**data, "points": rows}, where)
 
 
 def _checked(data: Any, where: str) -> Sweep:
-    """The sweep that the data says, each value of its kind.
+    """The sweep that the data describes, with the type of every value checked.
 
     Raises:
-        UsageError: a value is of another kind, and which.
+        UsageError: a value is of a wrong type; the message names it.
     """
     _require(isinstance(data, dict), "it is not an object", where)
     header, layers, spectra, points = (
@@ -167,7 +166,9 @@ def _checked(data: Any, where: str) -> Sweep:
     )
     _require(isinstance(header, dict), "'header' is not an object", where)
     _require(isinstance(header.get("options", {}), dict), "'options' is not an object", where)
-    _require(isinstance(layers, list) and all(map(is_text, layers)), "'layers' are no names", where)
+    _require(
+        isinstance(layers, list) and all(map(is_text, layers)), "'layers' are not names", where
+    )
     _require(isinstance(spectra, dict), "'spectra' is not an object", where)
     for values in spectra.values():
         numbers = isinstance(values, list) and all(is_number(v) and v >= 0 for v in values)
@@ -185,7 +186,7 @@ def _checked(data: Any, where: str) -> Sweep:
 
 
 def _fits(name: str, value: object) -> bool:
-    """Whether a value is of the kind that its column holds; None is what is not known."""
+    """Whether a value is of the type of its column; None, for not known, is for most."""
     if name == "plan":
         return isinstance(value, list)
     if value is None:

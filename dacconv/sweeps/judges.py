@@ -1,4 +1,4 @@
-"""What the outputs of a variant are held against: the original's outputs, or labels."""
+"""Judges compare the outputs of a variant with those of the original, or with labels."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from dacconv.formats.inputs import batch_of, joined
 from dacconv.graph.types import Array
 
 CHUNK = 64
-"""Samples of one run, at most, where the batch is free."""
+"""The largest number of samples in one run, where the batch size is free."""
 CHUNK_BYTES = 2**26
-"""What the largest input of a layer may take in one run, about."""
+"""The approximate limit of the largest input of a layer in one run."""
 PASS_BYTES = 2**28
-"""What the live values of all runs may take while variants go on from them, about."""
+"""The approximate limit of the live values of all runs that variants continue from."""
 
 Outputs = Sequence[dict[str, Array]]
 
 
 class Tally(Protocol):
-    """What one variant has shown so far."""
+    """The measures of one variant, collected batch by batch."""
 
     def add(self, start: int, outputs: Outputs) -> None:
-        """Take in the outputs for the batches from number ``start`` on."""
+        """Add the outputs for the batches from number ``start`` on."""
         ...
 
-    def found(self) -> dict[str, float | None]:
-        """The numbers by name."""
+    def measures(self) -> dict[str, float | None]:
+        """The measures by name."""
         ...
 
 
 class Judge(Protocol):
-    """Inputs, and what the outputs for them are held against."""
+    """Inputs, and the reference that the outputs for them are compared with."""
 
     @property
     def batches(self) -> Sequence[Feeds]:
@@ -46,19 +46,19 @@ class Judge(Protocol):
         ...
 
     def tally(self) -> Tally:
-        """A fresh one, for one variant."""
+        """A new tally, for one variant."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SameOutputs:
-    """The original's outputs on inputs, as ``findings.Verification`` compares them."""
+    """The original's outputs for some inputs, compared as in ``findings.Verification``."""
 
     batches: Sequence[Feeds]
     expected: Outputs
 
     def tally(self) -> Tally:
-        """Counts ``output_error`` and ``agreement``."""
+        """A tally of ``output_error`` and ``agreement``."""
         return _Compared(self.expected)
 
 
@@ -71,7 +71,7 @@ class _Compared:
         for index, actual in enumerate(outputs, start):
             self.comparison.add(self.expected[index], actual)
 
-    def found(self) -> dict[str, float | None]:
+    def measures(self) -> dict[str, float | None]:
         checks = self.comparison.outputs()
         return {
             "output_error": worst([check.relative_error for check in checks]),
@@ -81,40 +81,40 @@ class _Compared:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
-    """Labelled inputs: the share whose top class is the label."""
+    """Labelled inputs; the measure is the share whose top class is the label."""
 
     batches: Sequence[Feeds]
     labels: Sequence[Array]
 
     def tally(self) -> Tally:
-        """Counts ``top1``."""
+        """A tally of ``top1``."""
         return _Top1(self.labels)
 
 
 @dataclass(slots=True, eq=False)
 class _Top1:
     labels: Sequence[Array]
-    right: int = 0
-    seen: int = 0
+    correct: int = 0
+    count: int = 0
 
     def add(self, start: int, outputs: Outputs) -> None:
         for index, actual in enumerate(outputs, start):
             labels, scores = self.labels[index], scores_of(actual, len(self.labels[index]))
-            self.right += int((scores.argmax(1) == labels).sum())
-            self.seen += len(labels)
+            self.correct += int((scores.argmax(1) == labels).sum())
+            self.count += len(labels)
 
-    def found(self) -> dict[str, float | None]:
-        return {"top1": self.right / self.seen if self.seen else None}
+    def measures(self) -> dict[str, float | None]:
+        return {"top1": self.correct / self.count if self.count else None}
 
 
 def same_outputs(runner: Runner, inputs: Sequence[Feeds], largest: int) -> SameOutputs:
-    """The original's outputs, for several inputs at a time where the model takes them so."""
+    """The judge by the original's outputs, in batches of several inputs if the model allows."""
     batches = stacked(runner, inputs, largest)
     return SameOutputs(batches, [runner(feeds) for feeds in batches])
 
 
 def stacked(runner: Runner, feeds: Sequence[Feeds], largest: int) -> list[Feeds]:
-    """The same samples in fewer runs, if the model gives the same outputs for them.
+    """The same samples in larger batches, if the model computes the same outputs for them.
 
     ``largest`` is the size in bytes of a layer's largest input, for one sample.
     """
@@ -125,20 +125,20 @@ def stacked(runner: Runner, feeds: Sequence[Feeds], largest: int) -> list[Feeds]
 
 
 def chunk(largest: int) -> int:
-    """How many samples go into one run."""
+    """The number of samples in one run; ``largest`` as in :func:`stacked`."""
     return max(1, min(CHUNK, CHUNK_BYTES // max(largest, 1)))
 
 
 def stackable(runner: Runner, feeds: Sequence[Feeds]) -> bool:
-    """Whether two samples at once come out as they do one by one."""
+    """Whether the model computes the same for two samples in one batch as one by one."""
     if any(array.ndim < 2 or len(array) != 1 for array in feeds[0].values()):
         return False
     try:
-        apart, together = [runner(feeds[0]), runner(feeds[1])], runner(joined(feeds[:2]))
+        single, batch = [runner(feeds[0]), runner(feeds[1])], runner(joined(feeds[:2]))
     except DacconvError:
         return False
-    for name, array in together.items():
-        rows = [one[name] for one in apart]
+    for name, array in batch.items():
+        rows = [one[name] for one in single]
         if any(row.ndim < 1 or len(row) != 1 for row in rows):
             return False
         if array.shape != (2, *rows[0].shape[1:]):
@@ -162,6 +162,6 @@ def largest_input(model: Model) -> int:
 
 
 def passes(batches: Sequence[Feeds], largest: int) -> list[slice]:
-    """Runs of batches whose live values fit into memory together."""
+    """Slices of batches whose live values fit into memory together."""
     step = max(1, PASS_BYTES // max(2 * largest * batch_of(batches[0]), 1))
     return [slice(i, min(i + step, len(batches))) for i in range(0, len(batches), step)]

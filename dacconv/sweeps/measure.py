@@ -1,4 +1,4 @@
-"""Measuring points: one opened model on the bench, and point after point put beside it."""
+"""Measuring points: every conversion of an opened model against the original."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ SWEEP_CHECK, AS_TRAINED = CheckOptions(samples=SAMPLES), SplitOptions()
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What is measured of each point, and on what.
+    """The measures of each point, and their inputs.
 
     ``task`` is the user's function or ``FILE.py:FUNCTION``; ``data`` are labelled images.
-    ``threads`` are those of the runtime, in each process.
+    ``threads`` is the number of threads of the runtime in each process.
     """
 
     check: CheckOptions = SWEEP_CHECK
@@ -53,12 +53,12 @@ class Setup:
 
     @property
     def calibrate(self) -> str:
-        """How the points are calibrated."""
+        """The source of the inputs that points are calibrated on, or ``none``."""
         return "none" if self.calibration is None else self.calibration.source
 
     @property
     def input_options(self) -> InputOptions:
-        """What the user says about the model's input."""
+        """The user's options about the model's input."""
         from dacconv.calibration.inputs.pixels import InputOptions
 
         return InputOptions() if self.calibration is None else self.calibration.input
@@ -66,27 +66,27 @@ class Setup:
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """A model, and all that is needed to measure its conversions, worked out once."""
+    """A model, and everything needed to measure its conversions, computed once."""
 
     model: Model
     setup: Setup
     progress: Progress = silent
-    _made: dict[Point, Model] = field(default_factory=dict)
+    _conversions: dict[Point, Model] = field(default_factory=dict)
     _trunks: dict[tuple[int, int], Trunk] = field(default_factory=dict)
 
     @cached_property
     def unrun(self) -> str | None:
-        """Why the model is not run; None where it is."""
+        """The reason why the model is not run; None where it is."""
         return reason_not_runnable(self.model)
 
     @cached_property
     def calibrated(self) -> Calibrated | None:
-        """The inputs to calibrate on, where that is asked for."""
+        """The inputs that points are calibrated on; None without calibration."""
         return self._calibration[0]
 
     @property
-    def told(self) -> str:
-        """What the points are measured on, in words."""
+    def description(self) -> str:
+        """The inputs that the points are measured on, and the runtime, as text."""
         if self.unrun:
             return f"not run: {self.unrun}"
         same, *more = self.judges
@@ -94,14 +94,14 @@ class Bench:
             f"{name} {'x'.join(map(str, a.shape[1:]))} {a.dtype}"
             for name, a in same.batches[0].items()
         )
-        told = (
+        text = (
             f"{sum(map(batch_of, same.batches))} {self.inputs.kind} ({first}), {self.inputs.family}"
         )
         if more and self.setup.data is not None:
-            told += f", {sum(map(batch_of, more[0].batches))} images of {self.setup.data.name}"
+            text += f", {sum(map(batch_of, more[0].batches))} images of {self.setup.data.name}"
         if self.setup.calibrate != "none":
-            told += f"; {self._calibration[1]}"
-        return f"{told}; {self.model.runtime}"
+            text += f"; {self._calibration[1]}"
+        return f"{text}; {self.model.runtime}"
 
     @cached_property
     def _calibration(self) -> tuple[Calibrated | None, str]:
@@ -126,7 +126,7 @@ class Bench:
 
     @cached_property
     def judges(self) -> tuple[Judge, ...]:
-        """What outputs are held against."""
+        """The judges that compare outputs with a reference."""
         if self.unrun:
             return ()
         setup, model = self.setup, self.model
@@ -138,7 +138,7 @@ class Bench:
         return (same, labelled_data.judge(model, runner, setup.data, options, self.largest))
 
     def original(self) -> PointResult:
-        """The row of the model as it is."""
+        """The row of the unconverted model."""
         tallies = [judge.tally() for judge in self.judges]
         for tally, judge in zip(tallies, self.judges, strict=True):
             if isinstance(judge, SameOutputs):
@@ -146,17 +146,18 @@ class Bench:
             else:
                 runner = self.model.runner(threads=self.setup.threads)
                 tally.add(0, [runner(feeds) for feeds in judge.batches])
-        nothing = Point(ORIGINAL, ORIGINAL, Plan(()))
-        self._made[nothing] = self.model
-        return self._row(nothing, pipeline.inspect(self.model).before, tallies)
+        point = Point(ORIGINAL, ORIGINAL, Plan(()))
+        self._conversions[point] = self.model
+        return self._row(point, pipeline.inspect(self.model).before, tallies)
 
     def measure(
         self, points: Sequence[Point], *, at_once: int | None = None
     ) -> Iterator[PointResult]:
-        """A row for each point, as they are done: points that begin alike share that part.
+        """A row for each point, in the order in which they are finished.
 
-        ``at_once`` are run beside each other, by default as many as there are cores, or one where
-        the setup gives the number of threads or asks for times.
+        Points with a common prefix of choices share its computation. ``at_once`` points are run
+        at the same time: by default one per core, or one if the setup has a number of threads or
+        asks for times.
         """
         at_once = at_once or (1 if self.setup.bench or self.setup.threads else cores())
         tallies = [[judge.tally() for judge in self.judges] for _ in points]
@@ -168,26 +169,26 @@ class Bench:
             for part in slices:
                 last = judge is self.judges[-1] and part is slices[-1]
                 trunk = self._trunks.get((number, part.start)) or Trunk(judge.batches[part])
-                self._trunks.clear()  # one is enough, and all that there is memory for
+                self._trunks.clear()  # the memory is for one
                 self._trunks[number, part.start] = trunk
-                found = run_all(
+                results = run_all(
                     [self.variants.word(point.plan) for point in points],
-                    lambda index: self._stand_in(points[index]),
+                    lambda index: self._equivalent(points[index]),
                     self.variants.stops,
                     judge.batches[part],
                     threads=self.setup.threads,
                     at_once=at_once,
                     trunk=trunk,
                 )
-                for index, outputs in found:
+                for index, outputs in results:
                     tallies[index][number].add(part.start, outputs)
                     if last:
                         point = points[index]
                         yield self._row(point, self.variants.cost(point.plan), tallies[index])
 
     def _row(self, point: Point, cost: Cost, tallies: Sequence[Tally]) -> PointResult:
-        """What the tallies found, and what is measured of the whole model."""
-        found = {name: value for tally in tallies for name, value in tally.found().items()}
+        """The measures of the tallies, and those of the model as a whole."""
+        measures = {name: value for tally in tallies for name, value in tally.measures().items()}
         errors = self.variants.kernel_errors(point.plan)
         setup, task, latency = self.setup, dict[str, float | None](), None
         if setup.task is not None and not self.unrun:
@@ -208,26 +209,26 @@ class Bench:
             macs=cost.macs,
             params=cost.params,
             kernel_error=math.sqrt(sum(e**2 for e in errors) / len(errors)) if errors else 0.0,
-            output_error=found.pop("output_error", None),
-            agreement=found.pop("agreement", None),
-            task=task | found,
+            output_error=measures.pop("output_error", None),
+            agreement=measures.pop("agreement", None),
+            task=task | measures,
             latency=latency,
         )
 
     def _converted(self, point: Point) -> Model:
-        """The model of a point; the last one is kept."""
-        if point not in self._made:
-            self._made.clear()
-            self._made[point] = self.variants.convert(point.plan)
-        return self._made[point]
+        """The conversion of a point; the last one is cached."""
+        if point not in self._conversions:
+            self._conversions.clear()
+            self._conversions[point] = self.variants.convert(point.plan)
+        return self._conversions[point]
 
-    def _stand_in(self, point: Point) -> Model:
-        """What has the outputs of a point's model."""
-        if point in self._made:
-            return self._made[point]
-        return self.variants.stand_in(point.plan)
+    def _equivalent(self, point: Point) -> Model:
+        """A model with the outputs of the conversion of a point."""
+        if point in self._conversions:
+            return self._conversions[point]
+        return self.variants.equivalent(point.plan)
 
     @cached_property
     def largest(self) -> int:
-        """Bytes of the largest input that a layer has, for one sample."""
+        """The bytes of the largest input of a layer, for one sample."""
         return largest_input(self.model)

@@ -1,4 +1,4 @@
-"""The points of a sweep: which plans are tried, under names that a person can read.
+"""The points of a sweep: the plans that are tried, with readable names.
 
 The paper's experiments (Li et al., arXiv 1812.08374, section 4) are ``single`` (one layer at a
 time at each rank) and ``first-k`` and ``last-k`` (the first or last k layers at one rank).
@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dacconv.decompositions import METHODS
 from dacconv.errors import UsageError
 from dacconv.graph.types import Choice, Layer, Plan
-from dacconv.planning.base import same_rank
-from dacconv.planning.plans import settle
+from dacconv.planning.base import first_method, same_rank
+from dacconv.planning.plans import methods_of, settle
 
 DAC = "dac"
 SINGLE, FIRST, LAST, UNIFORM, BUDGET = "single", "first-k", "last-k", "uniform", "budget"
@@ -22,9 +21,10 @@ MODES = (SINGLE, FIRST, LAST, UNIFORM, BUDGET)
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One plan to try. ``layer``, ``k``, ``rank`` and ``budget`` say how it came about.
+    """One plan to try; ``label`` is unique in a sweep.
 
-    ``label`` is unique in a sweep; ``k`` counts layers, ``budget`` is a share of the MACs.
+    The plan follows from ``layer`` (mode single), the number ``k`` of layers (first-k, last-k),
+    ``rank`` and ``budget`` (a share of the MACs); None where the mode does not use it.
     """
 
     label: str
@@ -38,7 +38,11 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What is tried: the modes, and the ranks or budgets of each; ``method`` splits the layers."""
+    """The modes to try, and their ranks or budgets.
+
+    ``method`` is the name of a decomposition. With ``auto``, a budget chooses the method of each
+    layer, and the other modes use the first method that can split the layer.
+    """
 
     modes: tuple[str, ...]
     ranks: tuple[int, ...] = ()
@@ -47,7 +51,7 @@ class Grid:
 
     @property
     def calibration(self) -> str:
-        """How to calibrate where the user does not say: ``auto`` with budgets, else ``none``."""
+        """The default calibration: ``auto`` with budgets, else ``none``."""
         return "auto" if BUDGET in self.modes else "none"
 
 
@@ -62,28 +66,28 @@ def points(
     """Every point of the grid, mode after mode.
 
     ``layers`` are all layers of the model, ``selected`` those that may be split, in order of
-    execution. ``single`` tries every rank up to a layer's full rank, whatever it costs; the
+    execution. ``single`` tries every rank up to a layer's full rank, regardless of the cost; the
     other modes do what ``convert`` does with the same ranks.
 
     Raises:
         UsageError: an unknown mode, or one without its ranks or budgets.
     """
-    found: list[Point] = []
+    grid_points: list[Point] = []
     for mode in grid.modes:
         if mode not in MODES:
             raise UsageError(f"'{mode}' is not one of {', '.join(MODES)}", where="--mode")
         if mode == BUDGET:
             if not grid.budgets:
-                raise UsageError("no budgets given", where="--budgets", hint="as in 0.3,0.4,0.5")
-            found += [
+                raise UsageError("no budgets", where="--budgets", hint="as in 0.3,0.4,0.5")
+            grid_points += [
                 Point(f"budget@{share:g}", mode, budget_plan(share), budget=share)
                 for share in grid.budgets
             ]
             continue
         if not grid.ranks:
-            raise UsageError("no ranks given", where="--ranks", hint="as in 1-5 or 1,2,4")
-        found += _by_rank(mode, grid, layers, selected, allow_costlier=allow_costlier)
-    return tuple(found)
+            raise UsageError("no ranks", where="--ranks", hint="as in 1-5 or 1,2,4")
+        grid_points += _by_rank(mode, grid, layers, selected, allow_costlier=allow_costlier)
+    return tuple(grid_points)
 
 
 def _by_rank(
@@ -94,12 +98,14 @@ def _by_rank(
     *,
     allow_costlier: bool,
 ) -> list[Point]:
-    method, ranks, count = METHODS[grid.method], grid.ranks, len(selected)
+    ranks, count = grid.ranks, len(selected)
+    methods = {layer.name: first_method(layer, methods_of(grid.method)) for layer in selected}
     prefix = "" if grid.method == DAC else f"{grid.method}:"
 
-    def plan(chosen: Sequence[Layer], rank: int, costlier: bool) -> Plan:
-        wanted = [Choice(layer.name, method.name, same_rank(method, rank)) for layer in chosen]
-        return settle(layers, wanted, allow_costlier=costlier)
+    def plan(part: Sequence[Layer], rank: int, costlier: bool) -> Plan:
+        splits = [(layer.name, methods[layer.name]) for layer in part]
+        choices = [Choice(name, method.name, same_rank(method, rank)) for name, method in splits]
+        return settle(layers, choices, allow_costlier=costlier)
 
     if mode == SINGLE:
         return [
@@ -112,7 +118,7 @@ def _by_rank(
             )
             for layer in selected
             for rank in ranks
-            if rank <= max(method.full_rank(layer.geometry))
+            if rank <= max(methods[layer.name].full_rank(layer.geometry))
         ]
     if mode == UNIFORM:
         return [
@@ -129,8 +135,12 @@ def _by_rank(
 
 
 def parse_ranks(text: str) -> tuple[int, ...]:
-    """``1-5`` or ``1,2,4-6`` as whole numbers in order; UsageError for what is neither."""
-    found: set[int] = set()
+    """``1-5`` or ``1,2,4-6`` as whole numbers in ascending order.
+
+    Raises:
+        UsageError: ``text`` is not a list of ranks.
+    """
+    ranks: set[int] = set()
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
         try:
@@ -139,7 +149,7 @@ def parse_ranks(text: str) -> tuple[int, ...]:
             first, last = 0, 0
         if not 1 <= first <= last:
             raise UsageError(
-                f"'{text}' is no list of ranks", where="--ranks", hint="as in 1-5 or 1,2,4"
+                f"'{text}' is not a list of ranks", where="--ranks", hint="as in 1-5 or 1,2,4"
             )
-        found.update(range(first, last + 1))
-    return tuple(sorted(found))
+        ranks.update(range(first, last + 1))
+    return tuple(sorted(ranks))

@@ -1,4 +1,4 @@
-"""Points measured by several processes: on this machine, or on a Dask cluster, by joblib."""
+"""Measuring points in several processes, on this machine or on a Dask cluster, with joblib."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from dacconv.sweeps.results import PointResult
 
 CONNECT_SECONDS = 10
 PART = 8
-"""Points that one process measures in one go: enough to share what they have in common."""
+"""The number of points of one task: enough to share the computation of common prefixes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
-    """Who does the work: ``jobs`` at a time here, or the workers of a Dask scheduler."""
+class Workers:
+    """The processes that measure: ``jobs`` on this machine, or those of a Dask scheduler."""
 
     jobs: int | None = None
     dask: str | None = None
 
     @property
     def parallel(self) -> bool:
-        """Whether several points are measured at a time."""
+        """Whether several points are measured at the same time."""
         return self.dask is not None or (self.jobs or 1) > 1
 
 
-ALONE = Where()
-"""This process does it all."""
+THIS_PROCESS = Workers()
+"""No other processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a process needs to measure points; ``token`` tells one sweep from another."""
+    """What a process needs to measure points; ``token`` is unique to a sweep."""
 
     path: Path
     load: LoadOptions
@@ -52,14 +52,14 @@ class Work:
 
 
 def parts(points: Sequence[Point], size: int = PART) -> Iterator[list[Point]]:
-    """The points in order, a few at a time."""
+    """The points in order, in lists of at most ``size``."""
     rest = iter(points)
     while part := list(islice(rest, size)):
         yield part
 
 
-def measure_all(work: Work, points: Sequence[Point], where: Where) -> Iterator[PointResult]:
-    """A row for each point, in the order in which they are done.
+def measure_all(work: Work, points: Sequence[Point], workers: Workers) -> Iterator[PointResult]:
+    """A row for each point, in the order in which they are finished.
 
     Every process opens the model once.
 
@@ -71,11 +71,13 @@ def measure_all(work: Work, points: Sequence[Point], where: Where) -> Iterator[P
 
     if _starting is not None:
         _starting.join()
-    with _backend(where):
+    with _backend(workers):
         run: Callable[..., Any] = joblib.Parallel(
-            n_jobs=-1 if where.dask else where.jobs, return_as="generator_unordered", batch_size=1
+            n_jobs=-1 if workers.dask else workers.jobs,
+            return_as="generator_unordered",
+            batch_size=1,
         )
-        tasks = (joblib.delayed(_measured)(work, part) for part in parts(points))
+        tasks = (joblib.delayed(_measure_part)(work, part) for part in parts(points))
         try:
             keep_interrupts_from_processes()
             for rows in run(tasks):
@@ -86,36 +88,38 @@ def measure_all(work: Work, points: Sequence[Point], where: Where) -> Iterator[P
             if type(error).__name__ not in ("TerminatedWorkerError", "KilledWorker"):
                 raise
             raise UnsupportedError(
-                "a process that measured points was killed, for lack of memory perhaps",
-                hint="what was done is in the results file; the same command goes on from there",
+                "a process that measured points was killed, perhaps for lack of memory",
+                hint="finished points are in the results file; the same command continues it",
             ) from error
 
 
-def start(where: Where) -> None:
+def start(workers: Workers) -> None:
     """Start the processes of this machine in the background.
 
-    They import what they need while this process prepares the sweep.
+    They import modules while this process prepares the sweep.
     """
     global _starting
-    if where.jobs and where.parallel:
-        _starting = Thread(target=_started, args=(where,), daemon=True)
+    if workers.jobs and workers.parallel:
+        _starting = Thread(target=_start_workers, args=(workers,), daemon=True)
         _starting.start()
 
 
 _starting: Thread | None = None
 
 
-def _started(where: Where) -> None:
+def _start_workers(workers: Workers) -> None:
     import joblib
 
-    # what is wrong is reported when the points are measured
+    # errors are reported when the points are measured
     keep_interrupts_from_processes()
-    with suppress(Exception), _backend(where):
-        joblib.Parallel(n_jobs=where.jobs)(joblib.delayed(_ready)() for _ in range(where.jobs or 1))
+    with suppress(Exception), _backend(workers):
+        joblib.Parallel(n_jobs=workers.jobs)(
+            joblib.delayed(_import_runtime)() for _ in range(workers.jobs or 1)
+        )
 
 
-def _ready() -> None:
-    """Runs in a worker, which has imported this module to come here."""
+def _import_runtime() -> None:
+    """Runs in a worker, which imports this module for it."""
     with suppress(ImportError):
         import_module("onnxruntime")
 
@@ -123,26 +127,26 @@ def _ready() -> None:
 _benches: dict[str, Bench] = {}
 
 
-def _measured(work: Work, points: Sequence[Point]) -> list[PointResult]:
-    """Runs in a worker: its model stays open for the next points of the same sweep."""
+def _measure_part(work: Work, points: Sequence[Point]) -> list[PointResult]:
+    """Runs in a worker; its model stays open for the next points of the same sweep."""
     if work.token not in _benches:
         _benches.clear()
         _benches[work.token] = Bench(open_model(work.path, work.load), work.setup)
     return list(_benches[work.token].measure(points))
 
 
-def _backend(where: Where) -> AbstractContextManager[Any]:
+def _backend(workers: Workers) -> AbstractContextManager[Any]:
     import joblib
 
-    if where.dask is not None:
-        return _cluster(where.dask)
+    if workers.dask is not None:
+        return _cluster(workers.dask)
     local: AbstractContextManager[Any] = joblib.parallel_config("loky", inner_max_num_threads=1)
     return local
 
 
 @contextmanager
 def _cluster(address: str) -> Iterator[None]:
-    """joblib's work goes to the scheduler at ``address``."""
+    """Send joblib's tasks to the scheduler at ``address``."""
     import joblib
 
     try:
@@ -154,8 +158,8 @@ def _cluster(address: str) -> Iterator[None]:
             hint="pip install 'dacconv[cluster]'",
         ) from error
     try:
-        make: Callable[..., Any] = Client
-        client = make(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        connect: Callable[..., Any] = Client
+        client = connect(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise UsageError(
             f"no scheduler answers: {' '.join(str(error).split())}",

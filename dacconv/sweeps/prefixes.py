@@ -1,9 +1,9 @@
-"""Running many variants of one model, each prefix that several of them share once.
+"""Running many variants of one model; a prefix that several of them share is run once.
 
-The layers that may be split, in order of execution, make a variant a word: what is done to
-each. Words that begin alike are models that begin alike, so the variants are walked as a tree,
-and a variant is run from where it parts from the others. Where nothing is done to any layer after
-that one, the model as it is runs the rest for all of them.
+The choices for the layers, in order of execution, are the word of a variant. Variants whose words
+have a common prefix compute the same values up to there. So the variants form a tree (a trie), and
+each is run from the layer at which its word differs from the others. Where a word has no choices
+after that layer, the original model runs the rest, for all such variants.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from dacconv.formats.base import Divisible, Feeds, Model, Runner
 from dacconv.graph.types import Array
 
 Word = Sequence[Hashable]
-"""What is done to each layer, in order of execution."""
+"""The choice for each layer, in order of execution; None for a layer that is not split."""
 Outputs = list[dict[str, Array]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stops:
-    """Where runs can stop: ``nodes[i]`` is the first conv of layer i.
+    """The nodes before which runs can stop: ``nodes[i]`` is the first conv of layer i.
 
-    ``base`` is the model that the variants were made of.
+    ``base`` is the model of which the variants are conversions.
     """
 
     base: Divisible
@@ -36,7 +36,7 @@ class Stops:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Branch:
-    """Variants alike in their first ``depth`` layers, and the live values before the next."""
+    """Variants with the same first ``depth`` choices, and the live values before the next layer."""
 
     members: list[int]
     depth: int
@@ -45,7 +45,7 @@ class _Branch:
 
 @dataclass(slots=True, eq=False)
 class Trunk:
-    """How far the model as it is was run, and the live values there: at first the inputs."""
+    """The live values of the original before layer ``depth``; the inputs at first."""
 
     state: Sequence[Feeds]
     depth: int = 0
@@ -61,24 +61,24 @@ def run_all(
     at_once: int = 1,
     trunk: Trunk | None = None,
 ) -> Iterator[tuple[int, Outputs]]:
-    """The outputs of every variant for every batch, variants with a common prefix together.
+    """The index of every variant and its outputs for every batch.
 
-    ``model(i)`` makes variant i. Without ``stops``, or where the runtime cannot run the model
-    in parts, every variant is run from the start. Of those that are run in parts ``at_once``
-    are run beside each other, with a thread each: a small network uses cores better so. With a
-    ``trunk`` from an earlier call on the same batches what both have in common is not run again.
+    ``model(i)`` converts variant i. Without ``stops``, or where the runtime cannot run the model
+    in parts, every variant is run from the start. Of those that are run in parts, ``at_once``
+    are run at the same time with a thread each, which uses cores better for small networks. With
+    a ``trunk`` from an earlier call on the same batches, the common prefix is not run again.
     """
-    done: set[int] = set()
+    finished: set[int] = set()
     if stops is not None:
         try:
             start = trunk or Trunk(batches)
             for index, outputs in _in_parts(words, model, stops, start, batches, threads, at_once):
-                done.add(index)
+                finished.add(index)
                 yield index, outputs
         except UnsupportedError:
-            pass  # what cannot be run whole either says so below
+            pass  # a model that cannot be run as a whole either raises below
     for index in range(len(words)):
-        if index not in done:
+        if index not in finished:
             runner = model(index).runner(threads=threads)
             yield index, [runner(feeds) for feeds in batches]
 
@@ -96,17 +96,17 @@ def _in_parts(
     with ThreadPoolExecutor(at_once) as pool:
         running: deque[tuple[list[int], Future[Outputs]]] = deque()
         for group, depth, state in _leaves(words, model, stops, trunk, batches, threads):
-            one, word = model(group[0]), words[group[0]]
-            running.append((group, pool.submit(rest.finish, one, word, depth, state)))
-            while len(running) > at_once:  # the next one is made while these are run
-                yield from _arrived(*running.popleft())
+            variant, word = model(group[0]), words[group[0]]
+            running.append((group, pool.submit(rest.finish, variant, word, depth, state)))
+            while len(running) > at_once:  # the next variant is converted while these are run
+                yield from _results(*running.popleft())
         while running:
-            yield from _arrived(*running.popleft())
+            yield from _results(*running.popleft())
 
 
-def _arrived(group: Sequence[int], outputs: Future[Outputs]) -> Iterator[tuple[int, Outputs]]:
-    found = outputs.result()
-    yield from ((index, found) for index in group)
+def _results(group: Sequence[int], future: Future[Outputs]) -> Iterator[tuple[int, Outputs]]:
+    outputs = future.result()
+    yield from ((index, outputs) for index in group)
 
 
 def _leaves(
@@ -117,45 +117,45 @@ def _leaves(
     batches: Sequence[Feeds],
     threads: int | None,
 ) -> Iterator[tuple[list[int], int, Sequence[Feeds]]]:
-    """Variants that are the same, where they part from the others, and the live values there.
+    """Groups of equal variants, the layer at which they differ from the others, the values there.
 
-    The model as it is counts among the others, so that a variant that is alone is run in the
-    same parts, and to the same rounding, as among many.
+    The original counts as one of the others, so that a single variant is run in the same parts,
+    with the same rounding, as among many.
     """
-    as_is = len(words)
+    original = len(words)
     words = [*words, (None,) * len(stops.nodes)]
-    alike = _common(words)
-    fits = alike is not None and alike >= trunk.depth
+    common = _common(words)
+    fits = common is not None and common >= trunk.depth
     depth, state = (trunk.depth, trunk.state) if fits else (0, batches)
     waiting = [_Branch(list(range(len(words))), depth, state)]
     while waiting:
         branch = waiting.pop()
         members, depth, state = branch.members, branch.depth, branch.state
-        del branch  # a state goes when its last branch is done
+        del branch  # frees a state when its last branch is finished
         common = _common([words[i] for i in members])
         if common is None:
-            if own := [index for index in members if index != as_is]:
+            if own := [index for index in members if index != original]:
                 yield own, depth, state
             continue
         if common > depth:
             names = stops.base.live(stops.nodes[common])
             run = _divisible(model(members[0])).resume(state[0], names, threads=threads)
             state = [run(feeds) for feeds in state]
-            if as_is in members:
+            if original in members:
                 trunk.depth, trunk.state = common, state
         groups: dict[Hashable, list[int]] = {}
         for index in members:
             groups.setdefault(words[index][common], []).append(index)
-        # what ends here comes first, so that few states wait at a time
+        # leaves come first, so that few states are in memory at a time
         leaves = [g for g in groups.values() if _common([words[i] for i in g]) is None]
         for group in leaves:
-            if own := [index for index in group if index != as_is]:
+            if own := [index for index in group if index != original]:
                 yield own, common, state
         waiting += [_Branch(g, common, state) for g in groups.values() if g not in leaves]
 
 
 def _common(words: Sequence[Word]) -> int | None:
-    """The first place where words differ; None where they are the same."""
+    """The length of the common prefix of the words; None where they are equal."""
     first = words[0]
     for place in range(len(first)):
         if any(word[place] != first[place] for word in words[1:]):
@@ -164,7 +164,7 @@ def _common(words: Sequence[Word]) -> int | None:
 
 
 class _Rest:
-    """Runs variants from where they part from the others to the end."""
+    """Runs variants from the layer at which they differ from the others to the end."""
 
     def __init__(self, stops: Stops, threads: int | None) -> None:
         self.stops, self.threads = stops, threads
@@ -173,13 +173,13 @@ class _Rest:
         self._lock = Lock()
 
     def finish(self, model: Model, word: Word, depth: int, state: Sequence[Feeds]) -> Outputs:
-        """The outputs of ``model``, which goes on from ``state``, before layer ``depth``."""
+        """The outputs of ``model``, run from ``state``, the live values before layer ``depth``."""
         after = depth + 1
         if after < len(word) and not any(word[after:]):
             names = self.stops.base.live(self.stops.nodes[after])
             run = _divisible(model).resume(state[0], names, threads=self.threads)
             middle = [run(feeds) for feeds in state]
-            last = self._as_it_is(after, middle[0])
+            last = self._original(after, middle[0])
             return [last(feeds) for feeds in middle]
         if depth:
             run = _divisible(model).resume(state[0], threads=self.threads)
@@ -187,12 +187,12 @@ class _Rest:
             run = model.runner(threads=self.threads)
         return [run(feeds) for feeds in state]
 
-    def _as_it_is(self, place: int, given: Feeds) -> Runner:
-        """The model as it is from layer ``place`` on; variants come layer by layer, so one is
-        kept."""
+    def _original(self, place: int, feeds: Feeds) -> Runner:
+        """The original from layer ``place`` on. Variants come layer by layer, so the last runner
+        is cached."""
         with self._lock:
             if self._runner is None or self._place != place:
-                self._runner = self.stops.base.resume(given, threads=self.threads)
+                self._runner = self.stops.base.resume(feeds, threads=self.threads)
                 self._place = place
             return self._runner
 

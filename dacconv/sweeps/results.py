@@ -1,4 +1,4 @@
-"""What a sweep found: a row per point, and what the rows say about the model."""
+"""The results of a sweep: a row per point, and measures derived from the rows."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from dacconv.graph.types import Choice, Plan
 from dacconv.planning.plans import plan_from_dict
 
 ORIGINAL = "original"
-"""The label of the row of the model as it is."""
+"""The label of the row of the unconverted model."""
 TITLES = {
     "agreement": "same top class",
     "output_error": "relative output error",
     "kernel_error": "relative kernel error",
     "top1": "top-1",
 }
-"""What measures are called where people read them."""
+"""The names of measures in reports."""
 SHARES = ("agreement", "top1")
-"""The measures that are told in percent."""
+"""The measures that are printed in percent."""
 
 
 def bare(choices: Sequence[Choice]) -> tuple[Choice, ...]:
-    """Choices without their notes, which no number depends on."""
+    """Choices without their notes, which no result depends on."""
     return tuple(replace(choice, note="") for choice in choices)
 
 
 @dataclass(frozen=True, slots=True)
 class PointResult:
-    """One point: how it came about, what it costs and what it does to the outputs.
+    """One point: its plan, its cost and its effect on the outputs.
 
-    ``layer``, ``k``, ``rank`` and ``budget`` say how it came about, see ``points.Point``.
-    ``kernel_error`` is ``|T - T_r| / |T|`` of the one layer that is split, the root mean square
-    over several. ``output_error`` and ``agreement`` are those of ``findings.Verification``, and
-    ``task`` the user's numbers by name. None is: not known, or not asked for. ``note`` says
-    why a point could not be run.
+    ``layer``, ``k``, ``rank`` and ``budget`` are those of ``points.Point``. ``kernel_error`` is
+    ``|T - T_r| / |T|`` of the one layer that is split, the root mean square over several.
+    ``output_error`` and ``agreement`` are those of ``findings.Verification``, and ``task`` has the
+    numbers of the user's function by name. None means not known, or not measured. ``note`` is the
+    reason why a point could not be run.
     """
 
     label: str
@@ -58,7 +58,7 @@ class PointResult:
 
     @property
     def plan(self) -> Plan:
-        """The plan that this point stands for."""
+        """The plan of this point."""
         return Plan(self.choices)
 
 
@@ -72,11 +72,11 @@ class Quality:
 
     @property
     def title(self) -> str:
-        """What people read."""
+        """The name in reports."""
         return TITLES.get(self.name, self.name)
 
     def worth(self, row: PointResult) -> float | None:
-        """The value, turned so that more is better; None where it is not known."""
+        """The value, negated if less of it is better; None where it is not known."""
         value = self.value(row)
         return value if value is None or self.more else -value
 
@@ -85,9 +85,9 @@ class Quality:
 class Sweep:
     """All points of a sweep. ``rows[0]`` is the original; the others are in order of the grid.
 
-    ``header`` says where the numbers come from: the digest of the model, the options and the
-    inputs. ``layers`` are those that may be split, in order of execution, and ``spectra`` the
-    share of each layer's squared singular values that every further rank adds.
+    ``header`` has the digest of the model, the options and a description of the inputs. ``layers``
+    are those that may be split, in order of execution, and ``spectra`` has the share of each
+    layer's squared singular values that every further rank adds.
     """
 
     header: Mapping[str, Any]
@@ -97,7 +97,7 @@ class Sweep:
 
     @property
     def original(self) -> PointResult:
-        """The row of the model as it is."""
+        """The row of the unconverted model."""
         return self.rows[0]
 
     @property
@@ -109,6 +109,11 @@ class Sweep:
         """The points of one mode."""
         return tuple(row for row in self.points if row.mode == mode)
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that the points split layers with, in order of their first use."""
+        return tuple(dict.fromkeys(c.method for row in self.points for c in row.choices))
+
     def macs_share(self, row: PointResult) -> float | None:
         """The share of the original's MACs that is left; None where they are not known."""
         before = self.original.macs
@@ -119,8 +124,8 @@ class Sweep:
         return row.params / self.original.params if self.original.params else None
 
     def measures(self) -> dict[str, Callable[[PointResult], float | None]]:
-        """Every number of a row by the name that ``--pick`` knows it by."""
-        found: dict[str, Callable[[PointResult], float | None]] = {
+        """Every measure of a row by its name in ``--pick``."""
+        measures: dict[str, Callable[[PointResult], float | None]] = {
             "macs": self.macs_share,
             "params": self.params_share,
             "kernel_error": lambda row: row.kernel_error,
@@ -131,14 +136,14 @@ class Sweep:
             "rank": lambda row: row.rank,
             "k": lambda row: row.k,
         }
-        return {**found, **{name: _task(name) for name in self.original.task}}
+        return {**measures, **{name: _task(name) for name in self.original.task}}
 
     @property
     def quality(self) -> Quality:
-        """What points are judged by: the first task metric, else agreement, else errors.
+        """The measure that points are judged by: a task metric, else agreement, else errors.
 
-        A task metric is taken for one of which more is better. Agreement counts only where it
-        tells points apart.
+        Of several task metrics it is the first; more of it is assumed to be better. Agreement is
+        used only if it differs between points.
         """
         for name in self.original.task:
             return Quality(name, True, _task(name))
@@ -190,7 +195,11 @@ def row_to_dict(sweep: Sweep, row: PointResult) -> dict[str, Any]:
 
 
 def row_from_dict(data: Mapping[str, Any], where: str) -> PointResult:
-    """The inverse of :func:`row_to_dict`; KeyError, TypeError or ValueError where it is none."""
+    """The inverse of :func:`row_to_dict`.
+
+    Raises:
+        KeyError, TypeError, ValueError: ``data`` is not a row.
+    """
     plan = plan_from_dict({"layers": data["plan"]}, where)
     time = None
     if data["speedup"] is not None:
@@ -223,7 +232,11 @@ def row_from_dict(data: Mapping[str, Any], where: str) -> PointResult:
 
 
 def sweep_from_dict(data: Mapping[str, Any], where: str) -> Sweep:
-    """The inverse of :meth:`Sweep.to_dict`; KeyError, TypeError or ValueError where it is none."""
+    """The inverse of :meth:`Sweep.to_dict`.
+
+    Raises:
+        KeyError, TypeError, ValueError: ``data`` is not a sweep.
+    """
     return Sweep(
         header=dict(data["header"]),
         layers=tuple(data["layers"]),

@@ -14,6 +14,7 @@ from dacconv.errors import UsageError
 from dacconv.formats.base import Model
 from dacconv.graph.types import Layer, Plan
 from dacconv.planning import RankOptions, Selection, select
+from dacconv.planning.base import first_method
 from dacconv.planning.plans import eligible_by, methods_of
 from dacconv.support.files import Digest
 from dacconv.support.progress import Progress, silent
@@ -21,65 +22,65 @@ from dacconv.support.user_code import absolute
 from dacconv.sweeps.judges import passes
 from dacconv.sweeps.measure import Bench, Setup
 from dacconv.sweeps.points import Grid, Point, points
-from dacconv.sweeps.pool import ALONE, Where, Work, measure_all, parts, start
+from dacconv.sweeps.pool import THIS_PROCESS, Work, Workers, measure_all, parts, start
 from dacconv.sweeps.results import PointResult, Sweep, bare
 
 VERSION = 1
-"""Of the results' schema."""
+"""The version of the schema of the results."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A sweep before its points are measured: ``blank`` has the original's row alone."""
+    """A sweep before its points are measured; ``blank`` has only the row of the original."""
 
     bench: Bench
     points: tuple[Point, ...]
     blank: Sweep
-    where: Where
+    workers: Workers
 
-    def missing(self, known: Iterable[PointResult]) -> tuple[Point, ...]:
-        """The points that are not among the results."""
-        found = {(row.label, row.choices) for row in known}
-        return tuple(p for p in self.points if (p.label, p.plan.choices) not in found)
+    def missing(self, rows: Iterable[PointResult]) -> tuple[Point, ...]:
+        """The points that ``rows`` do not have."""
+        measured = {(row.label, row.choices) for row in rows}
+        return tuple(p for p in self.points if (p.label, p.plan.choices) not in measured)
 
-    def measured(self, wanted: Sequence[Point]) -> Iterator[PointResult]:
-        """A row for each wanted point, as they are done.
+    def measure(self, points: Sequence[Point]) -> Iterator[PointResult]:
+        """A row for each of these points, in the order in which they are finished.
 
         Raises:
             UsageError: the user's function fails, or the cluster cannot be reached.
             UnsupportedError: the runtime rejects a point's model.
         """
         names = set(self.blank.original.task)
-        for row in self._measured(wanted):
+        for row in self._measure(points):
             if set(row.task) != names:
                 raise UsageError(
-                    f"your function gave {', '.join(row.task)} for point {row.label}, and "
+                    f"your function returned {', '.join(row.task)} for point {row.label}, and "
                     f"{', '.join(names)} for the original",
                     where="--eval",
                 )
             yield row
 
-    def _measured(self, wanted: Sequence[Point]) -> Iterator[PointResult]:
-        bench = self.bench
-        if wanted and _elsewhere(bench, self.where):
-            yield from measure_all(_work(bench), wanted, self.where)
+    def _measure(self, points: Sequence[Point]) -> Iterator[PointResult]:
+        bench, workers = self.bench, self.workers
+        if points and _needs_processes(bench, workers):
+            yield from measure_all(_work(bench), points, workers)
             return
-        at_once = self.where.jobs if self.where.parallel else None
-        # several passes over the inputs finish all their points at the end: few at a time then
+        at_once = workers.jobs if workers.parallel else None
+        # with several passes over the inputs all points finish at the end, so few at a time then
         streams = all(len(passes(j.batches, bench.largest)) < 2 for j in bench.judges)
-        for part in parts(wanted, max(len(wanted), 1) if streams else 16):
+        for part in parts(points, max(len(points), 1) if streams else 16):
             yield from bench.measure(part, at_once=at_once)
 
-    def finished(self, rows: Iterable[PointResult]) -> Sweep:
+    def sweep(self, rows: Iterable[PointResult]) -> Sweep:
         """The sweep with its rows, in order of the points; rows of other points come last."""
         order = {point.label: index for index, point in enumerate(self.points)}
-        known = sorted(rows, key=lambda row: order.get(row.label, len(order)))
-        return replace(self.blank, rows=(self.blank.original, *known))
+        in_order = sorted(rows, key=lambda row: order.get(row.label, len(order)))
+        return replace(self.blank, rows=(self.blank.original, *in_order))
 
 
 @dataclass(frozen=True, slots=True)
-class Selected:
-    """Which layers a sweep splits, and whether also where that makes them cost more."""
+class LayerOptions:
+    """The layers that a sweep may split; ``allow_costlier`` as in ``planning.RankOptions``."""
 
     selection: Selection = field(default_factory=Selection)
     allow_costlier: bool = False
@@ -88,67 +89,75 @@ class Selected:
 def sweep(
     model: Model,
     grid: Grid,
-    selected: Selected | None = None,
+    layers: LayerOptions | None = None,
     setup: Setup | None = None,
     *,
     jobs: int = 1,
     progress: Progress = silent,
 ) -> Sweep:
-    """Split a model in many ways and measure each against the original.
+    """Convert a model with each plan of a grid, and measure each against the original.
 
-    With ``jobs`` above 1 the model is opened again, from its file, by as many processes.
+    With ``jobs`` above 1, that many processes open the model's file.
 
     Raises:
-        UsageError: options that contradict each other or the model; the user's task fails.
+        UsageError: options contradict each other or the model, or the user's function fails.
         UnsupportedError: the model has no layer that can be split.
     """
     prepared = prepare(
-        model, grid, selected or Selected(), setup or Setup(), where=Where(jobs), progress=progress
+        model,
+        grid,
+        layers or LayerOptions(),
+        setup or Setup(),
+        workers=Workers(jobs),
+        progress=progress,
     )
-    rows = counted(prepared.measured(prepared.points), len(prepared.points), progress)
-    return prepared.finished(rows)
+    rows = counted(prepared.measure(prepared.points), len(prepared.points), progress)
+    return prepared.sweep(rows)
 
 
 def prepare(
     model: Model,
     grid: Grid,
-    wanted: Selected,
+    options: LayerOptions,
     setup: Setup,
     *,
-    where: Where = ALONE,
+    workers: Workers = THIS_PROCESS,
     recorded: Mapping[str, Any] | None = None,
     digest: Digest | None = None,
     progress: Progress = silent,
 ) -> Prepared:
-    """Open the bench: the points of the grid, and the original's row.
+    """Compute the points of the grid, and measure the original.
 
     ``recorded`` are the options that the results depend on besides the model, for the header.
     """
-    if where.parallel and setup.bench:
+    if workers.parallel and setup.bench:
         raise UsageError(
-            "timings need the machine for themselves",
+            "times are measured without other work on the machine",
             where="--bench",
-            hint="leave --jobs and --dask out",
+            hint="omit --jobs and --dask",
         )
     bench = Bench(model, setup, progress)
-    if _elsewhere(bench, where):
-        start(where)
-    rows = eligible_by(bench.variants.layers, methods_of(grid.method))
+    if _needs_processes(bench, workers):
+        start(workers)
+    methods = methods_of(grid.method)
+    rows = eligible_by(bench.variants.layers, methods)
     pipeline.require_eligible(rows, model.path)
-    selected = select(rows, wanted.selection)
+    selected = select(rows, options.selection)
 
-    selection = replace(wanted.selection, first_k=None, last_k=None)
+    selection = replace(options.selection, first_k=None, last_k=None)
 
     def budget_plan(share: float) -> Plan:
-        ranks = RankOptions(method=grid.method, macs=share, allow_costlier=wanted.allow_costlier)
+        ranks = RankOptions(method=grid.method, macs=share, allow_costlier=options.allow_costlier)
         calibrated = bench.calibrated
         return pipeline.plan(
             model, ranks, selection, setup.split, calibrated=calibrated, progress=progress
         )
 
-    found = tuple(
-        replace(point, plan=_settled(model, point.plan))
-        for point in points(grid, rows, selected, budget_plan, allow_costlier=wanted.allow_costlier)
+    in_forms = tuple(
+        replace(point, plan=_with_forms(model, point.plan))
+        for point in points(
+            grid, rows, selected, budget_plan, allow_costlier=options.allow_costlier
+        )
     )
     blank = Sweep(
         header={
@@ -158,29 +167,32 @@ def prepare(
             "source": model.path.name,
             "format": model.format,
             "options": dict(_plain(setup) if recorded is None else recorded),
-            "inputs": bench.told,
+            "inputs": bench.description,
             "convention": CONVENTION,
         },
         layers=tuple(layer.name for layer in selected),
-        spectra={layer.name: _shares(bench, layer, grid.method) for layer in selected},
+        spectra={
+            layer.name: _shares(bench, layer, first_method(layer, methods).name)
+            for layer in selected
+        },
         rows=(bench.original(),),
     )
-    return Prepared(bench, found, blank, where)
+    return Prepared(bench, in_forms, blank, workers)
 
 
-def _elsewhere(bench: Bench, where: Where) -> bool:
+def _needs_processes(bench: Bench, workers: Workers) -> bool:
     """Whether other processes measure the points.
 
-    Threads of this one do as well, with less to begin with, where a runtime does nearly all of
-    the work: a model that is run in parts, and no function of the user's.
+    Threads are as fast and start faster where the runtime does nearly all of the work: with a
+    model that is run in parts, and no function of the user's.
     """
-    if bench.unrun or not where.parallel:
+    if bench.unrun or not workers.parallel:
         return False
-    return where.dask is not None or bench.setup.task is not None or bench.variants.stops is None
+    return workers.dask is not None or bench.setup.task is not None or bench.variants.stops is None
 
 
 def _work(bench: Bench) -> Work:
-    """What other processes need; each runs the model with one thread, unless told otherwise."""
+    """The work of other processes; each runs the model with one thread by default."""
     load, setup = bench.model.options, bench.setup
     if load.arch is not None:
         load = replace(load, arch=absolute(load.arch))
@@ -195,16 +207,16 @@ def counted(
     progress: Progress,
     then: Callable[[PointResult], None] = lambda row: None,
 ) -> Iterator[PointResult]:
-    """The rows, each told to ``then`` and counted as progress."""
+    """The rows; calls ``then`` with each and reports the progress."""
     progress("measuring points", 0, total)
-    for done, row in enumerate(rows, start=1):
+    for count, row in enumerate(rows, start=1):
         then(row)
-        progress("measuring points", done, total)
+        progress("measuring points", count, total)
         yield row
 
 
-def _settled(model: Model, plan: Plan) -> Plan:
-    """The plan in the forms that ``convert`` would take, without what it notes about them."""
+def _with_forms(model: Model, plan: Plan) -> Plan:
+    """The plan in the forms that ``convert`` would choose, without its notes about them."""
     return Plan(bare(pipeline.with_forms(model, plan).choices))
 
 
@@ -219,7 +231,7 @@ def _shares(bench: Bench, layer: Layer, method: str) -> tuple[float, ...]:
 
 
 def _plain(setup: Setup) -> dict[str, Any]:
-    """The setup as data, for a sweep that was not started with options."""
+    """The setup as JSON-ready data, for a sweep that was not started from the command line."""
     task = setup.task
     if task is not None and not isinstance(task, str):
         task = getattr(task, "__qualname__", "task")

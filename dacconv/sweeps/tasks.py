@@ -1,4 +1,4 @@
-"""The user's own measure of a model: a function that is given the model to run."""
+"""The user's own measure of a model: a function that is called with the model."""
 
 from __future__ import annotations
 
@@ -23,28 +23,30 @@ _HOW = "--eval is FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION; it is called with
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Net:
-    """A model that can be called: what the user's function is given.
+    """A model that can be called: the argument of the user's function.
 
-    ``net(images)`` takes one array per input, in order or by name, and returns the array that
-    the model makes, or a dict of arrays by name where it makes several. Arrays are as the model
-    has them: ``(batch, channels, *size)`` for most. ``inputs`` says what it takes.
+    ``net(images)`` takes one array per input, in order or by name, and returns the output, or a
+    dict of outputs by name if there are several. Shapes are those of the model:
+    ``(batch, channels, *size)`` for most. ``inputs`` has the names, shapes and types.
     """
 
     inputs: tuple[ValueSpec, ...]
     runner: Runner
 
     def __call__(self, *arrays: Any, **named: Any) -> Array | dict[str, Array]:
-        """Run the model once."""
+        """Run the model once.
+
+        Raises:
+            TypeError: the arguments are not the inputs of the model.
+        """
         names = [spec.name for spec in self.inputs]
         if len(arrays) > len(names):
             raise TypeError(f"the model takes {len(names)} inputs ({', '.join(names)})")
-        given = {**dict(zip(names, arrays, strict=False)), **named}
-        unknown = [name for name in given if name not in names]
-        missing = [name for name in names if name not in given]
-        if unknown or missing:
-            raise TypeError(f"the model takes {', '.join(names)}, not {', '.join(given)}")
+        arguments = {**dict(zip(names, arrays, strict=False)), **named}
+        if set(arguments) != set(names):
+            raise TypeError(f"the model takes {', '.join(names)}, not {', '.join(arguments)}")
         feeds = {
-            spec.name: np.ascontiguousarray(given[spec.name], dtype=spec.dtype)
+            spec.name: np.ascontiguousarray(arguments[spec.name], dtype=spec.dtype)
             for spec in self.inputs
         }
         outputs = self.runner(feeds)
@@ -52,14 +54,14 @@ class Net:
 
 
 Task = Callable[[Net], Any]
-"""The user's function: a number, or a dict of numbers by name, for a model."""
+"""The user's function: it returns a number, or a dict of numbers by name, for a model."""
 
 
 def load_task(text: str) -> Task:
     """The function that ``FILE.py:FUNCTION`` names.
 
     Raises:
-        UsageError: it cannot be imported, or is none.
+        UsageError: it cannot be imported, or is not a function.
     """
     source, _, name = text.rpartition(":")
     where = f"--eval {text}"
@@ -67,21 +69,20 @@ def load_task(text: str) -> Task:
         raise UsageError("no function named", where=where, hint=_HOW)
     with user_code(f"importing {source}", where, _HOW):
         module = import_source(source, where, _HOW)
-    found = getattr(module, name, None)
-    if not callable(found):
-        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        near = get_close_matches(name, known, n=3, cutoff=0.4) or known[:5]
+    task: Task | None = getattr(module, name, None)
+    if not callable(task):
+        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        near = get_close_matches(name, names, n=3, cutoff=0.4) or names[:5]
         hint = f"it has {', '.join(near)}" if near else _HOW
-        what = f"'{name}' is no function" if hasattr(module, name) else f"has no '{name}'"
-        raise UsageError(what, where=where, hint=hint)
-    task: Task = found
+        problem = f"'{name}' is not a function" if hasattr(module, name) else f"has no '{name}'"
+        raise UsageError(problem, where=where, hint=hint)
     return task
 
 
 def run_task(task: Task, model: Model, label: str, threads: int | None) -> dict[str, float | None]:
-    """What the user's function says of a model, by name.
+    """The numbers that the user's function returns for a model, by name.
 
-    A number is called ``task``; NaN and infinity are not known (None).
+    A single number is called ``task``; NaN and infinity become None (not known).
 
     Raises:
         UsageError: the function raises (with the user's part of the traceback), or returns
@@ -91,7 +92,7 @@ def run_task(task: Task, model: Model, label: str, threads: int | None) -> dict[
     net = Net(model.inputs(), model.runner(threads=threads))
     try:
         with redirect_stdout(sys.stderr):  # stdout is for results
-            found = task(net)
+            result = task(net)
     except DacconvError:
         raise
     except (Exception, SystemExit) as error:
@@ -100,7 +101,7 @@ def run_task(task: Task, model: Model, label: str, threads: int | None) -> dict[
             where="--eval",
             hint=own_traceback(error).replace("\n", "\n  "),
         ) from error
-    numbers = found if isinstance(found, Mapping) else {"task": found}
+    numbers = result if isinstance(result, Mapping) else {"task": result}
     return {str(key): _number(value, str(key), name) for key, value in numbers.items()}
 
 
@@ -115,5 +116,5 @@ def _number(value: Any, key: str, name: str) -> float | None:
             where="--eval",
             hint="return a number, or a dict of numbers by name",
         )
-    made = float(value)
-    return made if math.isfinite(made) else None
+    number = float(value)
+    return number if math.isfinite(number) else None

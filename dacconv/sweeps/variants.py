@@ -1,4 +1,4 @@
-"""One model converted in many ways: merged once, every layer decomposed once."""
+"""The conversions of one model: it is fused once, and every layer is decomposed once."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from dacconv.sweeps.prefixes import Stops, Word
 if TYPE_CHECKING:
     from dacconv.calibration.prepare import Calibrated
 
-KEPT_BYTES = 2**28
-"""What the factors that are kept for plans to come may take."""
+CACHE_BYTES = 2**28
+"""The largest size of the factors that are cached for further plans."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Flat:
-    """The merged model as it is run, and its node for every site of a layer."""
+    """The fused model, and its node for every site of a layer."""
 
     model: Model
     nodes: dict[str, str]
 
     def place(self, site: str) -> int:
-        """Where a site comes in order of execution."""
+        """The position of a site in order of execution."""
         names = [node.name for node in self.model.graph().nodes]
         return names.index(self.nodes[site])
 
 
 @dataclass(frozen=True, eq=False)
 class Variants:
-    """The conversions of a model. What is worked out about it is kept."""
+    """The conversions of a model; intermediate results are cached."""
 
     model: Model
     split: SplitOptions = field(default_factory=SplitOptions)
@@ -50,7 +50,7 @@ class Variants:
 
     @cached_property
     def view(self) -> Model | MergedModel:
-        """The model as it is split."""
+        """The model whose layers are split: fused, if ``split`` says so."""
         return pipeline.view_of(self.model, fuse=self.split.fuse)
 
     @cached_property
@@ -64,14 +64,14 @@ class Variants:
         return Spectra(self.view, self.layers, self.split.kernel_scale)
 
     def cost(self, plan: Plan) -> Cost:
-        """What the converted model costs, as its report would say."""
+        """The cost of the converted model, as in its report."""
         by_name = {layer.name: layer for layer in self.layers}
         split = {c.layer: split_cost(by_name[c.layer], c) for c in plan.choices}
         return total((self._whole | split).values())
 
     @cached_property
     def _whole(self) -> dict[str, Cost]:
-        """What each layer costs that is not split."""
+        """The cost of each layer without a split."""
         rows = pipeline.preview(self.model, Plan(()), fuse=self.split.fuse).rows
         return {row.name: row.after for row in rows}
 
@@ -79,11 +79,12 @@ class Variants:
         """The relative error of each kernel that is split."""
         return [self._split(choice).error.kernel_error for choice in plan.choices]
 
-    def stand_in(self, plan: Plan) -> Model:
-        """A model that computes what the conversion computes, to rounding, in less time.
+    def equivalent(self, plan: Plan) -> Model:
+        """A model with the outputs of the conversion, up to rounding, that runs faster.
 
-        Every kernel that is split is one conv of the rank that is left; in low precision, where
-        that is rounded otherwise, and after a calibration it is the conversion itself.
+        The factors of every split layer are multiplied to one kernel. With weights in low
+        precision, which would be rounded differently, and with a calibration, it is the conversion
+        itself.
         """
         splits = {choice.layer: self._split(choice) for choice in plan.choices}
         if self.calibrated is not None or any(map(_is_rounded, splits.values())):
@@ -91,7 +92,7 @@ class Variants:
         return self._rewritten(splits, whole=True)
 
     def convert(self, plan: Plan) -> Model:
-        """The converted model: what ``pipeline.convert`` makes, from what is known already."""
+        """The converted model, as from ``pipeline.convert``, with cached decompositions."""
         if self.calibrated is not None:
             calibrated = self.calibrated
             return pipeline.convert(self.model, plan, self.split, calibrated=calibrated).model
@@ -107,15 +108,15 @@ class Variants:
         return model
 
     def word(self, plan: Plan) -> Word:
-        """What a plan does to each layer, in the order of ``stops``."""
+        """The choice of a plan for each layer, in the order of ``stops``."""
         by_layer = {choice.layer: choice for choice in plan.choices}
         return [by_layer.get(layer.name) for layer in self._ordered]
 
     @cached_property
     def stops(self) -> Stops | None:
-        """Where runs can stop; None where this model can only be run whole.
+        """The nodes before which runs can stop; None where the model can only be run as a whole.
 
-        Calibrated factors depend on the layers before them, and are not shared.
+        Calibrated factors depend on the layers before them, so prefixes are not shared then.
         """
         flat = self._flat
         if self.calibrated is not None or flat is None or not isinstance(flat.model, Divisible):
@@ -132,10 +133,10 @@ class Variants:
     def _split(self, choice: Choice) -> Split:
         if choice not in self._splits:
             layer = next(layer for layer in self.layers if layer.name == choice.layer)
-            made = split_layer(self.spectra, layer, choice)
-            if sum(split.size for split in (*self._splits.values(), made)) > KEPT_BYTES:
+            new = split_layer(self.spectra, layer, choice)
+            if sum(split.size for split in (*self._splits.values(), new)) > CACHE_BYTES:
                 self._splits.clear()
-            self._splits[choice] = made
+            self._splits[choice] = new
         return self._splits[choice]
 
     @cached_property
@@ -152,7 +153,7 @@ class Variants:
 
     @cached_property
     def _flat(self) -> _Flat | None:
-        """The merged model, if it has every conv that is split as one of its own nodes."""
+        """The fused model, if each layer that may be split is a node of it; else None."""
         flat = self.view.rewrite([]) if isinstance(self.view, MergedModel) else self.view
         graph = self.view.graph()
         by_output = {node.output: node.name for node in flat.graph().nodes}
@@ -166,5 +167,5 @@ class Variants:
 
 
 def _is_rounded(split: Split) -> bool:
-    """Whether its factors are written in low precision, and round otherwise than their product."""
+    """Whether its factors have low precision, so that they are rounded unlike their product."""
     return any(conv.weight.dtype.itemsize < 4 for _, conv in split.sites)

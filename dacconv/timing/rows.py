@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dacconv.decompositions import METHODS
+from dacconv.decompositions import Method, refusal
 from dacconv.decompositions.costs import cost_share
-from dacconv.decompositions.forms import AUTO, MULTIPLIER, possible
+from dacconv.decompositions.forms import AUTO
 from dacconv.formats.base import Model
 from dacconv.graph.findings import LayerTime, RankTime, Timings
 from dacconv.graph.types import Layer, Plan
 from dacconv.planning import splits_worth
 from dacconv.timing.cache import where
 from dacconv.timing.timer import Timer
+from dacconv.timing.whole import forms_of
 
 _MS = 1e3
 
 
 def plan_times(plan: Plan, layers: Sequence[Layer], timer: Timer) -> Timings:
-    """The times before and after of a plan's layers, and of those that were timed and not split."""
+    """The times of the layers of a plan before and after, and of layers timed but not split."""
     choices = {choice.layer: choice for choice in plan.choices}
     rows = []
     for layer in layers:
@@ -35,24 +36,27 @@ def plan_times(plan: Plan, layers: Sequence[Layer], timer: Timer) -> Timings:
     return Timings(where(timer.target), tuple(rows))
 
 
-def rank_times(model: Model, layers: Sequence[Layer], timer: Timer, form: str = AUTO) -> Timings:
-    """The times of every layer that can be split, at every rank that saves MACs."""
-    method = METHODS["dac"]
+def rank_times(
+    model: Model,
+    layers: Sequence[Layer],
+    methods: Sequence[Method],
+    timer: Timer,
+    form: str = AUTO,
+) -> Timings:
+    """The times of every layer, split by each of the methods at every rank that saves MACs."""
     rows = []
     for index, layer in enumerate(layers):
-        if layer.skip is not None:
+        if refusal(layer, methods) is not None:
             continue
         timer.progress("timing layers", index, len(layers))
         before = timer.original(layer)
         if before is None:
             continue
         ranks = []
-        constructs = model.constructs(len(layer.geometry.kernel), own_layers=False)
-        for choice in splits_worth(layer, method):
-            forms = [form] if form != AUTO else possible(constructs)
-            ratios = timer(layer, choice, forms if choice.rank > (1,) else [MULTIPLIER])
+        for choice in (choice for method in methods for choice in splits_worth(layer, method)):
+            ratios = timer(layer, choice, forms_of(model, layer, choice, form))
             best = min(ratios, key=lambda name: ratios[name])
-            share = cost_share(layer.geometry, method.name, choice.rank)
-            ranks.append(RankTime(choice.rank, best, ratios[best], share))
+            share = cost_share(layer.geometry, choice.method, choice.rank)
+            ranks.append(RankTime(choice.method, choice.rank, best, ratios[best], share))
         rows.append(LayerTime(layer.name, before * _MS, before * _MS, tuple(ranks)))
     return Timings(where(timer.target), tuple(rows))

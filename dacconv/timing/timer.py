@@ -237,7 +237,7 @@ def _branches(conv: Conv, geometry: Geometry, choice: Choice) -> Branches:
 
 def _case(conv: Conv, geometry: Geometry) -> str:
     """The key of a layer in the file: everything that its time depends on."""
-    parts = {
+    parts: dict[str, object] = {
         "in": conv.in_channels,
         "out": conv.out_channels,
         "kernel": conv.kernel,
@@ -248,4 +248,8 @@ def _case(conv: Conv, geometry: Geometry) -> str:
         "size": geometry.input_size,
         "batch": geometry.batch,
     }
+    if conv.groups > 1:
+        parts["groups"] = conv.groups
+    if conv.transposed:
+        parts["transposed"] = conv.output_padding
     return ", ".join(f"{name} {value}" for name, value in parts.items())

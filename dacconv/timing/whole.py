@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from dacconv.decompositions import METHODS
+from dacconv.decompositions import METHODS, Method, refusal
 from dacconv.decompositions.forms import AUTO, MULTIPLIER, possible
 from dacconv.errors import UsageError
 from dacconv.formats.base import Model
 from dacconv.formats.inputs import make_inputs, reason_not_runnable
 from dacconv.graph.types import Choice, Layer, Plan, Skipped
 from dacconv.planning import Times
-from dacconv.planning.base import Price
+from dacconv.planning.base import Price, first_method, same_rank
 from dacconv.timing.intervals import Interval
 from dacconv.timing.speeds import ONNXRUNTIME
 from dacconv.timing.timer import OpenRunner, Timer, ratios_to_first, side_by_side
@@ -28,13 +28,14 @@ NOISE = 1.02
 def layer_times(
     model: Model,
     layers: Sequence[Layer],
+    methods: Sequence[Method],
     timer: Timer,
     form: str,
     convert: Callable[[Plan], Model],
 ) -> Times:
     """The time of the network, and those of its layers at every rank in their fastest form.
 
-    ``convert`` converts the model as a plan says.
+    ``methods`` are those that may split layers; ``convert`` converts the model as a plan says.
 
     Raises:
         UsageError: the model cannot be run.
@@ -52,15 +53,21 @@ def layer_times(
         ratios = timer(layer, choice, forms_of(model, layer, choice, form))
         return round(min(ratios.values()) * whole) if ratios else None
 
-    return Times(whole=_whole(model, layers, timer, of, convert), of=of)
+    smallest = [
+        Choice(layer.name, method.name, same_rank(method, 1))
+        for layer in layers
+        if refusal(layer, methods) is None
+        for method in [first_method(layer, methods)]
+    ]
+    return Times(whole=_whole(model, layers, smallest, timer, of, convert), of=of)
 
 
 def forms_of(model: Model, layer: Layer, choice: Choice, form: str) -> Sequence[str]:
-    """The forms to time a split in: the one that was asked for, or all that can be written."""
+    """The forms to time a split in: ``form``, or all that the format can hold for ``auto``."""
     forms = METHODS[choice.method].forms
     if not forms:
         return (AUTO,)
-    if choice.rank == (1,):
+    if choice.rank == (1,):  # all forms are the same
         return (MULTIPLIER,)
     if form != AUTO:
         return (form,)
@@ -70,6 +77,7 @@ def forms_of(model: Model, layer: Layer, choice: Choice, form: str) -> Sequence[
 def _whole(
     model: Model,
     layers: Sequence[Layer],
+    smallest: Sequence[Choice],
     timer: Timer,
     of: Price,
     convert: Callable[[Plan], Model],
@@ -77,16 +85,14 @@ def _whole(
     """The time of the network on the scale of its layers' times, in nanoseconds.
 
     The times of layers that are measured one by one do not add up to the time of the network. So
-    the network is split at rank 1 where that saves time, and timed beside the original. The sum of
-    what the layers save on their own stands for the share of the time that the network saves.
+    the network is split at rank 1 (``smallest``) where that saves time, and timed beside the
+    original. The sum of the times that the layers save on their own stands for the share of the
+    time that the network saves.
     """
+    by_name = {layer.name: layer for layer in layers}
     choices, saved = [], 0
-    for layer in layers:
-        if layer.skip is not None:
-            continue
-        choice = Choice(layer.name, "dac", (1,))
-        if METHODS[choice.method].refuses(layer):
-            continue
+    for choice in smallest:
+        layer = by_name[choice.layer]
         before, after = of(layer, None), of(layer, choice)
         if before is not None and after is not None and after < before:
             choices.append(choice)

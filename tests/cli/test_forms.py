@@ -10,6 +10,7 @@ import pytest
 
 import dacconv
 from dacconv.calibration.prepare import Calibrated
+from dacconv.decompositions import METHODS
 from dacconv.decompositions.forms import FORMS
 from dacconv.timing import timer as timing
 from dacconv.timing.intervals import Interval
@@ -115,6 +116,36 @@ def test_inspect_tune_shows_every_rank(run, work):
     assert [layer["layer"] for layer in layers] == ["conv1", "conv2", "conv3"]
     assert [found["rank"] for found in layers[1]["ranks"]] == [1, 2, 3, 4, 5, 6]
     assert all(found["form"] in FORMS for layer in layers for found in layer["ranks"])
+
+
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_inspect_tune_times_the_splits_of_any_method(run, work, fast, method):
+    args = ("inspect", "net.onnx", "--tune", "--method", method, "--json", "r.json")
+    code, out, _ = outcome(run, *args, "--markdown", "r.md")
+    assert code == 0
+    layers = json.loads((work / "r.json").read_text())["timings"]["layers"]
+    splits = [split for layer in layers for split in layer["ranks"]]
+    expected = set(METHODS) if method == "auto" else {method}
+    assert {split["method"] for split in splits} == expected
+    assert all(split["time"] == 0.5 and split["macs"] < 1 for split in splits)
+    for split in splits if method != "dac" else ():
+        rank = split["rank"]
+        numbers = rank if isinstance(rank, list) else [rank]
+        cell = f"{split['method']} {', '.join(map(str, numbers))}"
+        assert cell in out
+        assert cell in (work / "r.md").read_text()
+
+
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_a_budget_of_time_with_any_method(run, work, fast, method):
+    budget = ("--latency", "0.8", "--method", method, "--calibrate", "none")
+    args = ("convert", "net.onnx", *budget, "--json", "r.json")
+    code, _, err = outcome(run, *args)
+    assert code == 0, err
+    report = json.loads((work / "r.json").read_text())
+    methods = {layer["method"] for layer in report["layers"] if layer["method"]}
+    assert methods
+    assert methods <= (set(METHODS) if method == "auto" else {method})
 
 
 def test_tuning_keeps_what_gets_faster(run, work, fast):

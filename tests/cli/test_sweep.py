@@ -82,7 +82,7 @@ def test_tables_results_and_figures(run, work):
     assert "--from-sweep r.csv" in page
     assert "<image" not in page  # nothing to load: the page forbids it
     assert "top-1, one layer split at a time" in done.out
-    assert "hurt most" in done.out
+    assert "most sensitive" in done.out
     assert "\x1b" not in done.out + done.err
     found = read_sweep(work / "r.csv")
     assert len(found.points) == 12
@@ -255,3 +255,23 @@ def test_python_gives_the_same_rows(run, work):
     found = sweep(dacconv.load("net.onnx"), ranks=(1, 2), samples=4)
     assert found.rows == read_sweep(work / "r.csv").rows
     assert to_csv(found).splitlines()[1:] == (work / "r.csv").read_text().splitlines()[1:]
+
+
+@pytest.mark.parametrize("method", ["spatial", "auto"])
+def test_any_method_is_swept_and_named_in_the_report(run, work, method):
+    done = run("sweep", "net.onnx", "--method", method, "--mode", "single,uniform,budget",
+               "--ranks", "1,2", "--budgets", "0.7", "--calibrate", "none", "--samples", 4,
+               "-o", "r.csv", "--html", "r.html")  # fmt: skip
+    assert done.code == 0, done.err
+    found = read_sweep(work / "r.csv")
+    labels = [row.label for row in found.points]
+    assert {f"conv1@{method}:1", f"uniform@{method}:2", "budget@0.7"} <= set(labels)
+    assert len(set(labels)) == len(labels)
+    assert (method == "auto") == (len(found.methods) > 1 or found.methods != (method,))
+    page = (work / "r.html").read_text()
+    for name in found.methods:
+        assert name in done.out
+        assert name in page
+    if method == "spatial":
+        assert "spatial rank 2" in done.out
+        assert any(line.split()[1:3] == ["spatial", "2"] for line in done.out.splitlines())

@@ -1,4 +1,4 @@
-"""The pictures of a sweep: the paper's two experiments, fronts, a heat map, the spectra.
+"""The figures of a sweep: the paper's two experiments, fronts, a heat map, the spectra.
 
 ``single`` and ``first-last`` are the experiments of Li et al., arXiv 1812.08374, section 4: one
 layer split at a time at each rank, and the first or last k layers at one rank.
@@ -27,9 +27,10 @@ from dacconv.reports.plots.style import (
     new_figures,
     style,
 )
+from dacconv.reports.sweep_words import rank_title
 from dacconv.safe_text import visible
 from dacconv.sweeps.fronts import front, knee
-from dacconv.sweeps.points import BUDGET, FIRST, LAST, MODES, SINGLE
+from dacconv.sweeps.points import BUDGET, DAC, FIRST, LAST, MODES, SINGLE
 from dacconv.sweeps.results import SHARES, PointResult, Quality, Sweep
 
 if TYPE_CHECKING:
@@ -51,19 +52,20 @@ KINDS = {
 def sweep_figures(sweep: Sweep) -> dict[str, Figure]:
     """Every figure that the sweep has numbers for, by the name of its file.
 
-    ``single`` and ``heatmap`` need mode single, ``first-last`` first-k or last-k; ``pareto``
-    costs, ``pareto-time`` latencies. ``spectra`` is always there.
+    ``single`` and ``heatmap`` need mode single, ``first-last`` first-k or last-k; ``pareto`` needs
+    costs, ``pareto-time`` latencies, and ``spectra`` a method of one rank.
     """
     quality = sweep.quality
-    made: dict[str, Figure | None] = {}
     with style():
-        made["single"] = _single(sweep, quality)
-        made["first-last"] = _first_last(sweep, quality)
-        made["heatmap"] = _heatmap(sweep, quality)
-        made["pareto"] = _pareto(sweep, quality, sweep.macs_share, "MACs left", "cost")
-        made["pareto-time"] = _pareto(sweep, quality, _time_share, "time left", "time")
-        made["spectra"] = _spectra(sweep)
-    return {name: figure for name, figure in made.items() if figure is not None}
+        figures = {
+            "single": _single(sweep, quality),
+            "first-last": _first_last(sweep, quality),
+            "heatmap": _heatmap(sweep, quality),
+            "pareto": _pareto(sweep, quality, sweep.macs_share, "MACs left", "cost"),
+            "pareto-time": _pareto(sweep, quality, _time_share, "time left", "time"),
+            "spectra": _spectra(sweep),
+        }
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def _single(sweep: Sweep, quality: Quality) -> Figure | None:
@@ -78,7 +80,7 @@ def _single(sweep: Sweep, quality: Quality) -> Figure | None:
         values = [_value(quality, by_layer.get(name)) for name in names]
         axes.plot(
             range(len(names)), values, marker=marker(index), ms=4.5, lw=1.3, color=colour,
-            label=f"rank {rank}",
+            label=rank_title(sweep, rank),
         )  # fmt: skip
     layer_ticks(axes, names)
     axes.set_xlabel("the one layer that is split, in order of execution")
@@ -100,7 +102,7 @@ def _first_last(sweep: Sweep, quality: Quality) -> Figure | None:
             line = sorted((row for row in rows if row.rank == rank), key=lambda row: row.k or 0)
             axes.plot(
                 [row.k or 0 for row in line], [_value(quality, row) for row in line],
-                marker=marker(index), ms=4.5, lw=1.3, color=colour, label=f"rank {rank}",
+                marker=marker(index), ms=4.5, lw=1.3, color=colour, label=rank_title(sweep, rank),
             )  # fmt: skip
         word = "first" if mode == FIRST else "last"
         _titled(axes, f"The {word} k layers split")
@@ -136,7 +138,7 @@ def _heatmap(sweep: Sweep, quality: Quality) -> Figure | None:
     axes.grid(visible=False)
     axes.set_xticks(range(len(ranks)), [str(rank) for rank in ranks])
     layer_ticks(axes, names, vertical=True)
-    axes.set_xlabel("rank")
+    axes.set_xlabel(" or ".join(f"{name} rank" for name in sweep.methods if name != DAC) or "rank")
     _titled(axes, "One layer split at a time")
     bar = figure.colorbar(image, ax=axes)
     if bar.solids is not None:
@@ -149,13 +151,13 @@ def _heatmap(sweep: Sweep, quality: Quality) -> Figure | None:
 
 
 def _numbers(axes: Axes, cells: FloatArray, level: FloatArray, quality: Quality) -> None:
-    """Every cell's number in it, in the ink that can be read on its colour."""
+    """Write every cell's value into it, in white or black, whichever is readable."""
     for (i, j), value in np.ndenumerate(cells):
         if np.isnan(value):
             continue
         dark = (level[i, j] < 0.55) == quality.more
-        told = f"{100 * value:.0f}" if quality.name in SHARES else f"{value:.2g}"
-        axes.text(j, i, told, ha="center", va="center", fontsize=7.5,
+        text = f"{100 * value:.0f}" if quality.name in SHARES else f"{value:.2g}"
+        axes.text(j, i, text, ha="center", va="center", fontsize=7.5,
                   color="white" if dark else INK)  # fmt: skip
 
 
@@ -171,10 +173,10 @@ def _pareto(
         return None
     figure, axes = new_figure(7.2, 4.8)
     for index, mode in enumerate(MODES):
-        mine = [row for row in rows if row.mode == mode]
-        if mine:
+        of_mode = [row for row in rows if row.mode == mode]
+        if of_mode:
             axes.scatter(
-                [cost(row) or 0 for row in mine], [_value(quality, row) for row in mine], s=20,
+                [cost(row) or 0 for row in of_mode], [_value(quality, row) for row in of_mode], s=20,
                 marker=marker(index), color=COLOURS[index], alpha=0.65, linewidths=0,
                 label=KINDS[mode],
             )  # fmt: skip
@@ -195,7 +197,8 @@ def _pareto(
     axes.xaxis.set_major_formatter(_percent())
     axes.set_xlabel(f"{label}, of the original's")
     _quality_axis(axes, sweep, quality)
-    _titled(axes, f"Quality against {word}")
+    others = ", ".join(sweep.methods) if sweep.methods not in ((), (DAC,)) else ""
+    _titled(axes, f"Quality against {word}{f', {others}' if others else ''}")
     _legend(figure, axes)
     return figure
 
@@ -231,7 +234,7 @@ def _spectra(sweep: Sweep) -> Figure | None:
 
 
 def _depth_bar(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
-    """The key of a line per layer: a colour bar with some of their names."""
+    """Add a colour bar with some of the layers' names as the legend of a line per layer."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
@@ -247,7 +250,7 @@ def _depth_bar(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
 
 
 def _quality_axis(axes: Axes, sweep: Sweep, quality: Quality) -> None:
-    """The quality on the vertical axis, with the original's as a dashed line."""
+    """Set up the vertical axis for the quality, with a dashed line for the original's."""
     axes.set_ylabel(quality.title)
     before = quality.value(sweep.original)
     if quality.more and before is not None:
@@ -277,7 +280,7 @@ def _titled(axes: Axes, text: str) -> None:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """The key to the right of everything, where it hides nothing."""
+    """Put the legend to the right of the axes, where it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         figure.legend(handles, labels, loc="outside right upper", fontsize=9)

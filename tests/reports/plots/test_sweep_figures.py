@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dacconv.graph.findings import Latency
+from dacconv.graph.types import Choice
 from dacconv.reports import plots
 from dacconv.sweeps.results import PointResult, Sweep
 
@@ -68,3 +71,14 @@ def test_many_layers_with_long_names_and_files_that_do_not_change(tmp_path):
     shown = plots.sweep_figures(found)["single"].axes[0].get_xticklabels()
     assert all(len(label.get_text()) <= 22 for label in shown)
     assert len({label.get_text() for label in shown}) == len(shown)
+
+
+def test_a_method_other_than_dac_is_named():
+    found = swept(3)
+    choices = (Choice("conv", "spatial", (2,)),)
+    rows = [replace(row, choices=choices) if row.rank else row for row in found.rows]
+    figures = plots.sweep_figures(replace(found, rows=tuple(rows)))
+    labels = [line.get_label() for line in figures["single"].axes[0].get_lines()]
+    assert labels[:3] == ["spatial rank 1", "spatial rank 2", "spatial rank 3"]
+    assert figures["heatmap"].axes[0].get_xlabel() == "spatial rank"
+    assert "spatial" in figures["pareto"].axes[0].get_title(loc="left")
