@@ -1,4 +1,4 @@
-"""Many models at once: each is converted for itself, and one that fails stops no other."""
+"""Converting several models, one after another or in parallel; a failure stops no other."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from dacconv.support.interrupts import keep_interrupts_from_processes
 from dacconv.support.outputs import identity, report_outputs, require_file
 
 SUFFIXES = {"json": ".json", "markdown": ".md", "html": ".html", "plots": ".plots"}
-"""What the file of a report ends in, by its kind; figures have a folder."""
+"""The suffix of a report by its kind; that of ``plots`` is a folder."""
 DONE, MISSED, FAILED = "done", "gate missed", "failed"
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One model to convert; ``name`` is what it is called in the summary.
+    """One model to convert; ``name`` is its name in the summary.
 
-    ``reports`` are the files that its reports go to, by their kind; who calls writes them.
+    ``reports`` are the paths of its reports by kind; the caller writes them.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Handling:
-    """How tasks are done: ``jobs`` at a time; the rest as in ``jobs.convert.convert_file``."""
+    """Options of a batch: ``jobs`` tasks at a time; the others as in ``convert.convert_file``."""
 
     jobs: int = 1
     force: bool = False
@@ -46,7 +46,7 @@ class Handling:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """What came of a task: an outcome, or the error's message and exit code."""
+    """The result of a task: an outcome, or the message and exit code of an error."""
 
     task: Task
     outcome: Outcome | None
@@ -67,9 +67,9 @@ def tasks_for(
     reports: Mapping[str, Path],
     dry_run: bool,
 ) -> tuple[Task, ...]:
-    """A task for each model, written to ``folder``, or beside the model where there is none.
+    """A task for each model; the output goes to ``folder``, or beside the model for None.
 
-    ``reports`` are folders by the kind of report, which is named like the output.
+    ``reports`` are folders by kind; a report has the name of the output with a suffix.
     """
     tasks = []
     for model in models:
@@ -83,16 +83,16 @@ def tasks_for(
 
 
 def report_path(folder: Path, output: Path, kind: str) -> Path:
-    """``folder/net.dac.onnx.html``: the report of kind ``html`` on ``net.dac.onnx``."""
+    """The path of a report, as ``folder/net.dac.onnx.html`` for the output ``net.dac.onnx``."""
     return folder / f"{output.name}{SUFFIXES[kind]}"
 
 
 def check_outputs(tasks: Sequence[Task]) -> None:
-    """Raise UsageError where two tasks would write the same file, or one another's input."""
+    """Raise UsageError where two tasks would write the same file, or one the input of another."""
     owners: dict[tuple[object, ...], Task] = {}
     sources = {identity(task.source): task for task in tasks}
     for task in tasks:
-        for path in claimed(task):
+        for path in possible_outputs(task):
             if reader := sources.get(identity(path)):
                 raise UsageError(
                     f"would be written for {task.name}, and is the input of {reader.name}",
@@ -110,12 +110,13 @@ def check_outputs(tasks: Sequence[Task]) -> None:
 def run_all(
     tasks: Sequence[Task], handling: Handling, notify: Callable[[Result, int, int], None]
 ) -> list[Result]:
-    """Do all tasks, several at once where ``handling`` says so; results in the order of the tasks.
+    """Run all tasks, ``handling.jobs`` at a time; results are in the order of the tasks.
 
-    ``notify`` is called with each result as soon as it is there, their number so far and in all.
+    ``notify`` is called with each result as soon as it exists, the number of results so far and
+    the number of tasks.
 
     Raises:
-        UsageError: outputs that collide, before anything is done.
+        UsageError: outputs collide; nothing is done then.
     """
     check_outputs(tasks)
     make_folders(tasks)
@@ -127,10 +128,10 @@ def run_all(
 
 
 def make_folders(tasks: Iterable[Task]) -> None:
-    """Make the folders that the tasks write into.
+    """Create the folders that the tasks write into.
 
     Raises:
-        WriteError: one cannot be made.
+        WriteError: a folder cannot be created.
     """
     for task in tasks:
         for path in (task.output, *task.reports.values()):
@@ -142,7 +143,7 @@ def make_folders(tasks: Iterable[Task]) -> None:
 
 
 def attempt(task: Task, handling: Handling) -> Result:
-    """Do one task; whatever goes wrong is in the result."""
+    """Run one task; an error becomes part of the result."""
     try:
         if handling.dry_run:
             outcome = converting.dry_run(
@@ -164,11 +165,11 @@ def attempt(task: Task, handling: Handling) -> Result:
     except Exception as error:
         message, code = describe(error)
         return Result(task, None, message, code)
-    return Result(task, _timed_among(outcome, handling), code=1 if outcome.report.missed else 0)
+    return Result(task, _with_note(outcome, handling), code=1 if outcome.report.missed else 0)
 
 
 def exit_code(results: Sequence[Result]) -> int:
-    """The gravest of the results': 0 done, 1 a gate missed, 2 or 3 a failure."""
+    """The largest exit code of the results: 0 done, 1 a gate missed, 2 or 3 a failure."""
     return max((result.code for result in results), default=0)
 
 
@@ -182,16 +183,16 @@ def _results(tasks: Sequence[Task], handling: Handling) -> Iterator[tuple[int, R
     for index, result in _in_processes(list(enumerate(tasks)), handling, at_once):
         missing.discard(index)
         yield index, result
-    for index in sorted(missing):  # a process died: who kills it alone is the one to blame
-        alone = list(_in_processes([(index, tasks[index])], handling, 2))
-        died = Result(tasks[index], None, "its process died; perhaps the memory is full", 3)
-        yield alone[0] if alone else (index, died)
+    for index in sorted(missing):  # a process died; run alone, the task that caused it dies again
+        results = list(_in_processes([(index, tasks[index])], handling, 2))
+        failure = Result(tasks[index], None, "its process died; perhaps the memory is full", 3)
+        yield results[0] if results else (index, failure)
 
 
 def _in_processes(
     numbered: Sequence[tuple[int, Task]], handling: Handling, at_once: int
 ) -> Iterator[tuple[int, Result]]:
-    """Results as they come; those that a dying process takes with it do not."""
+    """Results in the order in which they are finished; those of a process that dies are missing."""
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -208,17 +209,17 @@ def _numbered(index: int, task: Task, handling: Handling) -> tuple[int, Result]:
     return index, attempt(task, handling)
 
 
-def _timed_among(outcome: Outcome, handling: Handling) -> Outcome:
-    """The outcome with the word that its times are not worth much, where that is so."""
+def _with_note(outcome: Outcome, handling: Handling) -> Outcome:
+    """The outcome, with a note in the report where other tasks ran at the same time."""
     report = outcome.report
     if handling.jobs == 1 or report.verification is None:
         return outcome
-    note = f"timed while up to {handling.jobs} conversions ran at once: the times say little"
+    note = f"the times are not reliable: up to {handling.jobs} conversions ran at the same time"
     return replace(outcome, report=replace(report, notes=(*report.notes, note)))
 
 
-def claimed(task: Task) -> set[Path]:
-    """What a task may write: the file, external data, the plan beside it, and reports."""
+def possible_outputs(task: Task) -> set[Path]:
+    """The files that a task may write: model, external data, the plan beside it, and reports."""
     output = task.output
     paths = {output, output.with_name(f"{output.name}.data"), *task.reports.values()}
     if output.suffix not in (".onnx", ".pt2"):

@@ -1,4 +1,4 @@
-"""A benchmark as the command line asks for it."""
+"""The job of the command ``bench``."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def bench_files(
     force: bool = False,
     progress: Progress = silent,
 ) -> Benchmark:
-    """Measure models side by side; the first is what the others are compared with.
+    """Measure models side by side; the others are compared with the first.
 
     ``outputs`` are files that the caller writes afterwards; they are checked before the work.
 
     Raises:
-        DacconvError: whatever is wrong with the files or the options.
+        DacconvError: a file or an option is invalid.
     """
     inputs = list(paths)
-    if any(output.path.exists() for output in outputs):  # perhaps the external data of a model
+    if any(output.path.exists() for output in outputs):  # one may be external data of a model
         inputs += [file for path in paths for file in open_model(path, load_options).files]
     check_outputs(outputs, inputs, force=force)
     values: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""A release: the jobs that a ``dacconv.toml`` lists, and the checksums of what they make.
+"""A release: the jobs that a ``dacconv.toml`` lists, and the checksums of their outputs.
 
 ::
 
@@ -39,7 +39,7 @@ JOB_KEYS = ("model", "output")
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The tasks of a release, the folder that they write into, and the file that lists them."""
+    """The tasks of a release, the folder of their outputs, and the file that lists them."""
 
     tasks: tuple[Task, ...]
     folder: Path
@@ -52,11 +52,11 @@ class Release:
 
 
 def read_release(path: Path, *, dry_run: bool = False) -> Release:
-    """Read a release; its paths stay as they are written, relative to the file's folder.
+    """Read a release file. Paths in it are relative to the file's folder.
 
     Raises:
-        UsageError: not TOML, an unknown key (names the nearest), a value of a wrong type, no
-            job, an output outside the folder.
+        UsageError: the file is not TOML, has an unknown key (the message names the nearest), a
+            value of a wrong type, no job, or an output outside the folder.
     """
     data = load_toml(path)
     where = str(path)
@@ -77,12 +77,14 @@ def read_release(path: Path, *, dry_run: bool = False) -> Release:
 
 
 def check_sums(release: Release, *, force: bool) -> None:
-    """Clear the way for the checksums: they are there only when every job was done.
+    """Check that the checksums can be written, and remove old ones.
+
+    The file exists afterwards only if every job succeeds.
 
     Raises:
-        UsageError: they are there already and ``force`` is not given, or they are also the input
-            or the output of a job; a job writes the file that lists the jobs.
-        WriteError: the old ones cannot be removed.
+        UsageError: the file exists and ``force`` is false, or it is also an input or output of a
+            job; or a job would write the file that lists the jobs.
+        WriteError: the old file cannot be removed.
     """
     sums = release.sums
     batch.make_folders(release.tasks)
@@ -92,12 +94,12 @@ def check_sums(release: Release, *, force: bool) -> None:
         check_outputs([Output(sums)], inputs, force=force)
     reserved = {identity(path) for path in (sums, release.file)}
     for task in release.tasks:
-        for path in batch.claimed(task):
+        for path in batch.possible_outputs(task):
             if identity(path) in reserved:
                 raise UsageError(
                     f"job {task.name} would write it, and it belongs to the release",
                     where=str(path),
-                    hint="give the job another output",
+                    hint="name another output for the job",
                 )
     try:
         sums.unlink(missing_ok=True)
@@ -106,9 +108,9 @@ def check_sums(release: Release, *, force: bool) -> None:
 
 
 def checksums(results: Sequence[Result], folder: Path) -> str:
-    """What was written as lines for ``sha256sum -c``, in order of the names.
+    """The checksums of the written files, as lines for ``sha256sum -c``, in order of the names.
 
-    Reports are left out: they hold times, which are never the same twice.
+    Reports are not included: they hold times, which differ between runs.
     """
     written = [path for r in results if r.outcome for path in r.outcome.written]
     named = sorted((path.relative_to(folder).as_posix(), path) for path in written)
@@ -129,15 +131,16 @@ def _task(
         raise UsageError("names no model", where=where, hint='model = "net.onnx"')
     model = Path(_text(values["model"], f"{where}, model"))
     require_file(model, f"{where}, model")
-    told = _text(values.get("output", default_target(model).name), f"{where}, output")
-    require_file(Path(told), f"{where}, output")
-    if Path(told).is_absolute() or ".." in Path(told).parts:
-        raise UsageError(f"'{told}' is outside of {folder}", where=f"{where}, output")
-    mine = entries({k: v for k, v in values.items() if k not in JOB_KEYS}, where)
-    output = folder / told
+    name_in_folder = _text(values.get("output", default_target(model).name), f"{where}, output")
+    path = Path(name_in_folder)
+    require_file(path, f"{where}, output")
+    if path.is_absolute() or ".." in path.parts:
+        raise UsageError(f"'{name_in_folder}' is outside of {folder}", where=f"{where}, output")
+    own = entries({k: v for k, v in values.items() if k not in JOB_KEYS}, where)
+    output = folder / path
     output = output.with_suffix(".plan.json") if dry_run else output
     reports = {kind: report_path(output.parent, output, kind) for kind in kinds}
-    return Task(name, model, Settings(**overlaid(shared, mine)), output, reports)
+    return Task(name, model, Settings(**overlaid(shared, own)), output, reports)
 
 
 def _table(data: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:

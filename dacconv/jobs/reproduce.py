@@ -1,4 +1,4 @@
-"""Whether a converted file is what its original and the plan in it give."""
+"""Converting a file again as its record says, and comparing the result with the file."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from dacconv.settings import (
 from dacconv.support.files import Digest
 from dacconv.support.progress import Progress, silent
 
-TAKEN_FROM_RECORD = frozenset(
+RECORDED_SETTINGS = frozenset(
     {"method", "energy", "energy_over", "macs", "params", "latency", "allow_costlier", "fuse",
      "kernel_scale", "form", "calibrate", "calibration_images", "input_mean", "input_std",
      "input_range", "input_layout", "input_order", "device", "input_shape", "key", "seed"}
 )  # fmt: skip
-"""The recorded settings that are obeyed: numbers, and words of which each has one meaning. None
-of them names code to run or a file to open. The ranks are in the recorded plan."""
+"""The recorded settings that are used: numbers, and names of choices. None of them names code to
+run or a file to open. The ranks are in the recorded plan."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """What came of converting again; ``problem`` says why it is not the same, if it is not.
+    """The result of converting again; ``problem`` is the reason if the models differ.
 
-    ``exact`` is true where every byte is the same. Otherwise ``difference`` is the largest of
-    the layers' ``|w - w'| / |w|``. ``version`` is that of the dacconv that made the file.
+    ``exact`` is true if every byte is the same. Otherwise ``difference`` is the largest of
+    the layers' ``|w - w'| / |w|``. ``version`` is that of the dacconv that wrote the file.
     """
 
     exact: bool
@@ -60,44 +60,45 @@ class Reproduction:
         if self.exact:
             return "reproduced, byte for byte"
         if self.version != __version__:
-            made = f"made by dacconv {self.version}, this is {__version__}"
+            origin = f"made by dacconv {self.version}, this is {__version__}"
         else:
-            made = "perhaps another machine or another numpy made it"
+            origin = "it may be from another machine or another version of numpy"
         if self.problem:
-            other = f" ({made})" if self.version != __version__ else ""
-            return f"not reproduced: {self.problem}{other}"
+            note = f" ({origin})" if self.version != __version__ else ""
+            return f"not reproduced: {self.problem}{note}"
         return (
             f"reproduced but for rounding: the weights of all {self.layers} layers are the same, "
-            f"the largest relative difference is {self.difference:.2g}; the bytes differ ({made})"
+            f"the largest relative difference is {self.difference:.2g}; the bytes differ ({origin})"
         )
 
 
 def reproduce(
-    original: Path, converted: Path, given: Mapping[str, Any], progress: Progress = silent
+    original: Path, converted: Path, user: Mapping[str, Any], progress: Progress = silent
 ) -> Reproduction:
-    """Convert ``original`` again as ``converted`` says it was, and compare.
+    """Convert ``original`` again as recorded in ``converted``, and compare the results.
 
-    ``given`` are the user's own settings about opening the model and its inputs. They win over
-    the recorded ones. What names code, files or trust is only ever taken from ``given``.
+    ``user`` are the user's own settings about opening the model and its inputs, which override
+    the recorded ones. Settings that name code or files, or that trust a file, are never read from
+    the record.
 
     Raises:
-        FormatError: ``converted`` does not say how it was made.
-        UsageError: what it says does not fit the original or this version of dacconv, or needs
-            an option that the user must give.
+        FormatError: ``converted`` has no record of its conversion.
+        UsageError: the record does not fit the original or this version of dacconv, or an option
+            is missing that only the user can set.
     """
-    record = read_record(converted, trust_pickle=bool(given.get("trust_pickle")))
+    record = read_record(converted, trust_pickle=bool(user.get("trust_pickle")))
     if record is None:
         raise FormatError(
-            "does not say how it was made",
+            "has no record of its conversion",
             where=str(converted),
-            hint="`dacconv convert` and `fuse` write that into their outputs",
+            hint="`dacconv convert` and `fuse` write one into their outputs",
         )
     version, digest = str(record.provenance["version"]), _digest(original)
     if digest != record.provenance["sha256"]:
         recorded = str(record.provenance["sha256"])[:64]
         problem = f"the original is another file: SHA-256 {digest}, but {recorded!a} is recorded"
         return Reproduction(False, version, problem=problem)
-    settings = _settings(record, given, str(converted))
+    settings = _settings(record, user, str(converted))
     model = open_with(original, settings)
     result = _converted(model, record, settings, str(converted), progress)
     if _same_bytes(result, converted):
@@ -109,8 +110,8 @@ def reproduce(
 def _digest(original: Path) -> str:
     """The SHA-256 of the original and its external data.
 
-    Only ONNX has external data, and opening an ONNX file runs nothing; other files are not
-    opened for it.
+    Only ONNX has external data, and opening an ONNX file runs no code; other files are not opened
+    for it.
     """
     files: tuple[Path, ...] = (original,)
     if kind(original) == "onnx":
@@ -118,39 +119,41 @@ def _digest(original: Path) -> str:
     return Digest(original).of(*files)
 
 
-def _settings(record: Record, given: Mapping[str, Any], where: str) -> Settings:
-    """The recorded settings that are numbers and plain words, under those that the user gives."""
+def _settings(record: Record, user: Mapping[str, Any], where: str) -> Settings:
+    """The ``RECORDED_SETTINGS`` of a record, overridden by those of the user."""
     recorded = dict(record.provenance["options"])
     check_known(recorded, setting_names(), f"{where}, recorded options")
-    _require_given(recorded, given, where)
-    values = {name: value for name, value in recorded.items() if name in TAKEN_FROM_RECORD}
+    _require_user_settings(recorded, user, where)
+    values = {name: value for name, value in recorded.items() if name in RECORDED_SETTINGS}
     if values.get("calibrate") not in SOURCES:
-        values.pop("calibrate", None)  # a path, which the user gives again
-    return Settings(**overlaid(entries(values, where), given))
+        values.pop("calibrate", None)  # a path, which the user must name
+    return Settings(**overlaid(entries(values, where), user))
 
 
-def _require_given(recorded: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
-    """Raise UsageError where the conversion needed what only the user may say."""
+def _require_user_settings(
+    recorded: Mapping[str, Any], user: Mapping[str, Any], where: str
+) -> None:
+    """Raise UsageError where a recorded setting is missing that only the user may set."""
     needed = [name for name in ("arch", "arch_arg", "trust_pickle") if recorded.get(name)]
     if recorded.get("calibrate") not in (None, *SOURCES):
         needed.append("calibrate")
-    missing = [name for name in needed if name not in given]
+    missing = [name for name in needed if name not in user]
     if not missing:
         return
-    said = ", ".join(f"{option_text(name)} {str(recorded[name])[:80]!a}" for name in missing)
+    text = ", ".join(f"{option_text(name)} {str(recorded[name])[:80]!a}" for name in missing)
     raise UsageError(
-        f"the file says that it was made with {said}; that is not taken from a file",
+        f"the file records {text}, which is not read from a file for safety",
         where=where,
-        hint=f"if you trust it, give {' and '.join(map(option_text, missing))} yourself",
+        hint=f"if you trust it, pass {' and '.join(map(option_text, missing))} yourself",
     )
 
 
 def _converted(
     model: Model, record: Record, settings: Settings, where: str, progress: Progress
 ) -> Conversion:
-    """The conversion done again; it says of itself what the recorded one says."""
+    """The conversion, repeated, with the recorded provenance."""
     plan = _plan(record, where)
-    if plan.choices:  # for the errors only: the reasons are to stay as they are recorded
+    if plan.choices:  # for its errors only: the reasons must remain those of the record
         pipeline.bind_plan(model, plan, where=where, allow_costlier=True, fuse=settings.fuse)
     calibrated = None
     if settings.calibration != "none":
@@ -167,13 +170,13 @@ def _converted(
     origin = result.report.provenance
     if origin is None:
         return result
-    said = record.provenance
-    origin = replace(origin, version=str(said["version"]), source=str(said["source"]))
+    version, source = (str(record.provenance[key]) for key in ("version", "source"))
+    origin = replace(origin, version=version, source=source)
     return replace(result, report=replace(result.report, provenance=origin))
 
 
 def _plan(record: Record, where: str) -> Plan:
-    """The recorded plan with its notes, which a plan that a person edits goes without."""
+    """The recorded plan with its notes, which ``plan_from_dict`` does not read."""
     plan = plan_from_dict(record.plan, where)
     notes = {entry["name"]: str(entry.get("note", "")) for entry in record.plan["layers"]}
     choices = tuple(replace(choice, note=notes[choice.layer]) for choice in plan.choices)
@@ -185,13 +188,12 @@ def _same_bytes(result: Conversion, converted: Path) -> bool:
         written = result.save(Path(folder) / converted.name)
         pairs = [(path, converted.with_name(path.name)) for path in written]
         return all(
-            theirs.is_file() and Digest(mine).of(mine) == Digest(theirs).of(theirs)
-            for mine, theirs in pairs
+            old.is_file() and Digest(new).of(new) == Digest(old).of(old) for new, old in pairs
         )
 
 
 def opening(settings: Settings) -> dict[str, Any]:
-    """The settings of a command that say how to open a model, and where its inputs are."""
+    """The settings of a command for opening a model, and the path of its calibration inputs."""
     default = Settings()
     names = [f.name for f, declaration in Settings.declared() if declaration.heading == OPENING]
     names.append("calibrate")
@@ -200,7 +202,7 @@ def opening(settings: Settings) -> dict[str, Any]:
 
 
 def require_alone(settings: Settings, outputs: Outputs) -> None:
-    """Raise UsageError for options that compare outputs, which nothing does here."""
+    """Raise UsageError for options about outputs, which ``--reproduce`` does not compare."""
     others = [option_text(kind) for kind in outputs.reports]
     compared = ("max_error", "min_agreement", "samples", "seed")
     default = Settings()

@@ -15,21 +15,22 @@ from dacconv.settings import Option, Settings, check_known, overlaid
 from dacconv.support.parsing import parse_layer_ranks
 
 
-def read_settings(config: Path | None, given: Mapping[str, Any]) -> Settings:
-    """The settings of a TOML file, with those that the command line gives put over them.
+def read_settings(config: Path | None, typed: Mapping[str, Any]) -> Settings:
+    """The settings of a TOML file, overridden by those typed on the command line.
 
-    A way to choose ranks on the command line replaces the one of the file, and so do --first-k and
-    --last-k.
+    An option that chooses ranks replaces the one of the file, also of another name, and so do
+    --first-k and --last-k.
     """
     values = read_toml(config) if config else {}
-    return Settings(**overlaid(values, given))
+    return Settings(**overlaid(values, typed))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read settings from TOML; keys are the names of the options, ``last-k`` or ``last_k``.
 
     Raises:
-        UsageError: not TOML, an unknown key (names the nearest), a value of a wrong type.
+        UsageError: the file is not TOML, has an unknown key (the message names the nearest), or a
+            value of a wrong type.
     """
     data = load_toml(path)
     check_known(data, setting_names(), str(path))
@@ -37,7 +38,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def load_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file holds; UsageError where it cannot be read."""
+    """The data of a TOML file; UsageError where it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -52,7 +53,7 @@ def setting_names() -> tuple[str, ...]:
 
 
 def entries(data: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Settings as TOML has them, as the fields of :class:`Settings`."""
+    """The fields of :class:`Settings` from the keys and values of TOML data."""
     declared = {f.name: declaration for f, declaration in Settings.declared()}
     names = {key: key.replace("-", "_") for key in data}
     return {
@@ -61,7 +62,7 @@ def entries(data: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _checked(declaration: Option, value: Any, where: str) -> Any:
-    """A TOML value as the kind of option that it is for."""
+    """A TOML value, converted to the kind of its option."""
     return _READERS[declaration.kind](value, where)
 
 

@@ -1,4 +1,4 @@
-"""The report as files. A new format is one file and one line here."""
+"""The report in several formats. A new format is one file and one line here."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ def render(result: Benchmark) -> str:
 
 
 def page(result: Benchmark) -> Page:
-    """The benchmark as a page: who is faster, by how much, and how sure that is."""
+    """The benchmark as a page: the times, their ratios, and confidence intervals."""
     from dacconv.reports.plots import svg
     from dacconv.reports.plots.bench import draw
 
-    picture = Picture(svg(draw(result)), "Time of a run, and how sure it is.")
+    picture = Picture(svg(draw(result)), "Time of a run with its confidence interval.")
     first, *others = result.cases[0].timings
     sections = [Section("Times", (Pictures((picture,)),))]
     sections += [
@@ -38,13 +38,13 @@ def page(result: Benchmark) -> Page:
 
 
 def _fact(timing: Timing) -> Fact:
-    found = timing.ratio
+    interval = timing.ratio
     note = f"{milliseconds(timing.ms.median)} ms"
-    if found is None:
+    if interval is None:
         return Fact(note, timing.model)
-    note = f"{timing.model}, {note}; 95 % interval {spread(found)}"
-    if found.low > 1:
-        return Fact(ratio(found.median), "as fast", note, "good")
-    if found.high < 1:
-        return Fact(ratio(1 / found.median), "slower", note, "bad")
-    return Fact("no difference", "that can be told", note)
+    note = f"{timing.model}, {note}; 95 % interval {spread(interval)}"
+    if interval.low > 1:
+        return Fact(ratio(interval.median), "as fast", note, "good")
+    if interval.high < 1:
+        return Fact(ratio(1 / interval.median), "slower", note, "bad")
+    return Fact("no difference", "that is significant", note)

@@ -1,4 +1,4 @@
-"""A benchmark as words: tables for the terminal and Markdown, and JSON."""
+"""A benchmark as text: tables for the terminal and Markdown, and JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dacconv.timing.intervals import Interval
 
 NOTHING = "-"
 Table = tuple[str, list[tuple[str, ...]], list[bool]]
-"""A title, a header and rows, and which rows stand out."""
+"""A title, a header with rows, and for each row whether it is emphasised."""
 
 
 def as_json(result: Benchmark) -> str:
@@ -31,7 +31,7 @@ def markdown(result: Benchmark) -> str:
 
 
 def tables(result: Benchmark) -> Iterator[Table]:
-    """One table for each case, and one of the layers."""
+    """One table for each case, and one of the layers if they were timed."""
     for case in result.cases:
         rows: list[tuple[str, ...]] = [
             ("model", "ms", "quartiles", "faster", "95 % interval", "memory", "running", "file")
@@ -45,7 +45,7 @@ def tables(result: Benchmark) -> Iterator[Table]:
 
 
 def facts(result: Benchmark) -> list[str]:
-    """What a reader must know besides the tables, a sentence each."""
+    """Facts besides the tables, a sentence each."""
     lines = []
     for case in result.cases:
         lines += [_verdict(result, case, timing) for timing in case.timings[1:]]
@@ -88,19 +88,18 @@ def spread(interval: Interval) -> str:
 
 
 def _verdict(result: Benchmark, case: Case, timing: Timing) -> str:
-    """Whether one model is faster than the first, in a sentence, and whether that is certain."""
-    found = timing.ratio
-    if found is None:
+    """A sentence on whether a model is significantly faster or slower than the first."""
+    interval = timing.ratio
+    if interval is None:
         return ""
     where = f" ({case_title(case)})" if len(result.cases) > 1 else ""
-    low, high = found.low, found.high
-    if low > 1:
-        said = f"{ratio(found.median)} as fast as"
-    elif high < 1:
-        said = f"{ratio(1 / found.median)} slower than"
+    if interval.low > 1:
+        comparison = f"{ratio(interval.median)} as fast as"
+    elif interval.high < 1:
+        comparison = f"{ratio(1 / interval.median)} slower than"
     else:
-        said = "neither faster nor slower, for all that can be told, than"
-    return f"{timing.model}: {said} {case.timings[0].model}{where}"
+        comparison = "neither significantly faster nor slower than"
+    return f"{timing.model}: {comparison} {case.timings[0].model}{where}"
 
 
 def case_title(case: Case) -> str:
@@ -110,17 +109,17 @@ def case_title(case: Case) -> str:
 
 
 def _timing_cells(timing: Timing, size: int) -> tuple[str, ...]:
-    held = timing.memory
-    running = held.device
-    if running is None and held.running is not None and held.runtime is not None:
-        running = held.running - held.runtime
+    memory = timing.memory
+    running = memory.device
+    if running is None and memory.running is not None and memory.runtime is not None:
+        running = memory.running - memory.runtime
     return (
         timing.model,
         milliseconds(timing.ms.median),
         f"{milliseconds(timing.first_quartile)} - {milliseconds(timing.third_quartile)}",
         NOTHING if timing.ratio is None else ratio(timing.ratio.median),
         NOTHING if timing.ratio is None else spread(timing.ratio),
-        _bytes(held.above_runtime),
+        _bytes(memory.above_runtime),
         _bytes(running),
         _bytes(size),
     )
@@ -161,8 +160,8 @@ def _torch(result: Benchmark) -> str:
         result.dtype or "",
         "channels last" if result.channels_last else "",
     ]
-    told = ", ".join(part for part in parts if part)
-    return f"; {told}" if told else ""
+    text = ", ".join(part for part in parts if part)
+    return f"; {text}" if text else ""
 
 
 def _bytes(value: int | None) -> str:

@@ -1,7 +1,8 @@
-"""The report as one HTML file that needs no network: for people."""
+"""The report as one HTML file, which needs no network."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from dacconv.conversion.report import CONVENTION, Report
@@ -37,11 +38,11 @@ from dacconv.reports.pages import (
 )
 from dacconv.reports.plots import report_figures, svg
 
-WHAT: Mapping[Kind, str] = {
+KIND_TEXTS: Mapping[Kind, str] = {
     "split": "split",
-    "merged": "others merged into it, without loss",
-    "gone": "merged into another, without loss",
-    "left": "could be split, left as it is",
+    "merged": "others are merged into it, without loss",
+    "gone": "is merged into another, without loss",
+    "left": "could be split, but is not",
     "fixed": "cannot be split",
 }
 
@@ -52,8 +53,8 @@ def render(report: Report) -> str:
 
 
 def render_verification(check: Verification, title: str, missed: Sequence[str]) -> str:
-    """A verification on its own, as ``check`` makes it."""
-    made = Page(
+    """A verification without a conversion: the report of the command ``check``."""
+    verification = Page(
         title=title,
         subtitle="side by side on the same inputs",
         facts=agreement(check),
@@ -61,33 +62,33 @@ def render_verification(check: Verification, title: str, missed: Sequence[str]) 
         alarms=alarms(missed),
         opening=verification_opening(check).lines,
     )
-    return pages.render(made)
+    return pages.render(verification)
 
 
 def page(report: Report) -> Page:
-    """The report as a page: what it saves and costs, layer by layer, and why."""
+    """The report as a page: savings, errors and reasons, layer by layer."""
     origin = report.provenance
     sections = [
         Section("Layers", (_strip(report), _table(report))),
         Section("Costs and losses", (_pictures(report),)),
         *_timed(report),
-        *_left(report),
+        *_refusals(report),
         *_fits(report),
         Section("Facts", (Bullets(tuple(formatting.facts(report, by_layer=False))),)),
     ]
-    if told := roofline_text.lines(report):
-        sections.append(Section("Roofline", (Bullets(tuple(map(_arrows, told))),)))
+    if lines := roofline_text.lines(report):
+        sections.append(Section("Roofline", (Bullets(tuple(map(_arrows, lines))),)))
     if report.verification:
         sections.append(Section("Verification", (verified(report.verification),)))
     if report.plan and report.plan.choices:
-        blocks = (Code("The plan, as --plan reads it", plan_to_json(report.plan)),)
+        blocks = (Code("The plan, for --plan", plan_to_json(report.plan)),)
         sections.append(Section("Plan", blocks))
     if origin:
         sections.append(Section("Provenance", (provenance(origin),)))
     return Page(
         title=origin.source if origin else f"{report.format} model",
         subtitle=_subtitle(report),
-        facts=(*_savings(report), *_kept(report)),
+        facts=(*_savings(report), *_accuracy(report)),
         sections=tuple(sections),
         alarms=alarms(report.missed),
         opening=opening(report).lines,
@@ -96,13 +97,13 @@ def page(report: Report) -> Page:
 
 
 def agreement(check: Verification) -> tuple[Fact, ...]:
-    """Headline facts of a verification: how much is kept, and how fast it is."""
+    """Headline facts of a verification: the agreement of the outputs, and the speed."""
     same = check.agreement
     error = formatting.error(check.relative_error)
-    told = f"{check.samples} {check.kind}"
-    facts = [Fact(error, "relative error of the outputs", told)]
+    inputs = f"{check.samples} {check.kind}"
+    facts = [Fact(error, "relative error of the outputs", inputs)]
     if same is not None:
-        facts = [Fact(formatting.share(same), "keep their top class", f"{told}, error {error}")]
+        facts = [Fact(formatting.share(same), "keep their top class", f"{inputs}, error {error}")]
     time = check.latency
     tone: Tone = "good" if time.low > 1 else "bad" if time.high < 1 else ""
     ratio = time.speedup if time.speedup >= 1 else 1 / time.speedup
@@ -118,12 +119,12 @@ def agreement(check: Verification) -> tuple[Fact, ...]:
 
 
 def alarms(missed: Sequence[str]) -> tuple[str, ...]:
-    """What stands above everything else."""
+    """The warnings at the top of the page: a line for each missed gate."""
     return tuple(f"Gate missed: {line}" for line in missed)
 
 
 def outputs(check: Verification) -> Table:
-    """How far every output differs."""
+    """The difference of every output."""
     names = ("output", "shape", "type", "relative error", "largest difference", "same top class")
     return Table(
         tuple(Column(name, index > 2) for index, name in enumerate(names)),
@@ -150,11 +151,11 @@ def verified(check: Verification) -> Bullets:
 
 
 def provenance(origin: Provenance) -> Terms:
-    """What a result was made of."""
+    """The origin of a converted model."""
     options = ", ".join(f"{key} = {value}" for key, value in origin.options.items())
     return Terms(
         (
-            ("made by", f"dacconv {origin.version}"),
+            ("converted by", f"dacconv {origin.version}"),
             ("original", origin.source),
             ("its SHA-256", origin.sha256),
             ("options", options or "none"),
@@ -186,19 +187,19 @@ def _savings(report: Report) -> tuple[Fact, ...]:
     )
 
 
-def _kept(report: Report) -> tuple[Fact, ...]:
+def _accuracy(report: Report) -> tuple[Fact, ...]:
     if report.verification:
         return agreement(report.verification)
     if report.plan is None:
         return ()
-    why = report.unverified or "this is a plan, nothing was converted"
-    return (Fact("not verified", "what is kept is not known", why, "unknown"),)
+    reason = report.unverified or "this is a plan, nothing was converted"
+    return (Fact("not verified", "the accuracy is not known", reason, "unknown"),)
 
 
 def _strip(report: Report) -> Strip:
     kinds = _kinds(report)
     tiles = tuple(
-        Tile(_told(n, row, kind), kind, _share_left(row), f"layer-{n}")
+        Tile(_tile_text(n, row, kind), kind, _share_left(row), f"layer-{n}")
         for n, (row, kind) in enumerate(zip(report.rows, kinds, strict=True), 1)
     )
     note = "Filled: the share of a layer's MACs that is left." if report.plan else ""
@@ -207,11 +208,11 @@ def _strip(report: Report) -> Strip:
 
 
 def _words(report: Report) -> Mapping[Kind, str]:
-    return WHAT if report.plan else {**WHAT, "left": "can be split"}
+    return KIND_TEXTS if report.plan else {**KIND_TEXTS, "left": "can be split"}
 
 
 def _kinds(report: Report) -> list[Kind]:
-    # beside splits, a folded BatchNorm says little: nearly every layer has one
+    # not shown beside splits: nearly every layer has a folded BatchNorm
     merged = set() if report.converted else {entry.name for entry in report.fused}
     kinds: list[Kind] = []
     for row in report.rows:
@@ -226,17 +227,17 @@ def _kinds(report: Report) -> list[Kind]:
     return kinds
 
 
-def _told(number: int, row: LayerRow, kind: Kind) -> str:
-    """One layer in words, for a tooltip and for who does not see the colours."""
-    what = (
-        WHAT[kind]
+def _tile_text(number: int, row: LayerRow, kind: Kind) -> str:
+    """The text of a layer's tile: its tooltip, also for screen readers."""
+    change = (
+        KIND_TEXTS[kind]
         if row.rank is None
         else f"rank {rank_text(row.rank or ())} of {rank_text(row.full_rank or ())}"
     )
     costs = formatting.change(row.before.macs, row.after.macs)
     error = f", kernel error {formatting.error(row.kernel_error)}" if row.kernel_error else ""
     reason = f": {row.reason}" if row.reason else ""
-    return f"{number}. {row.name}: {what}{error}, {_arrows(costs)} MACs{reason}"
+    return f"{number}. {row.name}: {change}{error}, {_arrows(costs)} MACs{reason}"
 
 
 def _share_left(row: LayerRow) -> float:
@@ -271,28 +272,21 @@ def _table(report: Report) -> Table:
 
 
 def _keys(number: int, row: LayerRow) -> tuple[float | None, ...]:
-    """What each cell under ``formatting.COLUMNS`` is sorted by; None where it is unknown."""
+    """The sort key of each cell under ``formatting.COLUMNS``; None where it is not known."""
     g = row.geometry
     sizes: tuple[float | None, ...] = (None,) * 6
     if g is not None:
         sizes = (
-            _product(g.kernel),
+            math.prod(g.kernel),
             g.in_channels,
             g.out_channels,
-            _product(g.stride),
-            _product(g.dilation),
-            None if g.output_size is None else _product(g.output_size),
+            math.prod(g.stride),
+            math.prod(g.dilation),
+            None if g.output_size is None else math.prod(g.output_size),
         )
     costs = (_sorted_by(row.before), _sorted_by(row.after))
     rank = None if row.rank is None else row.rank[0]
     return (number, *sizes, rank, row.kernel_error, row.energy_kept, *costs[0])
-
-
-def _product(values: tuple[int, ...]) -> float:
-    made = 1
-    for value in values:
-        made *= value
-    return made
 
 
 def _sorted_by(cost: Cost) -> tuple[float | None, ...]:
@@ -303,16 +297,16 @@ def _pictures(report: Report) -> Pictures:
     counted = "MACs" if report.before.macs is not None else "Parameters"
     captions = {
         "costs": f"{counted} of every layer, before and after.",
-        "losses": "What splitting lost, relative to the kernel or the output.",
+        "losses": "The error of the split, relative to the kernel or the output.",
     }
     figures = report_figures(report)
     return Pictures(tuple(Picture(svg(drawn), captions[name]) for name, drawn in figures.items()))
 
 
 def _fits(report: Report) -> list[Section]:
-    """How far every split layer's output is reproduced, where that was tried."""
+    """The errors of the layers' outputs, if the model was calibrated."""
     fitted = [(row.name, row.fit) for row in report.rows if row.fit is not None]
-    names = ("layer", "plain split", "as taken", "on what it was fitted to", "what was taken")
+    names = ("layer", "plain split", "converted", "on the inputs of the fit", "factors")
     rows = tuple(
         Row(
             (
@@ -329,7 +323,7 @@ def _fits(report: Report) -> list[Section]:
 
 
 def _timed(report: Report) -> list[Section]:
-    """What the layers were measured to take, where they were."""
+    """The measured times of the layers, if there are any."""
     rows = formatting.time_rows(report)
     if report.timings is None or not rows:
         return []
@@ -338,10 +332,10 @@ def _timed(report: Report) -> list[Section]:
     return [Section("Measured times", (where, pages.from_text(arrows)))]
 
 
-def _left(report: Report) -> list[Section]:
-    """What was left alone or could not be merged, by reason."""
-    made: list[Section] = []
-    for title, refusals in (("Left alone", report.refusals), ("Not merged", report.unmerged)):
+def _refusals(report: Report) -> list[Section]:
+    """The layers that are not split, and the nodes that cannot be merged, by reason."""
+    sections: list[Section] = []
+    for title, refusals in (("Not split", report.refusals), ("Not merged", report.unmerged)):
         groups: tuple[Block, ...] = (
             Groups(
                 tuple(
@@ -351,8 +345,8 @@ def _left(report: Report) -> list[Section]:
             ),
         )
         if refusals:
-            made.append(Section(title, groups))
-    return made
+            sections.append(Section(title, groups))
+    return sections
 
 
 def _arrows(text: str) -> str:

@@ -10,11 +10,11 @@ from dacconv.safe_text import json_text
 
 
 def render(report: Report) -> str:
-    """The report as indented JSON text; without NaN or Infinity, which JSON does not have."""
+    """The report as indented JSON text, without NaN and Infinity, which are not JSON."""
     return json_text(report.to_dict())
 
 
 def render_verification(check: Verification) -> str:
-    """A verification on its own, as ``check`` makes it."""
+    """A verification without a conversion: the report of the command ``check``."""
     data = {"schema_version": SCHEMA_VERSION, "verification": asdict(check)}
     return json_text(data)

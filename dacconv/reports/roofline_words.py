@@ -1,4 +1,4 @@
-"""The roofline view as words: what waits for memory, and which layers are to blame."""
+"""The roofline as text: memory traffic, and the layers with the most of it."""
 
 from __future__ import annotations
 
@@ -12,42 +12,43 @@ GUIDELINES = {
     "fragmentation": ("G3 few operators", "as many operators as layers"),
     "elementwise": ("G4 little element-wise work", "the bytes of the convs alone"),
 }
-"""Each guideline of ShuffleNet v2: in short, and what it is a multiple of."""
+"""The name of each guideline of ShuffleNet v2, and the unit of its ratio."""
 _BREAKS, _WORST = 1.05, 3
-"""Above this ratio a layer breaks a guideline; how many are named."""
+"""A layer above this ratio breaks a guideline; the number of such layers that are named."""
 
 
 def lines(report: Report) -> list[str]:
-    """Eight lines at most; none where no size is known."""
+    """At most eight lines; none where no size is known."""
     after = _is_after(report)
     roof = report.roof_after if after else report.roof_before
     if roof.intensity is None:
         return []
-    told = _gains(report)
+    texts = _gains(report)
     before = report.roof_before.intensity
-    told.append(
+    texts.append(
         f"MACs per byte that the convs move: {_change(before, roof.intensity, 1)}; "
         f"fewest: {_fewest(report, after)}"
     )
-    told.append("ShuffleNet v2's guidelines (arXiv 1807.11164), as multiples of the least:")
+    texts.append("ShuffleNet v2's guidelines (arXiv 1807.11164), as multiples of the least:")
     for name, (title, of) in GUIDELINES.items():
         was, now = report.roof_before.guidelines[name], roof.guidelines[name]
         if now is not None:
-            told.append(f"  {title}: {_change(was, now, 2)} x {of}{_breaking(report, name, after)}")
-    return told
+            ratio = f"{_change(was, now, 2)} x {of}"
+            texts.append(f"  {title}: {ratio}{_breaking(report, name, after)}")
+    return texts
 
 
 def rows(report: Report) -> list[tuple[str, ...]]:
-    """A header and the layers: MACs per byte and the four ratios, after what was done."""
+    """A header and a row per layer: MACs per byte and the four ratios, before and after."""
     after = _is_after(report)
-    found: list[tuple[str, ...]] = [("layer", "MACs per byte", "G1", "G2", "G3", "G4")]
+    table: list[tuple[str, ...]] = [("layer", "MACs per byte", "G1", "G2", "G3", "G4")]
     for row in report.rows:
         was, roof = row.roof_before, _side(row, after)
         if roof.operators and roof.intensity is not None:
             pairs = [(was.guidelines[name], roof.guidelines[name]) for name in GUIDELINES]
             cells = ("-" if now is None else _change(old, now, 2) for old, now in pairs)
-            found.append((row.name, _change(was.intensity, roof.intensity, 1), *cells))
-    return found
+            table.append((row.name, _change(was.intensity, roof.intensity, 1), *cells))
+    return table
 
 
 def _is_after(report: Report) -> bool:
@@ -55,7 +56,7 @@ def _is_after(report: Report) -> bool:
 
 
 def _gains(report: Report) -> list[str]:
-    """MACs and time saved side by side, over the whole network."""
+    """The MACs and the time that are saved over the whole network."""
     if report.plan is None or report.verification is None:
         return []
     time = report.verification.latency
@@ -71,20 +72,20 @@ def _change(was: float | None, now: float, digits: int) -> str:
 
 
 def _fewest(report: Report, after: bool) -> str:
-    """The layers that have the fewest MACs per byte, among those that have any."""
-    found = [(v, row.name) for row in report.rows if (v := _side(row, after).intensity)]
-    return ", ".join(f"{name} {value:.1f}" for value, name in sorted(found)[:_WORST])
+    """The layers with the fewest MACs per byte, of those with a known intensity."""
+    values = [(v, row.name) for row in report.rows if (v := _side(row, after).intensity)]
+    return ", ".join(f"{name} {value:.1f}" for value, name in sorted(values)[:_WORST])
 
 
 def _breaking(report: Report, guideline: str, after: bool) -> str:
-    """``; 19 layers, worst a 1.80, b 1.70``."""
+    """``; 19 of 50 layers, worst a 1.80, b 1.70``, or ``""`` where no layer breaks it."""
     ratios = [(_side(row, after).guidelines[guideline] or 0.0, row.name) for row in report.rows]
-    found = [entry for entry in ratios if entry[0] > _BREAKS]
-    if not found:
+    breaking = [entry for entry in ratios if entry[0] > _BREAKS]
+    if not breaking:
         return ""
-    worst = sorted(found, key=lambda entry: -entry[0])[:_WORST]
+    worst = sorted(breaking, key=lambda entry: -entry[0])[:_WORST]
     names = ", ".join(f"{name} {value:.2f}" for value, name in worst)
-    return f"; {len(found)} of {len(report.rows)} layers, worst {names}"
+    return f"; {len(breaking)} of {len(report.rows)} layers, worst {names}"
 
 
 def _side(row: Row, after: bool) -> Roofline:

@@ -30,7 +30,7 @@ def default_path() -> Path:
 class Cache:
     """Seconds by place (machine, runtime, version, threads, device), layer and case.
 
-    Without ``path`` they are kept in memory only. The file is read when it is first needed, and
+    Without ``path`` they are in memory only. The file is read when it is first needed, and
     again before it is written, so that times of other processes are not lost.
     """
 

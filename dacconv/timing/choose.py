@@ -13,7 +13,7 @@ from dacconv.graph.types import Choice, Layer, Plan, Skipped
 from dacconv.timing.speeds import Speeds
 
 SLOWER = 0.97
-"""A split whose measured time over the conv's is above this is not made."""
+"""The largest measured time of a split, relative to the conv's, that counts as faster."""
 
 LIKELY_SLOWER = 1.1
 """From this predicted ratio on, a split is reported as likely to be slower than the conv."""
@@ -39,8 +39,8 @@ def choose_forms(
         UsageError: no such form, or the format cannot write it.
     """
     if form not in (AUTO, *FORMS):
-        known = ", ".join((*FORMS, AUTO))
-        raise UsageError(f"'{form}' is not one of {known}", where="--form")
+        names = ", ".join((*FORMS, AUTO))
+        raise UsageError(f"'{form}' is not one of {names}", where="--form")
     by_name = {layer.name: layer for layer in layers}
     choices: list[Choice] = []
     slower: dict[str, Skipped] = {}
@@ -79,7 +79,7 @@ def _note(choice: Choice, ratio: float | None) -> str:
     """The note of a choice, with a warning where the split is predicted to be slower."""
     if ratio is None or ratio < LIKELY_SLOWER:
         return choice.note
-    warning = f"likely {ratio:.1f} x the conv's time; --tune measures it and leaves it alone"
+    warning = f"likely {ratio:.1f} x the conv's time; with --tune it is measured and not split"
     return f"{choice.note}; {warning}" if choice.note else warning
 
 

@@ -29,7 +29,7 @@ from dacconv.timing.speeds import ONNXRUNTIME, TORCH, TORCH_NN, Target
 
 BLOCK, ALIGNED = 16, 4
 """Channels per block of the direct path: a vector of AVX-512 in float32; and what the number of
-channels must be a multiple of in ONNX Runtime for its values to be kept in blocks."""
+channels must be a multiple of in ONNX Runtime for its values to stay in blocks."""
 
 TYPICAL_SIZE = 28
 """The side of an output whose size the model does not tell."""
@@ -245,7 +245,7 @@ class PredictedSpeeds:
     measured: ClassVar[bool] = False
 
     def __call__(self, layer: Layer, choice: Choice, forms: Sequence[str]) -> Mapping[str, float]:
-        """See :class:`~dacconv.timing.speeds.Speeds`; nothing is known of a GPU."""
+        """See :class:`~dacconv.timing.speeds.Speeds`. There is no prediction for a GPU."""
         if self.target.device != "cpu":
             return {}
         prices, threads = PRICES[self.target.runtime], self.target.threads

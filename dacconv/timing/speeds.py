@@ -1,4 +1,4 @@
-"""The interface between the choice of a form and where times come from."""
+"""The interface of a source of times, and the target that they are for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dacconv.graph.types import Choice, Layer
 from dacconv.support.machine import cores
 
 ONNXRUNTIME, TORCH, TORCH_NN = "onnxruntime", "torch", "torch.nn"
-"""Runtimes. Under ``torch.nn`` a form is made of plain layers, under ``torch`` of calls."""
+"""Runtimes. A form consists of layers of torch.nn under ``torch.nn``, of calls under ``torch``."""
 
 
 class Speeds(Protocol):
@@ -20,7 +20,7 @@ class Speeds(Protocol):
 
     @property
     def measured(self) -> bool:
-        """Whether the times are measured: a split that is not faster is then not made."""
+        """Whether the times are measured; if so, a layer that is not faster is not split."""
         ...
 
     def __call__(self, layer: Layer, choice: Choice, forms: Sequence[str]) -> Mapping[str, float]:
@@ -30,7 +30,7 @@ class Speeds(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the converted model is going to run."""
+    """The runtime, threads and device that the converted model will run with."""
 
     runtime: str
     threads: int
@@ -39,10 +39,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class TimingOptions:
-    """How the layers of a model are timed.
+    """Options for timing the layers of a model.
 
     ``target`` is ``onnxruntime`` or ``torch``, by default the runtime of the model's format;
-    ``threads`` are all cores by default. ``timings`` is the file that keeps measured times.
+    ``threads`` is the number of cores by default. ``timings`` is the file of measured times.
     """
 
     tune: bool = False
@@ -56,7 +56,7 @@ def target_for(engine: str, options: TimingOptions) -> Target:
     """The target of a model that ``engine`` runs; see ``Model.engine``.
 
     Raises:
-        UsageError: no such runtime, or a device that it is not for.
+        UsageError: the runtime is unknown, or does not support the device.
     """
     runtime = options.target or (ONNXRUNTIME if engine == ONNXRUNTIME else TORCH)
     if runtime not in (ONNXRUNTIME, TORCH):

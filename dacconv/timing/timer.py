@@ -31,26 +31,26 @@ NETWORK_ROUNDS, NETWORK_RUNS = 6, 3
 NETWORK_SECONDS = 30.0
 """No further rounds of a whole network are started after that time."""
 MIN_SECONDS = 0.01
-"""How long one case is run in one round, at least."""
+"""The least total time of the runs of one case in one round."""
 BLOCK_SECONDS = 0.002
-"""Shorter runs are timed in blocks of that length: single ones vary because threads wait for each
-other, so that the least of them is no typical time."""
+"""Shorter runs are timed in blocks of that length. Single ones vary because threads wait for each
+other, so that the least of them is not typical."""
 
 MOST_RUNS = 1000
 """The most runs in a block."""
 LEAST_SECONDS = 1e-9
-"""The least time of a layer: what is left of a fast one without the runtime's overhead, which is
-measured apart, could be nothing or less."""
+"""The least time of a layer. The runtime's overhead is measured separately and subtracted, so the
+rest could be zero or negative for a fast layer."""
 
 NN_CONSTRUCTS: frozenset[Construct] = frozenset({"sum", "parallel", "interleave"})
-"""What a module of torch.nn layers, with those of ``dacconv.nn``, can be made of."""
+"""The constructs that a torch module can have with the layers of ``dacconv.nn``."""
 
 OpenRunner = AbstractContextManager[Callable[[], None]]
 """Holds a model or layer open, and gives a function that runs it once."""
 
 
 class Convs(Protocol):
-    """Gives the conv of a layer: a model, or the view of a model after its fusions."""
+    """A source of the convs of layers: a model, or a model with its fusions applied."""
 
     def conv(self, node: str) -> Conv:
         """The conv at a node."""
@@ -59,7 +59,7 @@ class Convs(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Timer:
-    """Measures layers on demand, and keeps the times in a file.
+    """Measures layers on demand, and caches the times in a file.
 
     ``seconds`` holds the time of each measured layer before it is split, ``saved`` the seconds that
     a split saves, and ``cases`` the number of measurements that were not in the file.
@@ -75,7 +75,7 @@ class Timer:
     measured: ClassVar[bool] = True
 
     def __call__(self, layer: Layer, choice: Choice, forms: Sequence[str]) -> Mapping[str, float]:
-        """The time of a split in each form over that of the conv, measured in turns."""
+        """The time of a split in each form over that of the conv, measured in alternation."""
         if layer.geometry.output_size is None or layer.geometry.input_size is None:
             return {}
         times = self._times(layer, choice, forms)
@@ -98,20 +98,20 @@ class Timer:
         """The seconds of the conv (``original``) and of the split in each form."""
         conv = self.convs.conv(layer.sites[0])
         case = _case(conv, layer.geometry)
-        known = self.cache.get(self.target, case)
+        times = self.cache.get(self.target, case)
         split = "" if choice is None else f" {choice.method} {rank_text(choice.rank)}"
-        missing = [form for form in forms if f"{form}{split}" not in known]
-        if missing or "original" not in known:
+        missing = [form for form in forms if f"{form}{split}" not in times]
+        if missing or "original" not in times:
             self.progress(f"timing {layer.name}{split}", 0, 1)
             seconds = self._measure(conv, layer.geometry, choice, missing)
-            first = known.get("original", seconds["original"])
+            first = times.get("original", seconds["original"])
             share = first / seconds["original"]
             new = {f"{form}{split}": seconds[form] * share for form in missing}
-            known = self.cache.put(self.target, case, {"original": first, **new})
+            times = self.cache.put(self.target, case, {"original": first, **new})
             self.cases += 1
         return {
-            "original": known["original"],
-            **{form: known[f"{form}{split}"] for form in forms},
+            "original": times["original"],
+            **{form: times[f"{form}{split}"] for form in forms},
         }
 
     def _measure(
@@ -138,7 +138,7 @@ class Timer:
 
 
 def adapter_for(target: Target) -> TimingAdapter:
-    """What runs layers in the runtime of a target."""
+    """The adapter that runs layers in the runtime of a target."""
     return timing_adapter("onnx" if target.runtime == ONNXRUNTIME else "torch")
 
 

@@ -1,4 +1,4 @@
-"""A benchmark as a page: who is faster, and only where that can be told."""
+"""A benchmark as a page: which model is faster, only where that is significant."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_who_is_faster() -> None:
         ("2.00 ms", "net.onnx", ""),
         ("2.00 x", "as fast", "good"),
         ("2.00 x", "slower", "bad"),
-        ("no difference", "that can be told", ""),
+        ("no difference", "that is significant", ""),
     ]
 
 

@@ -1,7 +1,7 @@
 """A page as a value, and its HTML.
 
-The file that comes out needs no network: style and script are in it, pictures are inline SVG,
-and a Content-Security-Policy forbids everything else, so that no text of a model can load or
+The HTML file needs no network: style and script are in it, pictures are inline SVG, and a
+Content-Security-Policy forbids everything else, so that no text of a model can load or
 run anything. The same page gives the same bytes.
 """
 
@@ -19,7 +19,8 @@ from dacconv.safe_text import visible
 
 Tone = Literal["", "good", "bad", "unknown"]
 Kind = Literal["", "split", "merged", "gone", "left", "fixed"]
-"""What was done to a layer: split, made of several, merged into another, left, not splittable."""
+"""The change of a layer: split, merged from several, merged into another, not split, or not
+splittable by any method."""
 
 THEMED = {
     "#1f2328": "ink",
@@ -31,12 +32,12 @@ THEMED = {
     "#e69f00": "left",
     "#9aa4ae": "fixed",
 }
-"""Colours of pictures that follow the page from light to dark, and their names in the style."""
+"""Colours of pictures that change with the light or dark page, and their CSS variables."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One number of the headline: ``61.2 %``, ``of the MACs saved``, ``40.6 M to 15.7 M``."""
+    """A headline fact, as ``61.2 %``, ``of the MACs saved``, ``40.6 M to 15.7 M``."""
 
     value: str
     label: str
@@ -46,7 +47,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A layer in the strip. ``left`` is the share of its cost that is left, between 0 and 1."""
+    """A layer in the strip. ``left`` is its remaining share of the cost, between 0 and 1."""
 
     text: str
     kind: Kind
@@ -56,7 +57,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """The layers side by side, and what their colours mean."""
+    """The layers side by side, with a legend of their colours."""
 
     tiles: tuple[Tile, ...]
     legend: Mapping[Kind, str]
@@ -65,7 +66,7 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table; numbers stand to the right and are sorted as numbers."""
+    """A column of a table; numbers are aligned to the right and sorted as numbers."""
 
     name: str
     number: bool = True
@@ -73,7 +74,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell: what it shows, and what it is sorted by where that is something else."""
+    """A cell: its text, and its sort key if that is not the text."""
 
     text: str
     sort: float | str | None = None
@@ -81,9 +82,9 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of a table; ``kind`` colours its mark, which ``note`` puts in words.
+    """A row of a table; ``kind`` is the colour of its mark, and ``note`` the text of the mark.
 
-    ``number`` stands before the first cell; a tile's target is the ``anchor`` of a row.
+    ``number`` is printed before the first cell; a tile's target is the ``anchor`` of a row.
     """
 
     cells: tuple[Cell, ...]
@@ -95,7 +96,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table that can be sorted by every column; ``footer`` rows stay below."""
+    """A table that can be sorted by every column; ``footer`` rows are always the last."""
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
@@ -104,9 +105,9 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure as SVG text made by dacconv, and what it shows, in a sentence.
+    """A figure as SVG text from dacconv, and its caption.
 
-    ``themed`` lets it follow the page from light to dark; else it stays on white.
+    With ``themed`` its colours change with the light or dark page; else it stays on white.
     """
 
     svg: str
@@ -116,14 +117,14 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Figures, beside each other where there is room."""
+    """Figures, side by side if the page is wide enough."""
 
     pictures: tuple[Picture, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Bullets:
-    """Sentences."""
+    """A bullet list of sentences."""
 
     lines: tuple[str, ...]
 
@@ -138,21 +139,21 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Names by the reason that they share."""
+    """Names, grouped by reason."""
 
     groups: tuple[Group, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Pairs of a term and what it is."""
+    """Pairs of a term and its description."""
 
     pairs: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """Text to be copied, folded away until it is asked for."""
+    """Text to be copied, collapsed at first."""
 
     title: str
     text: str
@@ -163,7 +164,7 @@ Block = Strip | Table | Pictures | Bullets | Groups | Terms | Code
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and its blocks."""
 
     title: str
     blocks: tuple[Block, ...]
@@ -171,7 +172,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A report to look at: opening lines, the headline facts, what went wrong, and sections."""
+    """A report as a page: opening lines, headline facts, warnings (``alarms``) and sections."""
 
     title: str
     subtitle: str
@@ -198,7 +199,7 @@ def _cell(text: str) -> Cell:
 
 
 def render(page: Page) -> str:
-    """The page as one HTML file. Every text of the page is escaped and made visible."""
+    """The page as one HTML file. All text is escaped; hidden characters become visible."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -221,7 +222,7 @@ def render(page: Page) -> str:
 
 
 def _shown(value: object) -> object:
-    """A value as the template shows it: text made visible, markup as it is."""
+    """A value as the template prints it: text with hidden characters escaped, markup unchanged."""
     return visible(value) if type(value) is str else value
 
 
@@ -230,10 +231,10 @@ def _resource(name: str) -> str:
 
 
 def _inline(picture: Picture) -> str:
-    """The ``<svg>`` element alone, its text and grid in the colours of the page."""
+    """The ``<svg>`` element, with text and grid in the colours of the page."""
     svg = picture.svg[picture.svg.index("<svg") :]
     if size := re.match(r'<svg[^>]*? width="([\d.]+)pt"', svg):
-        points = float(size[1])  # neither so small nor so large that its text is hard to read
+        points = float(size[1])  # limits the scale, so that the text is readable
         style = f"min-width:{0.95 * points:.0f}px;max-width:{1.8 * points:.0f}px"
         svg = f'<svg style="{style}"{svg[4:]}'
     if not picture.themed:

@@ -1,4 +1,4 @@
-"""Figures of reports, benchmarks and sweeps, by matplotlib, and what makes files of them.
+"""Figures of reports, benchmarks and sweeps, drawn with matplotlib and written to files.
 
 >>> plots.save_all(plots.sweep_figures(sweep), folder)
 """

@@ -1,4 +1,4 @@
-"""A benchmark as bars: the time of every model under every setting, and how sure it is."""
+"""A benchmark as bars: the time of every model under every setting, with its interval."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH, _BAR, _MARGIN = 7.0, 0.34, 0.75
-"""Inches: the figure, a bar with its gap, and what a panel needs besides its bars."""
+"""Inches: the width of the figure, the height of a bar with its gap, of a panel without bars."""
 
 
 @style()
 def draw(result: Benchmark) -> Figure:
-    """A panel for each case, a bar for each model: the median and its interval of confidence.
+    """A panel for each case, a bar for each model: the median and its confidence interval.
 
-    Blue is faster than the first model beyond doubt, orange slower, grey neither.
+    Blue is significantly faster than the first model, orange significantly slower, grey neither.
     """
     from matplotlib.figure import Figure
 

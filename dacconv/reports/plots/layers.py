@@ -1,4 +1,4 @@
-"""What a conversion did, layer by layer: costs before and after, and what was lost."""
+"""The effect of a conversion, layer by layer: costs before and after, and errors."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ ORDERED = "layer, in order of {}"
 
 
 def report_figures(report: Report) -> dict[str, Figure]:
-    """``costs``, and ``losses`` where something was split, by the names of their files."""
-    lost = losses(report)
-    return {"costs": costs(report)} | ({} if lost is None else {"losses": lost})
+    """``costs``, and ``losses`` where a layer was split, by the names of their files."""
+    error_figure = losses(report)
+    return {"costs": costs(report)} | ({} if error_figure is None else {"losses": error_figure})
 
 
 @style()
@@ -31,9 +31,9 @@ def costs(report: Report) -> Figure:
     figure, axes = new_figure()
     _bars(axes, before, color=LINE, label="before")
     split = [value if row.rank else math.nan for row, value in zip(report.rows, after, strict=True)]
-    kept = [math.nan if row.rank else value for row, value in zip(report.rows, after, strict=True)]
+    whole = [math.nan if row.rank else value for row, value in zip(report.rows, after, strict=True)]
     _bars(axes, split, color=BLUE, label="after, split")
-    _bars(axes, kept, color=GREY, label="after, not split")
+    _bars(axes, whole, color=GREY, label="after, not split")
     axes.set_ylabel("MACs" if counted else "parameters")
     _finish(axes, report)
     return figure
@@ -41,7 +41,7 @@ def costs(report: Report) -> Figure:
 
 @style()
 def losses(report: Report) -> Figure | None:
-    """Relative error of every split kernel, and of its layer's output where that was measured."""
+    """The relative error of every split kernel, and of its layer's output if it was measured."""
     split = [(n, row) for n, row in enumerate(report.rows, 1) if row.rank is not None]
     if not any(row.kernel_error for _, row in split):
         return None
@@ -52,11 +52,11 @@ def losses(report: Report) -> Figure | None:
     axes.plot(numbers, kernels, "o", color=BLUE, markersize=4, label="kernel")
     fits = [(n, row.fit) for n, row in split if row.fit is not None]
     if fits:
-        at = [n for n, _ in fits]
+        fit_numbers = [n for n, _ in fits]
         plain = [math.sqrt(fit.plain) for _, fit in fits]
         held = [math.sqrt(fit.held) for _, fit in fits]
-        axes.plot(at, plain, "^", color=ORANGE, markersize=4, label="output, plain split")
-        axes.plot(at, held, "s", color=GREEN, markersize=3.5, label="output, as taken")
+        axes.plot(fit_numbers, plain, "^", color=ORANGE, markersize=4, label="output, plain split")
+        axes.plot(fit_numbers, held, "s", color=GREEN, markersize=3.5, label="output, converted")
     axes.set_ylabel("relative error")
     axes.set_ylim(bottom=0)
     _finish(axes, report)

@@ -1,4 +1,4 @@
-"""What tells series apart, with colour and without it, and layer names along an axis."""
+"""Markers and colours of series, and layer names along an axis."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 ORDERED = "viridis"
-"""For things in order (ranks, layers): even in lightness, so that it survives greyscale."""
+"""The colours of ordered series (ranks, layers): monotonic in lightness, so readable in grey."""
 TICKS = 45
-"""Layer names along an axis at most; of more, every few."""
+"""The largest number of layer names along an axis."""
 
 
 def marker(index: int) -> str:
-    """A marker for a series."""
+    """The marker of the series with that index."""
     return MARKERS[index % len(MARKERS)]
 
 
 def shades(count: int) -> list[tuple[float, ...]]:
-    """Colours in order, dark to light, none too light to be seen on white."""
+    """``count`` RGBA colours from dark to light, all readable on white."""
     import matplotlib
 
     colours = matplotlib.colormaps[ORDERED]
@@ -31,14 +31,14 @@ def shades(count: int) -> list[tuple[float, ...]]:
 
 
 def short(name: str, most: int = 22) -> str:
-    """A name that fits beside an axis: the middle of a long one goes."""
+    """The name, without the middle part if it has more than ``most`` characters."""
     name = visible(name)
     head = most // 3
     return name if len(name) <= most else f"{name[:head]}…{name[head + 1 - most :]}"
 
 
 def layer_ticks(axes: Axes, names: Sequence[str], *, vertical: bool = False) -> None:
-    """Layer names along an axis at 0, 1, 2..."""
+    """Write layer names along an axis at 0, 1, 2, ..."""
     places = list(range(0, len(names), -(-len(names) // TICKS)))
     labels = [short(names[place]) for place in places]
     if vertical:

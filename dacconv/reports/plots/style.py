@@ -1,8 +1,8 @@
-"""How every figure looks, and figures as files.
+"""The style of all figures, and writing figures to files.
 
-The colours are Okabe and Ito's, which stay apart for colour-blind eyes; ``pages`` gives the ink
-and the paper other values where a page is dark. A figure is made without pyplot, so that no
-display is looked for, and the same figure gives the same bytes.
+The colours are Okabe and Ito's, which colour-blind people can distinguish; ``pages`` replaces those
+of text and background on a dark page. Figures are created without pyplot, so no display is needed,
+and the same figure gives the same bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BLUE, GREEN, ORANGE, RED, PINK, SKY = (
     "#0072b2", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#56b4e9",
 )  # fmt: skip
 WIDTH, HEIGHT = 5.0, 3.0
-"""Inches: narrow enough that the text is still read on a phone."""
+"""Inches: narrow enough for the text to be readable on a phone."""
 
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -52,7 +52,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The style of all figures; a function that draws is decorated with it."""
+    """The style of all figures, as a context manager or a decorator of functions that draw."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
@@ -93,10 +93,10 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def save_all(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Write figures by their names into ``folder``, which is made if it is missing.
+    """Write figures by their names into ``folder``, which is created if it is missing.
 
     Raises:
-        WriteError: the operating system refuses.
+        WriteError: a file or the folder cannot be written.
     """
     from dacconv.support.files import as_write_error
 
@@ -108,7 +108,7 @@ def save_all(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
 
 
 def save_as(figure: Figure, path: Path) -> None:
-    """Write the figure to ``path``, a PNG or an SVG as its suffix says."""
+    """Write the figure to ``path``, as SVG if that is its suffix, else as PNG."""
     from dacconv.support.files import replacing
 
     with replacing(path) as (temporary,):
@@ -122,5 +122,5 @@ def _write(
     figure: Figure, target: Path | io.StringIO, form: str, metadata: dict[str, None]
 ) -> None:
     with style(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # layers are called what they are
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # in names of layers
         figure.savefig(target, format=form, metadata=metadata)

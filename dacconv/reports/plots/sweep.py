@@ -176,8 +176,8 @@ def _pareto(
         of_mode = [row for row in rows if row.mode == mode]
         if of_mode:
             axes.scatter(
-                [cost(row) or 0 for row in of_mode], [_value(quality, row) for row in of_mode], s=20,
-                marker=marker(index), color=COLOURS[index], alpha=0.65, linewidths=0,
+                [cost(row) or 0 for row in of_mode], [_value(quality, row) for row in of_mode],
+                s=20, marker=marker(index), color=COLOURS[index], alpha=0.65, linewidths=0,
                 label=KINDS[mode],
             )  # fmt: skip
     best = front(rows, cost, quality)

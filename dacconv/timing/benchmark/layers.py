@@ -91,18 +91,18 @@ def _matched(spans: tuple[Span, ...], graph: Graph) -> tuple[tuple[Span, ...], l
     """The node of every span: the layer where one was fused with the nodes after it.
 
     Spans that name a layer are matched first. Of two convs before a fused addition, the one that
-    has no time yet is then taken.
+    has no time yet is then used.
     """
     index = _Index(graph)
     nodes = [index.find(span) for span in spans]
-    taken = {node.name for node in nodes if node is not None and node.op in LAYER_OPS}
+    assigned = {node.name for node in nodes if node is not None and node.op in LAYER_OPS}
     result: list[Node | None] = []
     for span, node in zip(spans, nodes, strict=True):
         match = node
         if node is not None and node.op not in LAYER_OPS and _is_layer(span):
             before = index.layers_before(node)
-            match = next((layer for layer in before if layer.name not in taken), node)
-            taken.add(match.name)
+            match = next((layer for layer in before if layer.name not in assigned), node)
+            assigned.add(match.name)
         result.append(match)
     return spans, result
 
@@ -143,9 +143,11 @@ class _Index:
         layers: dict[str, Node] = {}
         edge, steps = [node], 0
         while edge and steps < _FAR:
-            makers = [self._values[v] for n in edge for v in n.inputs if v in self._values]
-            layers |= {maker.name: maker for maker in makers if maker.op in LAYER_OPS}
-            edge = [maker for maker in makers if maker.op not in LAYER_OPS]
+            producers = [self._values[v] for n in edge for v in n.inputs if v in self._values]
+            layers |= {
+                producer.name: producer for producer in producers if producer.op in LAYER_OPS
+            }
+            edge = [producer for producer in producers if producer.op not in LAYER_OPS]
             steps += 1
         order = {name: position for position, name in enumerate(self._names)}
         return sorted(layers.values(), key=lambda layer: -order[layer.name])

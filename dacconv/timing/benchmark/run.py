@@ -135,19 +135,19 @@ def _case(
     with ExitStack() as stack:
         group = _Workers(stack.enter_context(_loaded(models, setting, seed)))
         starting = time.monotonic() - started
-        for done in range(rounds):
+        for number in range(rounds):
             spent = time.monotonic() - started
-            if done >= FEWEST_ROUNDS and spent * (done + 1) / done > seconds:
+            if number >= FEWEST_ROUNDS and spent * (number + 1) / number > seconds:
                 break
-            progress(task, done, rounds)
-            if done == 1:
+            progress(task, number, rounds)
+            if number == 1:
                 is_short = all(of_model[0].median < SHORT_SECONDS for of_model in turns)
                 time_limit = math.inf if is_short else seconds
                 fresh = fresh_turns(starting, spent - starting, time_limit)
             if fresh:
                 stack.close()
                 group = _Workers(stack.enter_context(_loaded(models, setting, seed)))
-            for index, turn in enumerate(group.round(done, fresh or 1)):
+            for index, turn in enumerate(group.round(number, fresh or 1)):
                 turns[index].append(turn)
         progress(task, rounds, rounds)
         memories = [worker.memory() for worker in group.workers]
@@ -245,9 +245,9 @@ def _layers(
     """Profile the models in alternating rounds, each in a new process."""
     profiles: list[list[Profile]] = [[] for _ in models]
     with _loaded(models, setting, seed, profile=True) as workers:
-        for done in range(PROFILE_ROUNDS):
-            progress("timing layers", done, PROFILE_ROUNDS)
-            for index in _order(len(models), done):
+        for number in range(PROFILE_ROUNDS):
+            progress("timing layers", number, PROFILE_ROUNDS)
+            for index in _order(len(models), number):
                 affordable = 1e3 * PROFILE_SECONDS / case.timings[index].ms.median
                 runs = max(3, min(PROFILE_RUNS, int(affordable)))
                 profiles[index].append(workers[index].profile(runs))

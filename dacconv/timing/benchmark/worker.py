@@ -88,18 +88,18 @@ class Server:
         undisturbed: list[float] = []
         interrupted: list[float] = []
         end, before = clock() + seconds, _interruptions()
-        while (done := len(undisturbed) + len(interrupted)) < runs or (
-            clock() < end and done < MOST_RUNS
+        while (count := len(undisturbed) + len(interrupted)) < runs or (
+            clock() < end and count < MOST_RUNS
         ):
-            began = clock()
+            start = clock()
             step()
-            taken = clock() - began
+            duration = clock() - start
             after = _interruptions()
-            (undisturbed if after == before else interrupted).append(taken)
+            (undisturbed if after == before else interrupted).append(duration)
             before = after
         return {
             "median": median(undisturbed or interrupted),
-            "runs": done,
+            "runs": count,
             "interrupted": len(interrupted),
         }
 
@@ -138,7 +138,7 @@ def serve(requests: queue.SimpleQueue[str], answers: TextIO) -> None:
 
 
 def _interruptions() -> int:
-    """How often a thread of this process had to leave its core; 0 where it is not counted."""
+    """The number of times that a thread of this process lost its core; 0 where not counted."""
     return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
