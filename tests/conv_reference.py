@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 
 from dacconv.graph.convs import explicit_padding, swap_channels
-from dacconv.graph.types import Affine, Conv
+from dacconv.graph.patches import as_images, patches
+from dacconv.graph.types import Affine, Conv, FloatArray
 
 CONVS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -96,3 +97,15 @@ def sample(seed: int, *shape: int) -> np.ndarray:
 
 
 seeds = st.integers(0, 2**31)
+
+
+def convolve(conv: Conv, x: FloatArray) -> FloatArray:
+    """The output of an ungrouped conv in float32, ``(batch, out, *size)``."""
+    kernel = conv.weight.reshape(conv.out_channels, -1).astype(np.float32).T
+    parts = []
+    for part, size, rows in patches(conv, x):
+        output = rows @ kernel
+        if conv.bias is not None:
+            output += conv.bias.astype(np.float32)
+        parts.append(as_images(output, part.stop - part.start, size))
+    return np.concatenate(parts)

@@ -55,18 +55,6 @@ def patches(conv: Conv, x: FloatArray) -> Iterator[tuple[slice, tuple[int, ...],
         yield part, size, np.ascontiguousarray(rows, dtype=np.float32)
 
 
-def convolve(conv: Conv, x: FloatArray) -> FloatArray:
-    """The output of an ungrouped conv in float32, ``(batch, out, *size)``."""
-    kernel = conv.weight.reshape(conv.out_channels, -1).astype(np.float32).T
-    parts = []
-    for part, size, rows in patches(conv, x):
-        output = rows @ kernel
-        if conv.bias is not None:
-            output += conv.bias.astype(np.float32)
-        parts.append(as_images(output, part.stop - part.start, size))
-    return np.concatenate(parts)
-
-
 def as_images(rows: FloatArray, samples: int, size: tuple[int, ...]) -> FloatArray:
     """Rows ``(samples * positions, out)`` as activations ``(samples, out, *size)``."""
     images = rows.reshape(samples, *size, -1)

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conv_reference import convolve
 from torch import nn
 
 import dacconv
 from dacconv.errors import UnsupportedError
 from dacconv.formats.torch.module.walk import in_step
-from dacconv.graph.patches import convolve
 
 
 class Branched(nn.Module):

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from conv_reference import convolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dacconv.graph.patches import convolve
 from dacconv.graph.types import Conv
 
 

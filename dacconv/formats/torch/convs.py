@@ -28,7 +28,6 @@ from dacconv.graph.types import (
 from dacconv.nn import Concat, Sum
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-ConvModule: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
