@@ -34,7 +34,7 @@ def compare_weights(first: Model, second: Model) -> WeightComparison:
     if layers != (others := _layers(second)):
         only_one = sorted(set(layers) ^ set(others))
         example = f", such as {only_one[0][0]}" if only_one else ""
-        problem = f"its layers are others{example}" if only_one else "the layers' order differs"
+        problem = f"it has other layers{example}" if only_one else "the layers' order differs"
         return WeightComparison(problem=problem)
     largest, different = 0.0, []
     for name, op in layers:
