@@ -30,7 +30,7 @@ M = TypeVar("M", bound="Fusable")
 
 
 class Fusable(Weights, Protocol):
-    """What the fusions need of a model; every :class:`dacconv.formats.base.Model` has it."""
+    """The part of a model that fusions need; each :class:`dacconv.formats.base.Model` has it."""
 
     def graph(self) -> Graph:
         """The dataflow."""

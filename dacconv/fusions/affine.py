@@ -1,4 +1,4 @@
-"""Affines (BatchNorm, or single Add, Sub, Mul, Div by constants) go into a conv beside them.
+"""Affines (BatchNorm, or single Add, Sub, Mul, Div by constants) go into a conv next to them.
 
 Into a conv, a transposed conv or a linear layer, also across a Transpose. Sources: RepVGG (arXiv
 2101.03697, section 3.3), Diverse Branch Block (arXiv 2103.13425, transform I).

@@ -36,7 +36,7 @@ are merged two at a time, as they are added. The limit keeps the time linear."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Term:
-    """One summand: a coefficient times a value, and the linear routes that lead to it, by source.
+    """One summand: a coefficient times a value, and its linear routes, by source.
 
     ``parent`` is the sum that reads it; ``other`` is the other value that this sum adds, with its
     coefficient, or None where it adds several.
@@ -102,7 +102,7 @@ def _pairs(terms: Sequence[Term]) -> Iterator[tuple[Term, Term]]:
 def _pair(view: View, first: Term, second: Term) -> Merge | None:
     parent = second.parent
     if parent is first.parent or second.other is None or second.other[1] != 1.0:
-        return None  # what is left of the sum must be its other summand as it is
+        return None  # the rest of the sum must be its other summand alone, unscaled
     if view.is_output(parent.output) or view.other_use(first.value, first.parent.name):
         return None
     for source in common_sources([first, second]):

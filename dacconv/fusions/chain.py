@@ -1,7 +1,7 @@
 """conv -> conv with nothing between: one conv, if the border stays exact and it costs no more.
 
 1x1 -> kxk and kxk -> 1x1 (Diverse Branch Block, arXiv 2103.13425, transform III), average
-pooling as one of the two (transform V), linear layers, and 1x1 beside a transposed conv.
+pooling as one of the two (transform V), linear layers, and a 1x1 conv next to a transposed conv.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def _reasons_without_conv(view: View, site: Site) -> list[str]:
     before = "an input of the model" if producer is None else _description(producer)
     readers = [each for name in view.readers(site.output) if (each := view.get(name))]
     after = ", ".join(dict.fromkeys(_description(each) for each in readers)) or "an output"
-    return [f"no conv beside it: it stands between {before} and {after}"]
+    return [f"no conv next to it: it is between {before} and {after}"]
 
 
 def _description(site: Site) -> str:

@@ -104,12 +104,12 @@ def _border(padding: Padding, fills: list[Site], shape: Shape | None) -> np.ndar
         covered.add((axis, side))
     border = {(axis, side) for axis, pad in enumerate(padding.pads) for side in (0, 1) if pad[side]}
     first = values[0]
-    alike = all(
+    equal = all(
         np.broadcast_shapes(each.shape, first.shape)
         and np.allclose(each, first, rtol=SAME_VALUE, atol=SAME_VALUE * np.abs(first).max())
         for each in values
     )
-    if covered != border or padding.mode != "constant" or not alike:
+    if covered != border or padding.mode != "constant" or not equal:
         return None
     return max(values, key=lambda each: each.size)
 

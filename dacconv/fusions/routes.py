@@ -43,7 +43,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What convs cost: MACs per position of the source, and weights."""
+    """The cost of convs: MACs per position of the source, and the number of weights."""
 
     macs: float
     weights: int

@@ -35,7 +35,7 @@ class Padding:
 
 
 Replacement = Conv | Affine | Padding
-"""What a merged site computes: a conv, or an affine or padding that may still go into a conv."""
+"""The operation of a merged site: a conv, or an affine or padding that may go into a conv later."""
 
 
 class Weights(Protocol):

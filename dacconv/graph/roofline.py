@@ -1,4 +1,4 @@
-"""The memory traffic of layers beside their multiply-adds.
+"""The memory traffic of layers relative to their multiply-adds.
 
 The roofline model (Williams et al., CACM 52(4), 2009): a layer whose arithmetic intensity, MACs
 per byte moved, is below what the machine can compute per byte waits for memory. The four

@@ -190,7 +190,7 @@ class Archive:
         return records
 
     def _end(self) -> tuple[int, int, int]:
-        """Where the central directory starts, its length, and the number of records."""
+        """The start and length of the central directory, and the number of records."""
         if self.size < 22:
             raise ArchiveError("it is cut short")
         at = self.size - 22

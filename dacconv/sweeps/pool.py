@@ -43,7 +43,7 @@ THIS_PROCESS = Workers()
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a process needs to measure points; ``token`` is unique to a sweep."""
+    """The data that a process needs to measure points; ``token`` is unique to a sweep."""
 
     path: Path
     load: LoadOptions

@@ -24,7 +24,7 @@ SHARES = ("agreement", "top1")
 """The measures that are printed in percent."""
 
 
-def bare(choices: Sequence[Choice]) -> tuple[Choice, ...]:
+def without_notes(choices: Sequence[Choice]) -> tuple[Choice, ...]:
     """Choices without their notes, which no result depends on."""
     return tuple(replace(choice, note="") for choice in choices)
 

@@ -23,7 +23,7 @@ from dacconv.sweeps.judges import passes
 from dacconv.sweeps.measure import Bench, Setup
 from dacconv.sweeps.points import Grid, Point, points
 from dacconv.sweeps.pool import THIS_PROCESS, Work, Workers, measure_all, parts, start
-from dacconv.sweeps.results import PointResult, Sweep, bare
+from dacconv.sweeps.results import PointResult, Sweep, without_notes
 
 VERSION = 1
 """The version of the schema of the results."""
@@ -217,7 +217,7 @@ def counted(
 
 def _with_forms(model: Model, plan: Plan) -> Plan:
     """The plan in the forms that ``convert`` would choose, without its notes about them."""
-    return Plan(bare(pipeline.with_forms(model, plan).choices))
+    return Plan(without_notes(pipeline.with_forms(model, plan).choices))
 
 
 def _shares(bench: Bench, layer: Layer, method: str) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""How fast a layer is, split or not: measured where it will run, or predicted."""
+"""The time of a layer, split or not: measured in its runtime, or predicted."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Cache:
 
 
 def _time(value: object) -> float:
-    """Seconds as the file has them; ValueError for what is no positive number."""
+    """The seconds of an entry; ValueError for anything but a positive number."""
     if not isinstance(value, (int, float)) or not is_number(value) or value <= 0:
         raise ValueError(f"{shown(value)} is not a time")
     return float(value)

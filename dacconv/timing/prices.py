@@ -1,4 +1,4 @@
-"""What a chain of convs costs in a runtime: a model with few constants.
+"""The price of a chain of convs in a runtime: a model with few constants.
 
 ONNX Runtime and torch (oneDNN) compute a conv in one of three ways, here called paths:
 
@@ -39,7 +39,7 @@ Path = Literal["direct", "depthwise", "generic"]
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """Which kernels a runtime has.
+    """The kernels of a runtime.
 
     ``direct_axes`` are the numbers of spatial axes that the direct and depthwise paths take.
     ``blocked`` says that values stay in blocks between operators, so that the generic path
@@ -134,7 +134,7 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """What a conv computes and moves on its path; see ``Rates`` for the units."""
+    """The operations and bytes of a conv on its path; see ``Rates`` for the units."""
 
     path: Path
     macs: float

@@ -1,4 +1,4 @@
-"""The time of a whole network beside the times of its layers, for budgets of time."""
+"""The time of a whole network, and the times of its layers, for budgets of time."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _whole(
     """The time of the network on the scale of its layers' times, in nanoseconds.
 
     The times of layers that are measured one by one do not add up to the time of the network. So
-    the network is split at rank 1 (``smallest``) where that saves time, and timed beside the
+    the network is split at rank 1 (``smallest``) where that saves time, and timed against the
     original. The sum of the times that the layers save on their own stands for the share of the
     time that the network saves.
     """

@@ -133,7 +133,7 @@ def test_relu_between():
     value = net.relu(net.conv_node(net.input(1, 4, 6, 6), make_conv(0, 4, 4, (3, 3))))
     net.outputs = (net.relu(net.bn(value, make_affine(0, 4), name="bn")),)
     reason = refused(net)
-    assert "no conv beside it" in reason
+    assert "no conv next to it" in reason
     assert "Relu" in reason
 
 
@@ -200,4 +200,4 @@ def test_behind_a_reshape_that_mixes_the_channels_with_others():
     net.outputs = (net.relu(net.bn(net.reshape(value, 8, 6, 6), make_affine(0, 6), name="bn")),)
     _, fused, refusals = assert_fused(net)
     assert not fused
-    assert "no conv beside it" in refusals["bn"]
+    assert "no conv next to it" in refusals["bn"]

@@ -18,7 +18,7 @@ from dacconv.formats.base import Divisible
 from dacconv.sweeps import prefixes
 from dacconv.sweeps.measure import Bench, Setup
 from dacconv.sweeps.points import Grid, points
-from dacconv.sweeps.results import bare
+from dacconv.sweeps.results import without_notes
 from tests import cli_nets
 from tests.conftest import ROOT
 
@@ -90,7 +90,7 @@ def test_budgets_are_kept_and_are_those_of_convert(nets):
     found = sweep(model, mode="budget", budgets=(0.5, 0.8), calibrate="none", samples=2)
     for row, share in zip(found.points, (0.5, 0.8), strict=True):
         assert row.macs <= share * found.original.macs
-        assert row.choices == bare(dacconv.plan(model, macs=share).choices)
+        assert row.choices == without_notes(dacconv.plan(model, macs=share).choices)
 
 
 def test_a_shared_prefix_is_run_once(nets, monkeypatch):

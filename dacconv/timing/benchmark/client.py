@@ -25,7 +25,7 @@ from dacconv.graph.types import ValueSpec
 from dacconv.timing.benchmark.result import Memory
 
 TIMEOUT_SECONDS = 600.0
-"""How long a worker may take to answer a request."""
+"""The longest time for the answer to a request."""
 
 
 @dataclass(frozen=True, slots=True)

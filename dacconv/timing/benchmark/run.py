@@ -39,7 +39,7 @@ PROFILE_ROUNDS, PROFILE_RUNS, PROFILE_SECONDS = 5, 20, 3.0
 
 @dataclass(frozen=True, slots=True)
 class Procedure:
-    """How models are measured.
+    """The procedure of a benchmark.
 
     Every combination of ``batches`` and ``threads`` is one case; without them the models run as
     their inputs are, with the threads that the runtime chooses. A case takes about ``seconds``,
@@ -160,7 +160,7 @@ def _case(
 
 
 def fresh_turns(starting: float, turn: float, seconds: float) -> int:
-    """How many turns new processes take in every round; 0 where there is no time to start them.
+    """The number of turns of new processes in every round; 0 if there is no time to start them.
 
     The turns take about as long as starting the processes. ``starting`` and ``turn`` are the
     seconds of starting all of them and of one turn of each, ``seconds`` the time of the case.
