@@ -211,7 +211,7 @@ def test_wrong_usage(run, work):
     np.savez(work / "small.npz", x=np.zeros((2, 3, 5, 5), np.uint8), y=np.zeros(2, int))
     for options, said in (
         (("--mode", "all"), "not one of single"),
-        (("--ranks", "0"), "no list of ranks"),
+        (("--ranks", "0"), "not a list of ranks"),
         (("--mode", "budget"), "no budgets"),
         (("--budgets", "0.5"), "--mode budget"),
         (("-o", "r.txt"), ".csv or .json"),
@@ -220,7 +220,7 @@ def test_wrong_usage(run, work):
         (("--data", "wrong.npz"), "holds no images: it has pictures 2x3x12x12"),
         (("--data", "small.npz"), "the model takes 3x12x12"),
         (("--jobs", "2", "--dask", "tcp://x:1"), "give one"),
-        (("--jobs", "2", "--bench"), "machine for themselves"),
+        (("--jobs", "2", "--bench"), "without other work on the machine"),
     ):
         done = run("sweep", "net.onnx", "--samples", 2, *options)
         assert (done.code, said in done.err) == (2, True), done.err

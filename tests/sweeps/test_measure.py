@@ -286,5 +286,5 @@ def test_latency_and_modes_that_are_none(nets):
     for wrong in ({"mode": "all"}, {"mode": "budget"}, {"ranks": ()}):
         with pytest.raises(UsageError):
             sweep(model, samples=2, **wrong)
-    with pytest.raises(UsageError, match="machine for themselves"):
+    with pytest.raises(UsageError, match="without other work on the machine"):
         sweep(model, ranks=(1,), samples=2, bench=True, jobs=2)
