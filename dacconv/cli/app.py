@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from dacconv.jobs.write import Outcome
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 done, but a gate was missed (nothing is written unless --keep); "
+    "Exit codes: 0 done; 1 done, but a gate was missed or the network is broken (nothing is "
+    "written unless --keep); "
     "2 wrong usage; 3 input not readable or not supported; 130 interrupted."
 )
 
