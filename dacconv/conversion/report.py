@@ -218,8 +218,8 @@ def _geometry_dict(g: Geometry | None) -> dict[str, Any]:
         "kernel": list(g.kernel),
         "in_channels": g.in_channels,
         "out_channels": g.out_channels,
-        "stride": list(g.stride),
-        "dilation": list(g.dilation),
-        "groups": g.groups,
+        "stride": list(g.stride) if g.known else None,
+        "dilation": list(g.dilation) if g.known else None,
+        "groups": g.groups if g.known else None,
         "output_size": None if g.output_size is None else list(g.output_size),
     }

@@ -148,7 +148,8 @@ class Geometry:
 
     ``input_size`` and ``output_size`` are spatial sizes: ``()`` for a linear layer, None where
     the model does not fix them. ``batch`` is 0 where a run of the model does not reach the layer,
-    which then costs nothing. ``itemsize`` is the number of bytes of one value.
+    which then costs nothing. ``itemsize`` is the number of bytes of one value. ``known`` is
+    False where the file does not tell ``stride``, ``dilation`` and ``groups``, which are then 1.
     """
 
     in_channels: int
@@ -162,6 +163,7 @@ class Geometry:
     output_size: tuple[int, ...] | None
     batch: int = 1
     itemsize: int = 4
+    known: bool = True
 
     def of(self, conv: Conv) -> Geometry:
         """The geometry of ``conv`` in the place of this layer: other channels, the same sizes."""

@@ -280,8 +280,8 @@ def _keys(number: int, row: LayerRow) -> tuple[float | None, ...]:
             math.prod(g.kernel),
             g.in_channels,
             g.out_channels,
-            math.prod(g.stride),
-            math.prod(g.dilation),
+            math.prod(g.stride) if g.known else None,
+            math.prod(g.dilation) if g.known else None,
             None if g.output_size is None else math.prod(g.output_size),
         )
     costs = (_sorted_by(row.before), _sorted_by(row.after))

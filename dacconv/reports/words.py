@@ -98,8 +98,8 @@ def _geometry_cells(row: Row) -> tuple[str, ...]:
         axes(g.kernel) or row.op,
         str(g.in_channels),
         str(g.out_channels),
-        _same(g.stride),
-        _same(g.dilation),
+        _same(g.stride) if g.known else UNKNOWN,
+        _same(g.dilation) if g.known else UNKNOWN,
         UNKNOWN if g.output_size is None else axes(g.output_size) or "-",
     )
 

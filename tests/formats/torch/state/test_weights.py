@@ -17,6 +17,9 @@ from torch_nets import DnCNN, ResNet20, VGG16Probe, eligible, split_all
 from dacconv.errors import FormatError, UnsupportedError, UsageError
 from dacconv.formats import LoadOptions, open_model
 from dacconv.graph.types import Choice, Conv, Plan, Rewrite
+from dacconv.jobs.convert import convert_file, inspect_file
+from dacconv.reports.words import row_cells
+from dacconv.settings import Settings
 
 PLAN = Plan((Choice("0", "dac", (9,)),))
 
@@ -71,12 +74,98 @@ class TestSure:
         assert "--layers" in str(found[name])
         assert reasons(path, name) == {"c1": None, name: None}
 
+    @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+    @pytest.mark.parametrize("kernel", [2, 3, 4, 5])
+    @pytest.mark.parametrize("name", ["body.4", "layers.up_block.conv", "decoder.conv", "x"])
+    def test_as_many_outputs_as_inputs(
+        self, tmp_path: Path, name: str, kernel: int, suffix: str
+    ) -> None:
+        """The weight of a transposed conv has the same shape then; a bias shows nothing."""
+        shapes = {
+            "body.0.weight": (16, 3, 3, 3), "body.0.bias": (16,),
+            f"{name}.weight": (16, 16, kernel, kernel), f"{name}.bias": (16,),
+            "tail.weight": (3, 16, 3, 3), "tail.bias": (3,),
+        }  # fmt: skip
+        path = saved(tmp_path / "a.pt", **shapes)
+        if suffix == ".safetensors":
+            save_file(torch.load(path), tmp_path / "a.safetensors")
+            path = tmp_path / "a.safetensors"
+        found = reasons(path)
+        assert found["body.0"] is None
+        assert found["tail"] is None
+        assert "transposed" in str(found[name])
+        assert "--arch" in str(found[name])
+        assert "--layers" in str(found[name])
+        assert reasons(path, name)[name] is None
+
+    def test_a_loop_of_convs(self, tmp_path: Path) -> None:
+        """So many transposed convs would double the image without end; the last may be one."""
+        row = {f"body__{2 * i}__weight": (16, 16, 3, 3) for i in range(1, 9)}
+        first, last = {"body__0__weight": (16, 3, 3, 3)}, {"body__18__weight": (3, 16, 3, 3)}
+        assert not any(reasons(saved(tmp_path / "a.pt", **first, **row, **last)).values())
+        for end in ({"tail__weight": (3, 16, 3, 3)}, {"body__19__weight": (3, 16, 3, 3)},
+                    {"body__18__weight": (3, 16, 5, 5)}):  # fmt: skip
+            found = reasons(saved(tmp_path / "b.pt", **first, **row, **end))
+            assert [name for name, reason in found.items() if reason] == ["body.16"]
+        even = dict.fromkeys(row, (16, 16, 4, 4)) | {"body__18__weight": (3, 16, 4, 4)}
+        biases = {name.replace("weight", "bias"): shape[:1] for name, shape in even.items()}
+        found = reasons(saved(tmp_path / "c.pt", **first, **even, **biases))
+        assert "transposed" in str(found["body.16"])
+        assert found["body.14"] is None
+
+    def test_too_few_in_a_row(self, tmp_path: Path) -> None:
+        row = {f"body__{2 * i}__weight": (16, 16, 3, 3) for i in range(1, 5)}
+        found = reasons(saved(tmp_path / "a.pt", body__0__weight=(16, 3, 3, 3), **row))
+        assert sum(reason is not None for reason in found.values()) == 4
+
+    def test_the_same_layer_of_many_blocks(self, tmp_path: Path) -> None:
+        blocks = {f"body__{i}__{k}__weight": (16, 16, 3, 3) for i in range(5) for k in "ab"}
+        assert not any(
+            reasons(saved(tmp_path / "a.pt", c__weight=(16, 3, 3, 3), **blocks)).values()
+        )
+
+    @pytest.mark.parametrize(
+        ("names", "sure"),
+        [
+            (("c1", "x", "fc"), True),
+            (("c1", "fc", "x"), False),  # an autoencoder: what follows may enlarge
+            (("c1", "up1", "x", "fc"), False),
+            (("c1", "decoder.0", "x", "fc"), False),
+            (("c1", "conv2"), True),
+            (("c1", "body.conv"), True),
+            (("c1", "decoder.conv2"), False),
+            (("c1", "x.conv.3"), False),
+        ],
+    )
+    def test_classifiers_and_names(
+        self, tmp_path: Path, names: tuple[str, ...], sure: bool
+    ) -> None:
+        shapes = {"c1": (16, 3, 3, 3), "fc": (10, 16)}
+        path = saved(
+            tmp_path / "a.pt", **{f"{n}.weight": shapes.get(n, (16, 16, 3, 3)) for n in names}
+        )
+        name = next((n for n in reversed(names) if n not in shapes), "")
+        assert (reasons(path)[name] is None) == sure
+
+    @pytest.mark.parametrize(("length", "sure"), [(32, True), (16, False)])
+    @pytest.mark.parametrize("leaf", ["bias", "running_mean"])
+    def test_lengths_settle_other_shapes(
+        self, tmp_path: Path, leaf: str, length: int, sure: bool
+    ) -> None:
+        owner = "x" if leaf == "bias" else "norm"
+        path = saved(
+            tmp_path / "a.pt", c1__weight=(16, 3, 3, 3), c2__weight=(32, 16, 3, 3),
+            x__weight=(32, 16, 3, 3), **{f"{owner}.{leaf}": (length,)},
+        )  # fmt: skip
+        assert (reasons(path)["x"] is None) == sure
+
     def test_first_that_takes_no_image(self, tmp_path: Path) -> None:
         assert "64 channels" in str(reasons(saved(tmp_path / "a.pt", c__weight=(8, 64, 3, 3)))["c"])
 
     @pytest.mark.parametrize("name", ["group.conv", "supper", "upper.conv", "transition1.conv"])
     def test_names_that_only_look_transposed(self, tmp_path: Path, name: str) -> None:
-        path = saved(tmp_path / "a.pt", c1__weight=(8, 3, 3, 3), **{f"{name}.weight": (8, 8, 3, 3)})
+        shapes = {f"{name}.weight": (16, 8, 3, 3)}
+        path = saved(tmp_path / "a.pt", c1__weight=(8, 3, 3, 3), **shapes)
         assert reasons(path)[name] is None
 
     def test_other_tensors_are_no_convs(self, tmp_path: Path) -> None:
@@ -172,6 +261,17 @@ class TestModel:
         with pytest.raises(UnsupportedError):
             model.conv("nothing")
 
+    def test_what_it_cannot_know_is_null_in_reports(self, tmp_path: Path) -> None:
+        path = saved(tmp_path / "a.pt", c__weight=(8, 3, 3, 3), d__weight=(16, 8, 3, 3))
+        inspected = inspect_file(path, Settings.of())
+        converted = convert_file(path, Settings.of(rank=1), output=tmp_path / "b.pt").report
+        for report in (inspected, converted):
+            assert report.rows
+            for row, entry in zip(report.rows, report.to_dict()["layers"], strict=True):
+                assert (entry["stride"], entry["dilation"], entry["groups"]) == (None,) * 3
+                assert entry["kernel"] == [3, 3]
+                assert row_cells(row)[4:7] == ("?", "?", "?")
+
     def test_takes_only_splits(self, tmp_path: Path) -> None:
         model: Any = open_model(
             saved(tmp_path / "a.pt", c__weight=(8, 3, 3, 3), d__weight=(8, 1, 3, 3))
@@ -257,7 +357,7 @@ class TestSave:
     def test_tied_weights_stay_tied(self, tmp_path: Path) -> None:
         weight = torch.randn(3, 3, 3, 3)
         torch.save({"a.weight": weight, "b.weight": weight}, tmp_path / "a.pt")
-        model = open_model(tmp_path / "a.pt")
+        model = open_model(tmp_path / "a.pt", LoadOptions(vouched=("b",)))  # as many in as out
         nodes = model.graph().nodes
         assert nodes[0].weight == nodes[1].weight
         split_all(model).save(tmp_path / "b.pt", provenance={}, plan=PLAN)
@@ -280,7 +380,7 @@ class TestSave:
         point = Conv(np.ones((8, 8, 1, 1), np.float32), None, (1, 1), ((0, 0), (0, 0)), (1, 1))
         first = model.rewrite([Rewrite("c", "c:in", ((half, point),))])
         first.save(tmp_path / "b.pt", provenance={}, plan=PLAN)
-        again = open_model(tmp_path / "b.pt")
+        again = open_model(tmp_path / "b.pt", LoadOptions(vouched=("d",)))  # as many in as out
         assert [n.name for n in again.graph().nodes] == ["c.0", "c.1", "d"]
         split_all(again).save(tmp_path / "c.pt", provenance={}, plan=PLAN)
         assert "d.1.weight" in torch.load(tmp_path / "c.pt", weights_only=True)
