@@ -26,11 +26,14 @@ NUMBERS = (0, 1, -1, 2, 3, 7, 255, 1 << 31, 1 << 62, (1 << 63) - 1, -(1 << 63), 
 RUN = "__import__('os').system('touch CANARY')"
 """An expression that the canaries of ``fuzz.py`` notice when something evaluates it."""
 TEXTS = ("", "a", "conv1", "x" * 5000, "\x1b[31mred\x1b[0m", "a\nb", "::set-output name=a::b",
-         "\x00", "\u202egnp", "\ud800", "=cmd|' /C calc'!A0", "../../CANARY", "/dev/zero", "os:system",
-         "9**9**9**9", RUN, "torch.ops.aten.from_file.default", "torch.hub.load", "nan",
-         "Symbol('s0', integer=True)", "eval", "%s%n", "{0.__class__}", "~", "-", "--force")  # fmt: skip
-VALUES = (*NUMBERS, *TEXTS, None, True, False, [], {}, [[]], [1, 2], {"a": 1})
+         "\x00", "\u202egnp", "\ud800", "=cmd|' /C calc'!A0", "../../CANARY", "/dev/zero",
+         "os:system", "9**9**9**9", RUN, "torch.ops.aten.from_file.default", "torch.hub.load",
+         "nan", "Symbol('s0', integer=True)", "eval", "%s%n", "{0.__class__}", "~", "-",
+         "--force")  # fmt: skip
+VALUES: tuple[Any, ...] = (*NUMBERS, *TEXTS, None, True, False, [], {}, [[]], [1, 2], {"a": 1})
 PICKLE = b"\x80\x02cposix\nsystem\nX\x0c\x00\x00\x00touch CANARY\x85R."
+_EXTRA = ("data/constants/opaque_obj_0", "models/other.json", "extra/a", "data/aotinductor/a.so",
+          "code/a.py", "data/constants/tensor_9")  # fmt: skip
 
 Mutate = Callable[[bytes, random.Random], bytes]
 
@@ -111,7 +114,7 @@ def other_net() -> onnx.ModelProto:
     """Constants, a Pad, a local function, an If and a quantised weight."""
     kernel = np.random.default_rng(2).standard_normal((4, 3, 3, 3)).astype(np.float32)
     small = onnx.numpy_helper.from_array((kernel[:, :1].repeat(4, 1) * 50).astype(np.int8), "q")
-    scale = onnx.numpy_helper.from_array(np.float32(0.1), "scale")
+    scale = onnx.numpy_helper.from_array(np.array(0.1, np.float32), "scale")
     pads = onnx.numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1]), "pads")
     yes = onnx.numpy_helper.from_array(np.array(True), "yes")
     value = helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)
@@ -268,8 +271,9 @@ def change_archive(data: bytes, rng: random.Random) -> bytes:
         case 0:
             records.append((name, rng.choice((record, PICKLE, b""))))
         case 1:
-            records[at] = (rng.choice((name.upper(), f"../{name}", name + "/", f"{name}.pt",
-                                       name.replace("weight_", "opaque_obj_"), "a/b")), record)  # fmt: skip
+            opaque = name.replace("weight_", "opaque_obj_")
+            names = (name.upper(), f"../{name}", f"{name}/", f"{name}.pt", opaque, "a/b")
+            records[at] = (rng.choice(names), record)
         case 2:
             del records[at]
         case 3:
@@ -279,9 +283,7 @@ def change_archive(data: bytes, rng: random.Random) -> bytes:
             records[at] = (name, rng.choice((PICKLE, b"", b"\x00" * (1 << 20))))
         case 5:
             root = name.partition("/")[0]
-            extra = rng.choice(("data/constants/opaque_obj_0", "models/other.json", "extra/a",
-                                "data/aotinductor/a.so", "code/a.py", "data/constants/tensor_9"))  # fmt: skip
-            records.append((f"{root}/{extra}", rng.choice((PICKLE, b"{}", record))))
+            records.append((f"{root}/{rng.choice(_EXTRA)}", rng.choice((PICKLE, b"{}", record))))
         case _:
             texts = [i for i, (each, _) in enumerate(records) if each.endswith(".json")]
             at = rng.choice(texts) if texts and rng.random() < 0.8 else at
@@ -318,7 +320,7 @@ def change_message(data: bytes, rng: random.Random) -> bytes:
         message.ClearField(fact.name)
     else:
         setattr(message, fact.name, _scalar(fact, value, rng))
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def _fields(message: Any, places: list[tuple[Any, Any]]) -> None:
@@ -388,7 +390,8 @@ def change_lines(data: bytes, rng: random.Random) -> bytes:
             key, equals, _ = lines[at].partition("=")
             value = json.dumps(rng.choice(VALUES)) if rng.random() < 0.8 else "1979-05-27"
             lines[at] = f"{key}{equals} {value}"
-    return "\n".join(lines).encode("utf-8", "surrogatepass")
+    text = "\n".join(lines).replace("../", "")  # a user's own file may well name other folders
+    return text.encode("utf-8", "surrogatepass")
 
 
 _MUTATORS: Mapping[str, Mutate] = {
