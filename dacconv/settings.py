@@ -332,7 +332,7 @@ class Outputs(Options):
     output: Path | None = option(PATH, None, "The file to write.", OUTPUT, "convert", "fuse", "sweep", metavar="FILE", names=("-o", "--output"), words={"sweep": "Results, .csv or .json; an interrupted sweep continues from them."})
     output_dir: Path | None = option(PATH, None, "The folder to write into; created if missing.", OUTPUT, "convert", metavar="DIR", names=("-O", "--output-dir"))
     jobs: int = option(COUNT, 1, "Convert N models at a time (1).", OUTPUT, "convert", "run", metavar="N")
-    force: bool = option(FLAG, False, "Overwrite.", OUTPUT, *EVERY, "run", words={"sweep": "Overwrite the results and start afresh."})
+    force: bool = option(FLAG, False, "Overwrite.", OUTPUT, *EVERY, "run", words={"sweep": "Overwrite the results and start again."})
     keep: bool = option(FLAG, False, "Write even if a gate is missed or the network is broken.", OUTPUT, "convert", "fuse")
     dry_run: bool = option(FLAG, False, "Convert and verify in memory; write the plan only (-o names it).", OUTPUT, "convert", "run")
     verbose: bool = option(FLAG, False, "Print the roofline and how costs are counted as well.", OUTPUT, "inspect", "convert", "fuse", names=("-v", "--verbose"))
