@@ -44,10 +44,10 @@ class Ledger:
 
     def lookup(self, tensor: torch.Tensor) -> str | None:
         """The value that ``tensor`` holds now; None for the model's own constants."""
-        if self._names.tensor(tensor) is not None:
-            return None
-        tag = getattr(tensor, _VALUE, None)
         written = self._writes.get(_storage(tensor))
+        if self._names.tensor(tensor) is not None:
+            return None if written is None else written[1]  # the run itself may change a buffer
+        tag = getattr(tensor, _VALUE, None)
         if tag is None:
             self.unseen = True
             self.name_value(tensor, self.fresh("unseen"))
@@ -102,6 +102,11 @@ class Ledger:
             return 0
         self.counted.add(constant)
         return tensor.numel()
+
+    def is_constant(self, tensor: torch.Tensor) -> bool:
+        """Whether it is one of the model's own tensors, which the run has not written to."""
+        named = self._names.tensor(tensor) is not None
+        return named and _storage(tensor) not in self._writes
 
     def written(self, tensor: torch.Tensor, node: str) -> None:
         """Note that a node wrote to the memory of ``tensor``."""

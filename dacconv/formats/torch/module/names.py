@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,23 +16,30 @@ from dacconv.formats.torch.members import modules, named_modules, named_tensors
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The qualified names of a module tree: the first name of each module and tensor."""
+    """The qualified names of a module tree: the first name of each module and tensor.
+
+    The tensors are parameters, buffers, and what plain attributes hold; ``alive`` keeps them, so
+    that no other tensor comes to lie in their memory.
+    """
 
     modules: Mapping[int, str]
     tensors: Mapping[tuple[Any, ...], str]
     held: Mapping[str, str] = field(default_factory=dict)
+    alive: tuple[torch.Tensor, ...] = ()
 
     @classmethod
     def of(cls, root: nn.Module) -> Names:
         """The names in the tree under ``root``."""
         modules = {id(module): name for name, module in named_modules(root)}
         tensors: dict[tuple[Any, ...], str] = {}
-        for name, tensor in named_tensors(root):
+        alive: list[torch.Tensor] = []
+        for name, tensor in (*named_tensors(root), *loose_tensors(root)):
             tensors.setdefault(tensor_key(tensor), name)
-        return cls(modules, tensors, held_outside(root))
+            alive.append(tensor)
+        return cls(modules, tensors, held_outside(root), tuple(alive))
 
     def tensor(self, tensor: torch.Tensor) -> str | None:
-        """The name of a parameter or buffer; None for any other tensor."""
+        """The name of a tensor that the module held before the run; None for any other."""
         return self.tensors.get(tensor_key(tensor))
 
 
@@ -42,6 +51,43 @@ def tensor_key(tensor: torch.Tensor) -> tuple[Any, ...]:
         return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
     except RuntimeError:  # under vmap and the like there is no memory to point to
         return (id(tensor),)
+
+
+def loose_tensors(root: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors in plain attributes, with names: of the modules, their classes and their code."""
+    homes: dict[str, object] = {}
+    for path, module in named_modules(root):
+        for kind in type(module).__mro__:
+            if not kind.__module__.startswith(("torch.", "builtins")):
+                homes[f"{kind.__module__}.{kind.__qualname__}"] = dict(vars(kind))
+                code = vars(sys.modules.get(kind.__module__, object)) or {}
+                homes[kind.__module__] = {
+                    name: value
+                    for name, value in code.items()
+                    if isinstance(value, (torch.Tensor, list, tuple, dict))
+                }
+        registries = ("_modules", "_parameters", "_buffers")
+        own = {name: value for name, value in vars(module).items() if name not in registries}
+        for name, value in own.items():
+            homes[f"{path}.{name}" if path else name] = value
+    for name, value in homes.items():
+        for tensor in _tensors_in(value, depth=4):
+            yield name, tensor
+
+
+def _tensors_in(value: object, depth: int) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, nn.Module) or not depth:
+        return
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for item in value:
+            yield from _tensors_in(item, depth - 1)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors_in(item, depth - 1)
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, ModuleType)):
+        yield from _tensors_in(dict(vars(value)), depth - 1)
 
 
 def held_outside(root: nn.Module) -> dict[str, str]:

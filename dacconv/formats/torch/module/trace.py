@@ -28,7 +28,7 @@ from dacconv.formats.torch.module.arithmetic import OF_CONSTANTS, constant_affin
 from dacconv.formats.torch.module.blocks import Block
 from dacconv.formats.torch.module.functions import conv_call, describe_call
 from dacconv.formats.torch.module.ledger import Ledger
-from dacconv.formats.torch.module.names import Names
+from dacconv.formats.torch.module.names import Names, loose_tensors
 from dacconv.graph.types import LAYER_OPS, Node, Op
 
 _DATA_READS = frozenset(
@@ -50,6 +50,7 @@ _WRITERS = frozenset(
 class Trace:
     """What one run did.
 
+    ``outputs`` are the values that it returned, or left in attributes for the next run.
     ``blocks`` are the modules that are called once, with one tensor, and return one.
     ``sites`` maps the nodes that are modules to the module's name; ``used`` are the names of
     the parameters that were read; ``calls`` are the nodes inside every call of each module.
@@ -215,7 +216,7 @@ class _Recorder(TorchFunctionMode):
 
     def _is_constant(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is the model's own, or made of such alone."""
-        return self.names.tensor(tensor) is not None or self.ledger.known(tensor) in self.constants
+        return self.ledger.is_constant(tensor) or self.ledger.known(tensor) in self.constants
 
     def _why_functional(self, op: Op, weight: Any) -> str:
         """Why the conv behind a bare function call is left alone."""
@@ -344,6 +345,8 @@ class _Recorder(TorchFunctionMode):
     def finish(self, outputs: Sequence[torch.Tensor]) -> Trace:
         """The nodes with the reasons that only the whole run shows."""
         values = tuple(self.ledger.lookup(t) or self.names.tensor(t) or "" for t in outputs)
+        left = (self.ledger.known(tensor) for _, tensor in loose_tensors(self.root))
+        values += tuple(v for v in dict.fromkeys(left) if v is not None and v not in values)
         blind = None
         notes = []
         if self.dynamic:
