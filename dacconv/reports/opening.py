@@ -49,19 +49,24 @@ def verdict_line(verdict: Verdict) -> str:
 
 
 def speed_lines(report: Report) -> Iterator[str]:
-    """The speed, and the budget of time where it was missed."""
-    if report.verification is not None:
-        yield f"speed: {speed(report.verification.latency)}"
-    else:
-        yield "speed: not measured"
-    timings, share = report.timings, _share(_options(report).get("latency"))
-    if timings is not None and share is not None and timings.before_ms:
-        left = timings.after_ms / timings.before_ms
-        if left > share * 1.005:
-            yield (
-                f"the budget of time is missed: {100 * left:.1f} % of the layers' time is left, "
-                f"not {100 * share:.1f} %"
-            )
+    """The speed, and the budgets that were missed."""
+    time = report.verification.latency if report.verification is not None else None
+    yield f"speed: {'not measured' if time is None else speed(time)}"
+    options = _options(report)
+    for name, noun in (("macs", "MACs"), ("params", "parameters")):
+        share = _share(options.get(name))
+        before, after = getattr(report.before, name), getattr(report.after, name)
+        if share is not None and before and after is not None and after > share * before:
+            yield _missed(f"budget of {noun}", after / before, share)
+    share = _share(options.get("latency"))
+    if share is not None and time is not None:
+        _, high = time.interval or (time.low, time.high)
+        if 1 / high > share:  # even at the fast end of the interval
+            yield _missed("budget of time", 1 / time.speedup, share)
+
+
+def _missed(budget: str, left: float, share: float) -> str:
+    return f"MISSED: the {budget}: {100 * left:.1f} % is left, not {100 * share:.1f} %"
 
 
 def speed(time: Latency) -> str:

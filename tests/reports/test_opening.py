@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,8 +13,14 @@ import pytest
 from onnx import numpy_helper
 
 from dacconv.conversion.pipeline import Conversion
+from dacconv.conversion.report import Report
+from dacconv.conversion.verification import _latency
+from dacconv.graph.types import Choice, Plan, Provenance
+from dacconv.reports import html, markdown
+from dacconv.reports.opening import opening as opening_of
 from dacconv.settings import Settings
 from tests.cli.test_app import ARCH
+from tests.conversion.test_gates import report
 from tests.jobs.test_write import break_writer
 
 
@@ -56,6 +63,67 @@ def test_the_terminal_opens_with_three_lines(run, work):
     data = json.loads(run("convert", "net.onnx", "--rank", 2, "--force", "--json", "-").out)
     assert data["verdict"]["level"] == "degraded"
     assert run("inspect", "net.onnx").out.startswith("layer")
+
+
+def measured(speedups: list[float], error: float = 0.05, **options: object) -> Report:
+    """A report of a conversion that leaves 60 of 100 MACs."""
+    latency = _latency([(speedup, 1.0) for speedup in speedups], 1)
+    made = report(60, error)
+    check = replace(made.verification, latency=latency)
+    rows = tuple(replace(row, rank=(1,), full_rank=(9,)) for row in made.rows)
+    return replace(
+        made,
+        rows=rows,
+        verification=check,
+        plan=Plan((Choice("a", "dac", (1,), form="sum"),)),
+        provenance=Provenance("1", "0", "n.onnx", options),
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (measured([1.5] * 20, rank=2), "speed: 1.50 x as fast as the original (1.50 to 1.50)"),
+        (measured([0.8] * 20, rank=2), "speed: SLOWER than the original: 1.25 x the time"),
+        (measured([0.7, 1.5] * 10, rank=2), "speed: no measurable difference (1.10 x as fast"),
+        (
+            measured([1.5] * 20, macs="50%"),
+            "MISSED: the budget of MACs: 60.0 % is left, not 50",
+        ),
+        (measured([1.25] * 20, latency=0.6), "MISSED: the budget of time: 80.0 % is left, not 60"),
+    ],
+)
+def test_what_is_slower_or_missed_stands_at_the_top(made, words):
+    assert any(line.startswith(words) for line in opening_of(made).lines[:3])
+    assert words in markdown.render(made)
+    assert any(line.startswith(words) for line in html.page(made).opening)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        measured([1.5] * 20, macs=0.6),
+        measured([2.0] * 20, latency=0.6),
+        measured([1.2, 3.0] * 10, latency=0.6),  # within the interval
+    ],
+)
+def test_a_budget_that_is_kept_is_not_missed(made):
+    assert "MISSED" not in "\n".join(opening_of(made).lines)
+
+
+@pytest.mark.parametrize(
+    ("made", "following"),
+    [
+        (measured([1.5] * 20, error=0.5, rank=2), "--macs 0.6 --method auto"),
+        (measured([1.5] * 20, error=1.5, rank=2), "--macs 0.6 --method auto"),
+        (measured([1.5] * 20, error=0.5, macs=0.6), "--macs 0.6 --method auto"),
+        (measured([1.5] * 20, error=0.5, macs=0.6, method="auto"), "--macs 0.7 --method auto"),
+        (measured([0.8] * 20, macs=0.6), "--macs 0.6 --tune"),
+        (measured([1.5] * 20, macs=0.6), "--macs 0.5 --method auto"),
+    ],
+)
+def test_what_to_try_next(made, following):
+    assert opening_of(made).lines[-1] == f"next: dacconv convert n.onnx {following}"
 
 
 def test_check_opens_with_verdict_and_speed(run):
