@@ -149,14 +149,15 @@ def best_prefix(keys: Iterable[str], wanted: Iterable[str]) -> str:
     """The prefix under which most of ``wanted`` are among ``keys``; the shortest such."""
     have, needed = set(keys), list(wanted)
     best, most = "", -1
-    for prefix in sorted(set(_prefixes(have)), key=lambda p: (len(p), p)):
+    for prefix in sorted(set(prefixes(have)), key=lambda p: (len(p), p)):
         count = sum(prefix + key in have for key in needed)
         if count > most:
             best, most = prefix, count
     return best
 
 
-def _prefixes(keys: Iterable[str]) -> Iterator[str]:
+def prefixes(keys: Iterable[str]) -> Iterator[str]:
+    """Everything that keys may have before the names of a network: the starts up to a dot."""
     yield ""
     for key in keys:
         parts = key.split(".")

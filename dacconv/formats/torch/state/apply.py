@@ -15,7 +15,7 @@ from dacconv.formats.base import LoadOptions
 from dacconv.formats.sniff import kind
 from dacconv.formats.torch.convs import CONVS, from_spec
 from dacconv.formats.torch.files.checkpoint import read_checkpoint
-from dacconv.formats.torch.files.entries import best_prefix
+from dacconv.formats.torch.files.entries import best_prefix, prefixes
 from dacconv.formats.torch.members import modules, named_modules, own_methods, parameters, submodule
 from dacconv.formats.torch.module.blocks import rebuilt
 from dacconv.formats.torch.module.names import held_outside
@@ -76,6 +76,8 @@ def place(module: nn.Module, source: StateFile) -> Iterator[list[Replaced]]:
     where = str(source.checkpoint.path)
     record = source.record
     held = held_outside(module)
+    if record:
+        record = _renamed(record, _prefix_of_record(module, record["modules"], source.state))
     recorded = dict(_recorded(module, record, where) if record else ())
     for name, layer in recorded.items():
         _require_reachable(module, name, held, where)
@@ -84,6 +86,29 @@ def place(module: nn.Module, source: StateFile) -> Iterator[list[Replaced]]:
     for name, layer in list(_derived(module, source.state, prefix, recorded, where)):
         _require_reachable(module, name, held, where)
         yield _replace(module, name, layer)
+
+
+def _prefix_of_record(module: nn.Module, specs: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    """What goes before the record's names in ``module``, such as ``model.``; mostly nothing.
+
+    A file that was converted as the inner network of a wrapper fits the wrapper too, as the
+    original does.
+    """
+    names = {name for name, _ in named_modules(module, duplicates=True)}
+    outer = [name for name in specs if not any(name.startswith(f"{n}.") for n in specs)]
+    for prefix in ("", *sorted(set(prefixes(state)), key=lambda each: (len(each), each))):
+        if all(prefix + name in names for name in outer):
+            return prefix
+    return ""
+
+
+def _renamed(record: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The record with a prefix before the names of its layers."""
+    result = dict(record)
+    for key in ("modules", "replaced"):
+        if prefix and isinstance(record.get(key), Mapping):
+            result[key] = {prefix + name: value for name, value in record[key].items()}
+    return result
 
 
 def _require_reachable(module: nn.Module, name: str, held: Mapping[str, str], where: str) -> None:

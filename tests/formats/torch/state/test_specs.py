@@ -105,6 +105,38 @@ class TestApplied:
         assert difference(make, out) < 1e-5
 
 
+class TestWrapped:
+    """A file of a wrapper, such as a Lightning module, that was converted as the inner network."""
+
+    @pytest.mark.parametrize("prefix", ["model", "net.module"])
+    @pytest.mark.parametrize("how", ["fuse", "both", "weights"])
+    def test_fits_the_wrapper_and_the_network(self, tmp_path: Path, how: str, prefix: str) -> None:
+        make = record_nets.three_in_a_row
+
+        def wrapped() -> nn.Module:
+            net = make()
+            for name in reversed(prefix.split(".")):
+                net = nn.ModuleDict({name: net})
+            return net
+
+        content = {"state_dict": wrapped().state_dict(), "epoch": 3}
+        torch.save(content, tmp_path / "a.ckpt")
+        if how == "weights":
+            out = tmp_path / "b.ckpt"
+            chosen = Settings.of(rank=99, allow_costlier=True, layers=(f"{prefix}.4",))
+            convert_file(tmp_path / "a.ckpt", chosen, output=out)
+        else:
+            out = run(make, tmp_path / "a.ckpt", [how])
+        keys = torch.load(out, weights_only=True)["state_dict"]
+        assert all(key.startswith(f"{prefix}.") for key in keys)
+        assert difference(make, out) < 1e-5
+        outer = dacconv.apply(wrapped(), out)
+        assert list(outer.state_dict()) == list(keys)
+        x = torch.randn(SHAPE)
+        with torch.no_grad():
+            assert relative(make()(x), outer.get_submodule(prefix)(x)) < 1e-5
+
+
 class TestMisfits:
     def merged(self, tmp_path: Path) -> Path:
         return run(record_nets.three_then_one, stored(record_nets.three_then_one,
