@@ -1,11 +1,12 @@
 # make demo   set up, then convert the network that the repository carries
 # make test   set up, then run the tests
+# make fuzz   set up, then open 10,000 damaged and hostile files
 #
 # A clean clone needs python 3.11 or newer with venv, and make. PyPI's Linux build of torch
 # brings CUDA along (gigabytes); the CPU build is enough for everything here:
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup demo figures docs test lint format dist clean
+.PHONY: help setup demo figures docs test fuzz lint format dist clean
 .DEFAULT_GOAL := help
 
 VENV := .venv
@@ -21,6 +22,7 @@ help:
 	@echo "make figures draw docs/figures: the paper's two experiments"
 	@echo "make docs    build the site of the documentation in site/"
 	@echo "make test    run the tests (PYTEST_ARGS='-k word' picks some)"
+	@echo "make fuzz    open damaged and hostile files of every format (FUZZ_ARGS='--formats pt2')"
 	@echo "make lint    style, types and import contracts"
 	@echo "make format  let ruff format the code"
 	@echo "make dist    build the wheel and the source distribution, and check them"
@@ -66,6 +68,9 @@ docs: setup
 
 test: setup
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fuzz: setup
+	@$(BIN)/python scripts/fuzz.py $(FUZZ_ARGS)
 
 lint: setup
 	$(BIN)/ruff check

@@ -9,10 +9,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as typing has it, whose import takes a moment in which Ctrl-C would show
 if TYPE_CHECKING:
+    from typing import Any
+
     from dacconv.api import bench as bench
     from dacconv.api import calibrate as calibrate
     from dacconv.api import convert as convert
@@ -69,6 +69,8 @@ def __getattr__(name: str) -> Any:
     """Resolve the public names on use, so that importing dacconv costs nothing."""
     if name not in _MODULES:
         raise AttributeError(f"module 'dacconv' has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(f"dacconv.{_MODULES[name]}"), name)
     globals()[name] = value
     return value

@@ -1,6 +1,6 @@
 """Pages of the documentation's site that are made from other files; a hook of mkdocs.
 
-The first page of the site is the README. ``docs/options.md`` is in the repository, so that it can
+The first page of the site is the README, and SECURITY.md is another. ``docs/options.md`` is in the repository, so that it can
 be read there; this writes it:
 
     python scripts/site_pages.py
@@ -34,17 +34,23 @@ def options_page() -> str:
     return "\n".join([INTRODUCTION, *sections])
 
 
-def first_page() -> str:
-    """The README with links that are relative to the folder ``docs``."""
-    return (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+def root_page(name: str) -> str:
+    """A page of the repository's root with links that are relative to the folder ``docs``."""
+    return (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the first page."""
+    """Add the pages from the repository's root."""
     from mkdocs.structure.files import File
 
-    files.append(File.generated(config, "index.md", content=first_page()))
+    for page, source in (("index.md", "README.md"), ("SECURITY.md", "SECURITY.md")):
+        files.append(File.generated(config, page, content=root_page(source)))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Links to the pages from the repository's root, which the site has beside the others."""
+    return markdown.replace("](../SECURITY.md", "](SECURITY.md")
 
 
 def on_page_content(html: str, **_: Any) -> str:

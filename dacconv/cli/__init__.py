@@ -5,14 +5,16 @@ Importing it takes a moment, in which Ctrl-C ends the program without a tracebac
 
 import os
 import signal
-import threading
-from types import FrameType
+
+TYPE_CHECKING = False  # as typing has it; what is not imported here takes no time
+if TYPE_CHECKING:
+    from types import FrameType
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 and the signal's number."""
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
+def _stop(number: int, frame: "FrameType | None") -> None:
     """End the process while it still imports: there is nothing to clean up."""
     os.write(2, b"dacconv: interrupted\n")
     os._exit(INTERRUPTED)
@@ -24,6 +26,8 @@ def end_of_imports() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-_is_main = threading.current_thread() is threading.main_thread()
-if _is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, _stop)
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    try:  # noqa: SIM105 - contextlib takes time to import
+        signal.signal(signal.SIGINT, _stop)
+    except ValueError:  # not the main thread, which alone hears of signals
+        pass

@@ -145,7 +145,8 @@ def damaged(path: Path, error: BaseException) -> FormatError:
     text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     if "weights_only" in text:  # torch's advice to open it without care
         text = "its pickle is not one of tensors"
-    return FormatError(f"cannot be read, it is damaged: {text}", where=str(path), hint=_COPY_AGAIN)
+    what = f"cannot be read, it is damaged: {text[:500]}"
+    return FormatError(what, where=str(path), hint=_COPY_AGAIN)
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
