@@ -1,7 +1,7 @@
 """Pages of the documentation's site that are made from other files; a hook of mkdocs.
 
-The first page of the site is the README, and SECURITY.md is another. ``docs/options.md`` is in the repository, so that it can
-be read there; this writes it:
+The first page of the site is the README, and SECURITY.md is another. ``docs/options.md`` is in the
+repository, so that it can be read there; this writes it:
 
     python scripts/site_pages.py
 """
