@@ -98,7 +98,7 @@ def _verdict(result: Benchmark, case: Case, timing: Timing) -> str:
     elif interval.high < 1:
         comparison = f"{ratio(1 / interval.median)} slower than"
     else:
-        comparison = "neither significantly faster nor slower than"
+        comparison = "neither faster nor slower (no significant difference) than"
     return f"{timing.model}: {comparison} {case.timings[0].model}{where}"
 
 
