@@ -64,24 +64,26 @@ def write_verified(
     The file is written into a folder beside the target, opened from there with the settings that
     the original was opened with, and run beside the original. It takes its name if it misses no
     gate, or if it is to be kept all the same; a file that does not hold what was converted is
-    never kept. With ``lossless`` the outputs must be the same but for rounding.
+    never kept. With ``lossless`` the outputs must be the same but for rounding. Without the
+    verification the file is only written.
 
     Raises:
         UsageError: the gates need a model that can be run; the target exists by now.
         WriteError: the operating system refuses to write.
     """
     report = conversion.report
+    if not settings.verify:
+        report = judged(original, conversion.model, report, settings, progress)
+        write = target.keep or not report.missed
+        return Outcome(report, conversion.save(target.path, force=target.force) if write else ())
     with staging(target.path) as folder:
         files = conversion.save(folder / target.path.name)
-        if not settings.verify:
-            report = judged(original, conversion.model, report, settings, progress)
-        else:
-            reopened, fault = _reopened(conversion.model, files[0], settings)
-            if reopened is None or fault:
-                report = replace(report, unverified=fault, missed=(fault,))
-                return Outcome(report, (), faulty=True)
-            report = judged(original, reopened, report, settings, progress, lossless=lossless)
-            del reopened  # its file may be mapped, and is renamed now
+        reopened, fault = _reopened(conversion.model, files[0], settings)
+        if reopened is None or fault:
+            report = replace(report, unverified=fault, missed=(fault,))
+            return Outcome(report, (), faulty=True)
+        report = judged(original, reopened, report, settings, progress, lossless=lossless)
+        del reopened  # its file may be mapped, and is renamed now
         if report.missed and not target.keep:
             return Outcome(report, ())
         check_target(original, target.path, force=target.force)

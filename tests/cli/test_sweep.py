@@ -219,7 +219,7 @@ def test_wrong_usage(run, work):
         (("--data", "none.npz"), "no such file"),
         (("--data", "wrong.npz"), "holds no images: it has pictures 2x3x12x12"),
         (("--data", "small.npz"), "the model takes 3x12x12"),
-        (("--jobs", "2", "--dask", "tcp://x:1"), "give one"),
+        (("--jobs", "2", "--dask", "tcp://x:1"), "use one of them"),
         (("--jobs", "2", "--bench"), "without other work on the machine"),
     ):
         done = run("sweep", "net.onnx", "--samples", 2, *options)
