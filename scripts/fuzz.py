@@ -1,6 +1,6 @@
 """Run the program on damaged and hostile files of every format that it reads.
 
-    python scripts/fuzz.py [--mutants 10000] [--formats onnx,pt2] [--workers 2] [--keep DIR]
+    python scripts/fuzz.py [--mutants 10000] [--formats onnx,pt2] [--seconds 600]
 
 Each mutant of a seed (see ``fuzz_mutants.py``) is opened by a command in a worker process that
 watches for what must never happen: code or a process started, a file changed or left behind, an
@@ -337,28 +337,32 @@ def run_all(tasks: list[tuple[str, int]], seeds: Path, count: int) -> Iterator[O
     workers = [Worker.start(seeds) for _ in range(min(count, len(waiting)))]
     for worker in workers:
         worker.give(waiting.pop())
-    while any(worker.batch for worker in workers):
-        wait([worker.pipe for worker in workers if worker.batch], timeout=1)
-        for index, worker in enumerate(workers):
-            try:
-                while worker.batch and worker.pipe.poll():
-                    message = worker.pipe.recv()
-                    worker.since = time.monotonic()
-                    if isinstance(message, Outcome):
-                        worker.batch.remove((message.kind, message.number))
-                        yield message
-            except (EOFError, OSError):
-                worker.process.join(5)
-            if worker.batch and (reason := worker.dead()):
-                yield Outcome(*worker.batch[0], "fault", reason)
-                rest = worker.batch[1:]
-                workers[index] = Worker.start(seeds)
-                workers[index].give(rest or (waiting.pop() if waiting else []))
-            elif not worker.batch and waiting:
-                worker.give(waiting.pop())
-    for worker in workers:
-        worker.give([])
-        worker.process.join(10)
+    try:
+        while any(worker.batch for worker in workers):
+            wait([worker.pipe for worker in workers if worker.batch], timeout=1)
+            for index, worker in enumerate(workers):
+                try:
+                    while worker.batch and worker.pipe.poll():
+                        message = worker.pipe.recv()
+                        worker.since = time.monotonic()
+                        if isinstance(message, Outcome):
+                            worker.batch.remove((message.kind, message.number))
+                            yield message
+                except (EOFError, OSError):
+                    worker.process.join(5)
+                if worker.batch and (reason := worker.dead()):
+                    yield Outcome(*worker.batch[0], "fault", reason)
+                    rest = worker.batch[1:]
+                    workers[index] = Worker.start(seeds)
+                    workers[index].give(rest or (waiting.pop() if waiting else []))
+                elif not worker.batch and waiting:
+                    worker.give(waiting.pop())
+        for worker in workers:
+            worker.give([])
+            worker.process.join(10)
+    finally:
+        for worker in workers:
+            worker.process.kill()
 
 
 def tasks_of(mutants: int, formats: Sequence[str], first: int) -> list[tuple[str, int]]:
@@ -400,6 +404,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--formats", default=",".join(FORMATS), help=f"of {', '.join(FORMATS)}")
     parser.add_argument("--first", type=int, default=0, help="the first number of each format (0)")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2))
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after that")
     parser.add_argument("--keep", type=Path, default=Path("out/fuzz"), help="where faults go")
     options = parser.parse_args(arguments)
     outcomes, start = [], time.monotonic()
@@ -418,6 +423,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
                 kept.write_bytes(data)
                 print(f"{kept} ({' '.join(command)}): {outcome.text!a}", flush=True)
+            if time.monotonic() - start > options.seconds:
+                break
             if len(outcomes) % 1000 == 0:
                 print(
                     f"{len(outcomes)} of {len(tasks)}, {time.monotonic() - start:.0f} s", flush=True

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dacconv.errors import UnsupportedError
 from dacconv.graph.types import Affine, Conv, FloatArray
 
 F64 = NDArray[np.float64]
@@ -217,8 +218,15 @@ def bias_of(conv: Conv) -> F64:
 
 
 def as_f64(array: FloatArray | float) -> F64:
-    """The array in float64; not copied if it is float64 already."""
-    return np.asarray(array, dtype=np.float64)
+    """The array in float64; not copied if it is float64 already.
+
+    Raises:
+        UnsupportedError: it holds texts.
+    """
+    try:
+        return np.asarray(array, dtype=np.float64)
+    except ValueError as error:
+        raise UnsupportedError("a weight or bias holds texts, not numbers") from error
 
 
 def _per_channel(affine: Affine, channels: int) -> tuple[F64, F64]:

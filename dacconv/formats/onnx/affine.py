@@ -10,6 +10,7 @@ from dacconv.formats.onnx.geometry import attributes_of
 from dacconv.formats.onnx.operators import CannotEvaluate
 from dacconv.formats.onnx.shapes import InferredShapes
 from dacconv.formats.onnx.tensors import FLOATS
+from dacconv.graph.convs import as_f64
 from dacconv.graph.types import Affine, Array, Shape
 
 
@@ -91,7 +92,7 @@ def _axis(constant: tuple[int, ...], data: Shape | None) -> int | None:
 def batch_norm(entry: Entry, constants: Constants) -> Affine:
     """``gamma (x - mean) / sqrt(var + epsilon) + beta`` as scale and shift, in float64."""
     scale, shift, mean, variance = (
-        constants.value(name).astype(np.float64) for name in entry.proto.input[1:5]
+        as_f64(constants.value(name)) for name in entry.proto.input[1:5]
     )
     epsilon = float(attributes_of(entry).get("epsilon", 1e-5))
     with np.errstate(all="ignore"):  # a negative variance gives NaN here as it does at runtime
@@ -105,7 +106,7 @@ def loose_affine(entry: Entry, constants: Constants) -> Affine:
     data, constant = operands if operands is not None else ("", None)
     if constant is None:
         return Affine(-np.ones(()), np.zeros(()))
-    values = constants.value(constant).astype(np.float64)
+    values = as_f64(constants.value(constant))
     values = values.reshape(() if values.size == 1 else -1)
     ones, zeros = np.ones_like(values), np.zeros_like(values)
     reversed_order = entry.proto.input[1] == data
