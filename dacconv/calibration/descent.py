@@ -82,7 +82,7 @@ def in_full(model: Model, inputs: Inputs) -> bool:
 def model_macs(model: Model) -> int:
     """The multiply-adds of one sample, as far as they are known."""
     layers = [layer for layer in survey(model.graph()) if layer.geometries]
-    return sum(shared_cost(layer.geometries, layer.op).macs or 0 for layer in layers)
+    return sum(shared_cost(layer.geometries).macs or 0 for layer in layers)
 
 
 def _tuned(

@@ -21,9 +21,12 @@ from dacconv.decompositions.formula import KERNEL
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridge strengths that are tried, as shares of the mean variance of the patches."""
 
+WIDE = 1500
+"""Numbers of a patch above which the splits to choose from get few steps of a fit."""
+
 Indices = np.ndarray[tuple[int], np.dtype[np.intp]]
 
-STEPS = 12
+STEPS, WIDE_STEPS = 12, 3
 """Steps of conjugate gradients for a factor whose normal equations are too large to be solved."""
 
 
@@ -130,6 +133,31 @@ def solve_carrier(formula: Formula, seen: Moments, factors: Factors) -> Factors:
     return with_carrier(formula, factors, solve(seen.cov, seen.cross).T)
 
 
+def reduced_rank(formula: Formula, moments: Moments, factors: Factors) -> Factors:
+    """Factors of least error of the same rank, for a formula that is ``closed``.
+
+    With the kernel K of least error and second moments S, these are the leading eigenvectors of
+    ``K S K^T`` and the projection of K on them (Zhang et al., arXiv 1505.06798, section 3.1).
+    """
+    import scipy.linalg
+
+    kernel = solve(moments.cov, moments.cross).T
+    size, rank = len(kernel), factors[formula.carrier].shape[-1]
+    _, vectors = scipy.linalg.eigh(
+        kernel @ moments.cross, subset_by_index=(size - rank, size - 1), check_finite=False
+    )
+    columns = np.ascontiguousarray(vectors[:, ::-1])
+    (index,) = (i for i in range(len(formula.terms)) if i != formula.carrier)
+    term = formula.terms[index]
+    sizes = dict(zip(term, factors[index].shape[1:], strict=True))
+    inner = [c for c in "iyx" if c in term]
+    rest = (columns.T @ kernel).reshape(rank, *(sizes[c] for c in inner))
+    order = [(*formula.ranks, *inner).index(c) for c in term]
+    arrays = [columns[None]] * len(formula.terms)
+    arrays[index] = np.ascontiguousarray(rest.transpose(order))[None]
+    return tuple(arrays)
+
+
 def with_carrier(formula: Formula, factors: Factors, weights: F64) -> Factors:
     """The factors with a carrier ``(out, numbers)`` in the order of :func:`patch_map`."""
     index = formula.carrier
@@ -142,7 +170,9 @@ def with_carrier(formula: Formula, factors: Factors, weights: F64) -> Factors:
     return *factors[:index], carrier, *factors[index + 1 :]
 
 
-def solve_factor(formula: Formula, moments: Moments, factors: Factors, index: int) -> Factors:
+def solve_factor(
+    formula: Formula, moments: Moments, factors: Factors, index: int, steps: int = STEPS
+) -> Factors:
     """The factors with one of them improved by conjugate gradients, the others kept."""
     from scipy.sparse.linalg import LinearOperator, cg
 
@@ -167,7 +197,7 @@ def solve_factor(formula: Formula, moments: Moments, factors: Factors, index: in
     )
     right = back(np.ascontiguousarray(moments.cross.T).reshape(out, -1))
     start = np.asarray(factors[index], np.float64).ravel()
-    solution, _ = cg(normal, right, x0=start, rtol=1e-8, maxiter=STEPS)
+    solution, _ = cg(normal, right, x0=start, rtol=1e-8, maxiter=steps)
     return *factors[:index], solution.reshape(shape), *factors[index + 1 :]
 
 
@@ -176,37 +206,82 @@ def fit(
 ) -> Fit:
     """Factors for the target outputs, starting from ``start``, shrunk towards ``kernel``.
 
-    ``sweeps`` alternations improve all factors; with 0 only the carrier is solved.
+    ``sweeps`` alternations improve all factors; with 0 only the carrier is solved. Where there is
+    a closed form for all factors, it is taken.
     """
     mixed = shrink(moments, kernel, strength)
-    seen = regressors(formula, moments, kernel, start).shrunk(strength)
-    factors = solve_carrier(formula, seen, start)
+    if formula.closed:
+        factors = reduced_rank(formula, mixed, start)
+        return Fit(factors, best_bias(moments, kernel_matrix(formula, factors)))
+    factors = with_best_carrier(formula, mixed, start)
     for _ in range(sweeps):
         for index in range(len(formula.terms)):
             if index != formula.carrier:
                 factors = unit(formula, solve_factor(formula, mixed, factors, index), index)
-        seen = regressors(formula, moments, kernel, factors).shrunk(strength)
-        factors = solve_carrier(formula, seen, factors)
+        factors = with_best_carrier(formula, mixed, factors)
     return Fit(factors, best_bias(moments, kernel_matrix(formula, factors)))
 
 
+def with_best_carrier(
+    formula: Formula, moments: Moments, factors: Factors, steps: int = STEPS
+) -> Factors:
+    """The factors with the best carrier, or a better one where each output weighs its own numbers
+    and the normal equations are too many."""
+    if "o" in formula.shared:
+        return solve_factor(formula, moments, factors, formula.carrier, steps)
+    see = patch_map(formula, factors)
+    half = see(moments.cov)
+    cov = see(np.ascontiguousarray(half.T))
+    return with_carrier(formula, factors, solve(cov, see(moments.cross)).T)
+
+
 def unit(formula: Formula, factors: Factors, index: int) -> Factors:
-    """One factor with vectors of length 1 for each rank; the carrier takes up their length.
+    """One factor with vectors of length 1; the next one on the way to the carrier takes the length.
 
-    Balanced so, one rate of descent suits every component.
+    The product stays the same. Balanced so, one rate of descent suits every component.
     """
-    term = formula.terms[index]
-    axes = tuple(1 + i for i, c in enumerate(term) if c in KERNEL and c not in formula.shared)
-    norms = np.linalg.norm(factors[index], axis=axes, keepdims=True)
-    scaled = factors[index] / np.where(norms > 0, norms, 1.0)
-    return *factors[:index], scaled, *factors[index + 1 :]
+    term, carrier = formula.terms[index], formula.terms[formula.carrier]
+    ranks = [c for c in term if c in formula.ranks]
+    letter = next((c for c in ranks if c in carrier), ranks[0])
+    target = next(
+        (i for i, t in enumerate(formula.terms) if i != index and letter in t and t == carrier),
+        next(i for i, t in enumerate(formula.terms) if i != index and letter in t),
+    )
+    kept = [c for c in term if c in formula.shared or c == letter]
+    axes = tuple(axis for axis, c in enumerate(term, start=1) if c not in kept)
+    norms = np.sqrt((factors[index] ** 2).sum(axis=axes, keepdims=True))
+    norms = np.where(norms > 0, norms, 1.0)
+    other = formula.terms[target]
+    lengths = norms.squeeze(axes).transpose(0, *(1 + kept.index(c) for c in other if c in kept))
+    shape = [factors[target].shape[0]]
+    shape += [n if c in kept else 1 for c, n in zip(other, factors[target].shape[1:], strict=True)]
+    changed = list(factors)
+    changed[index] = factors[index] / norms
+    changed[target] = factors[target] * lengths.reshape(shape)
+    return tuple(changed)
 
 
-def best_strength(fitted: Regressors, held: Regressors) -> float:
+def best_strength(
+    formula: Formula, fitted: Moments, held: Moments, kernel: F64, factors: Factors
+) -> float:
     """The strength in ``STRENGTHS`` whose fit on one half does best on the held-out half.
 
     The fit is that of the carrier alone.
     """
+    if formula.nested:
+        seen = regressors(formula, fitted, kernel, factors)
+        return nested_strength(seen, regressors(formula, held, kernel, factors))
+
+    def score(strength: float) -> float:
+        mixed = shrink(fitted, kernel, strength)
+        weights = kernel_matrix(formula, with_best_carrier(formula, mixed, factors, WIDE_STEPS))
+        return output_error(held, weights, best_bias(fitted, weights))
+
+    return min(STRENGTHS, key=score)
+
+
+def nested_strength(fitted: Regressors, held: Regressors) -> float:
+    """As :func:`best_strength`, for the numbers that the carrier weighs."""
 
     def score(strength: float) -> float:
         seen = fitted.shrunk(strength)
@@ -216,30 +291,70 @@ def best_strength(fitted: Regressors, held: Regressors) -> float:
     return min(STRENGTHS, key=score)
 
 
-def nested_fits(
+def fits_of_ranks(
     formula: Formula, fitted: Moments, held: Moments, kernel: F64, plain: Sequence[Fit]
 ) -> list[tuple[Fit, float]]:
     """For plain splits of several ranks, the better of it and its fit, with its held-out error.
 
-    The factors of a smaller rank are the first components of those of a larger one, so that
-    their normal equations are parts of those of the largest.
+    Of the fit, the carrier alone is solved, unless all factors have a closed form.
     """
-    most = max(plain, key=lambda each: each.factors[formula.carrier].size)
-    seen = regressors(formula, fitted, kernel, most.factors)
-    judge = regressors(formula, held, kernel, most.factors)
-    middle = _leading(formula, plain[len(plain) // 2].factors, most.factors)
-    strength = best_strength(seen.part(middle), judge.part(middle))
+    if formula.nested:
+        return _nested_fits(formula, fitted, held, kernel, plain)
+    middle = plain[len(plain) // 2].factors
+    strength = best_strength(formula, fitted, held, kernel, middle)
+    mixed = shrink(fitted, kernel, strength)
+    steps = STEPS if len(fitted.cov) <= WIDE else WIDE_STEPS
     results = []
     for each in plain:
-        columns = _leading(formula, each.factors, most.factors)
+        factors = with_best_carrier(formula, mixed, each.factors, steps)
+        weights = kernel_matrix(formula, factors)
+        candidate = Fit(factors, best_bias(fitted, weights))
+        error = output_error(held, weights, candidate.bias)
+        before = output_error(held, kernel_matrix(formula, each.factors), each.bias)
+        results.append((candidate, error) if error < before else (each, before))
+    return results
+
+
+def _nested_fits(
+    formula: Formula, fitted: Moments, held: Moments, kernel: F64, plain: Sequence[Fit]
+) -> list[tuple[Fit, float]]:
+    """The normal equations of a smaller rank are parts of those of the largest."""
+    most = max((each.factors for each in plain), key=lambda each: each[formula.carrier].size)
+    middle = _leading(formula, plain[len(plain) // 2].factors, most)
+    seen = regressors(formula, fitted, kernel, most)
+    judge = regressors(formula, held, kernel, most)
+    strength = nested_strength(seen.part(middle), judge.part(middle))
+    before = [
+        output_error(
+            judge.part(_leading(formula, each.factors, most)).moments,
+            _carrier_matrix(formula, each.factors),
+            each.bias,
+        )
+        for each in plain
+    ]
+    if formula.closed:
+        most = reduced_rank(formula, shrink(fitted, kernel, strength), most)
+        seen = regressors(formula, fitted, kernel, most)
+        judge = regressors(formula, held, kernel, most)
+    results = []
+    for each, plain_error in zip(plain, before, strict=True):
+        columns = _leading(formula, each.factors, most)
         own, judged = seen.part(columns).shrunk(strength), judge.part(columns).moments
         weights = solve(own.cov, own.cross).T
         bias = best_bias(own, weights)
         error = output_error(judged, weights, bias)
-        before = output_error(judged, _carrier_matrix(formula, each.factors), each.bias)
-        better = Fit(with_carrier(formula, each.factors, weights), bias)
-        results.append((better, error) if error < before else (each, before))
+        start = _components(most, each.factors) if formula.closed else each.factors
+        better = Fit(with_carrier(formula, start, weights), bias)
+        results.append((better, error) if error < plain_error else (each, plain_error))
     return results
+
+
+def _components(factors: Factors, like: Factors) -> Factors:
+    """The first components of factors, as many as ``like`` has."""
+    return tuple(
+        factor[tuple(slice(0, size) for size in other.shape)]
+        for factor, other in zip(factors, like, strict=True)
+    )
 
 
 def _leading(formula: Formula, factors: Factors, most: Factors) -> Indices:

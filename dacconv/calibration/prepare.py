@@ -129,7 +129,8 @@ class Calibrated:
     def targets(self, layers: Sequence[Layer]) -> list[Target]:
         """The layers that can be measured, in order of execution.
 
-        They have one call site, and one conv in the model that is run.
+        They are convs without groups that have one call site, and one conv in the model that is
+        run.
         """
         outputs = {node.name: node.output for node in self.view.graph().nodes}
         nodes = self.flat.graph().nodes
@@ -142,7 +143,7 @@ class Calibrated:
             node = by_output.get(outputs[site]) or by_name.get(site)
             if len(layer.sites) == 1 and node is not None and self._has_same_shape(node, site):
                 target = Target(layer.name, node.name, self.flat.conv(node.name))
-                if target.narrow:
+                if target.narrow and target.conv.groups == 1:
                     targets.append(target)
         return sorted(targets, key=lambda target: order[target.node])
 

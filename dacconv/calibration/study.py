@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dacconv.calibration.fit import Fit, best_strength, fit, kernel_matrix, nested_fits, regressors
+from dacconv.calibration.fit import Fit, best_strength, fit, fits_of_ranks, kernel_matrix
 from dacconv.calibration.inputs.families import Inputs
 from dacconv.calibration.moments import F64, Accumulator, Moments, output_error
 from dacconv.decompositions import METHODS, Factors, Formula
@@ -293,7 +293,7 @@ def _priced(
         choices = [choice for choice in plain if choice.method == method]
         starts = [Fit(plain[choice], target.bias) for choice in choices]
         formula = METHODS[method].formula
-        fits = nested_fits(formula, moments, judge, target.kernel, starts)
+        fits = fits_of_ranks(formula, moments, judge, target.kernel, starts)
         errors |= {choice: error for choice, (_, error) in zip(choices, fits, strict=True)}
         if middle is None:
             best, error = fits[len(fits) // 2]
@@ -320,9 +320,7 @@ def _rebuilt(
     other = second.moments() if second.count else None
     start = Fit(plain, target.bias)
     before = _error(judge, formula, start)
-    strength = best_strength(
-        regressors(formula, moments, kernel, plain), regressors(formula, judge, kernel, plain)
-    )
+    strength = best_strength(formula, moments, judge, kernel, plain)
     full = before < FULL_RANK
     most = TUNED_SWEEPS if tuned else WIDE_SWEEPS if len(moments.cov) > WIDE else SWEEPS
     best, best_error, what = start, before, "plain: no fit did better"

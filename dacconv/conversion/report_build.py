@@ -145,7 +145,7 @@ def _absorbed_row(layer: Layer, into: str, around: int | None) -> Row:
 def _cost(layer: Layer) -> Cost:
     if not layer.geometries:
         return Cost(None, layer.params, None)
-    return shared_cost(layer.geometries, layer.op)
+    return shared_cost(layer.geometries)
 
 
 def _refusals(layers: Sequence[Layer], reasons: Mapping[str, str]) -> tuple[Refusal, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dacconv.decompositions import dac, spatial
+from dacconv.decompositions import channel, dac, decoupling, spatial, tucker
 from dacconv.decompositions.base import Decomposition, Method, part
 from dacconv.decompositions.formula import Factors, Formula
 from dacconv.graph.layers import survey as survey_graph
@@ -16,6 +16,9 @@ METHODS: dict[str, Method] = {
     for method in (
         dac.METHOD,
         *spatial.METHODS,
+        decoupling.METHOD,
+        *channel.METHODS,
+        tucker.METHOD,
     )
 }
 ALL = tuple(METHODS.values())

@@ -101,9 +101,12 @@ def part(
     """A conv of a chain: it keeps stride, padding and dilation of ``conv`` on the given axes.
 
     On the other axes it is 1 wide, has stride 1 and no padding. With ``last`` it has the bias.
-    ``weight`` is ``(out, in / groups, *kernel)``.
+    ``weight`` is ``(out, in / groups, *kernel)``. A part of a transposed conv is a transposed conv
+    if it has any of the axes, else a 1x1 conv.
     """
     keeps = [axis in axes for axis in range(len(conv.kernel))]
+    transposed = conv.transposed and any(keeps)
+    output_padding = conv.output_padding or (0,) * len(keeps)
     return Conv(
         weight=weight,
         bias=conv.bias if last else None,
@@ -113,25 +116,41 @@ def part(
         groups=groups,
         auto_pad=conv.auto_pad if any(keeps) else None,
         pad_mode=conv.pad_mode if any(keeps) else "zeros",
+        transposed=transposed,
+        output_padding=(
+            tuple(p if keep else 0 for p, keep in zip(output_padding, keeps, strict=True))
+            if transposed
+            else ()
+        ),
     )
 
 
-def refuse_other_than_dense(layer: Layer) -> str | None:
-    """Why a layer is not a dense 2-D conv with a kernel larger than 1x1; None where it is."""
+def pointwise(conv: Conv, factor: FloatArray, *, last: bool = False) -> Conv:
+    """A 1x1 conv, or for a linear layer a linear one, of a factor ``(g, out, in)``."""
+    groups, out, channels = factor.shape
+    weight = factor.reshape(groups * out, channels, *(1 for _ in conv.kernel))
+    return part(conv, weight, groups=groups, last=last)
+
+
+def in_place(conv: Conv, factor: FloatArray, *, last: bool = False) -> Conv:
+    """A conv with the kernel, stride, padding and dilation of ``conv`` and other channels.
+
+    ``factor`` is ``(g, out, in, y, x)``.
+    """
+    groups, out, channels = factor.shape[:3]
+    weight = factor.reshape(groups * out, channels, *conv.kernel)
+    return part(conv, weight, range(len(conv.kernel)), groups=groups, last=last)
+
+
+def refuse_pointwise(layer: Layer) -> str | None:
+    """Why the kernel of a layer cannot be split along its axes; None where it can be."""
     geometry = layer.geometry
     if layer.op == "linear":
-        return "a linear layer, not a conv"
-    if layer.op == "conv_transpose":
-        return "a transposed conv, not a conv"
-    axes = len(geometry.kernel)
-    if axes != 2:
-        return f"a {axes}-D conv; only 2-D convs are split"
+        return "a linear layer: it has no kernel to split (--method lowrank splits its matrix)"
     if geometry.groups > 1 and geometry.groups == geometry.in_channels:
-        return "a depthwise conv: already what a split would make of it"
-    if geometry.groups > 1:
-        return f"a grouped conv ({geometry.groups} groups)"
+        return "a depthwise conv: it is the cheapest kind already"
     if math.prod(geometry.kernel) == 1:
-        return "a 1x1 kernel: there is nothing to split"
+        return "a 1x1 kernel: there is nothing to split (--method lowrank splits its matrix)"
     return None
 
 

@@ -116,12 +116,20 @@ def cost(layer: Layer, choice: Choice, *, bias_added: bool = False) -> Cost:
 
 def cost_share(geometry: Geometry, method: str, rank: Rank) -> float:
     """The MACs of a split over those of the conv; without known sizes, as for an output of 1x1."""
-    size = geometry.output_size or (1,) * len(geometry.kernel)
-    source = geometry.input_size or geometry.stride
-    sized = replace(geometry, output_size=size, input_size=source, batch=geometry.batch or 1)
+    sized = with_sizes(geometry)
     after = total(layer_cost(g) for g in split_work(sized, method, rank, AUTO).convs).macs
     before = layer_cost(sized).macs
     return after / before if after is not None and before else 1.0
+
+
+def with_sizes(geometry: Geometry) -> Geometry:
+    """The geometry, for one position where its sizes are not known: enough for comparisons."""
+    batch = geometry.batch or 1
+    if geometry.input_size is not None and geometry.output_size is not None:
+        return replace(geometry, batch=batch)
+    one, many = (1,) * len(geometry.kernel), geometry.stride
+    before, after = (one, many) if geometry.transposed else (many, one)
+    return replace(geometry, input_size=before, output_size=after, batch=batch)
 
 
 def whole(layer: Layer, spent: Cost, elementwise: int | None) -> Roofline:
@@ -150,7 +158,15 @@ def _conv_without_data(g: Geometry) -> Conv:
     shape = (g.out_channels, g.in_channels // g.groups, *g.kernel)
     bias = placeholder((g.out_channels,)) if g.bias else None
     padding = ((1, 1),) * len(g.kernel)
-    return Conv(placeholder(shape), bias, g.stride, padding, g.dilation, g.groups)
+    return Conv(
+        weight=placeholder(shape),
+        bias=bias,
+        stride=g.stride,
+        padding=padding,
+        dilation=g.dilation,
+        groups=g.groups,
+        transposed=g.transposed,
+    )
 
 
 def _sizes(size: tuple[int, ...] | None, geometry: Geometry) -> tuple[float, ...]:
@@ -159,6 +175,8 @@ def _sizes(size: tuple[int, ...] | None, geometry: Geometry) -> tuple[float, ...
 
 def _size_after(conv: Conv, size: tuple[float, ...], geometry: Geometry) -> tuple[float, ...]:
     output = _sizes(geometry.output_size, geometry)
+    if not conv.kernel:  # a linear layer leaves the sizes as they are
+        return size
     return tuple(o if any(p) else s for o, s, p in zip(output, size, conv.padding, strict=True))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dacconv.decompositions.base import Method, part, refuse_other_than_dense
+from dacconv.decompositions.base import Method, part, refuse_pointwise
 from dacconv.decompositions.forms import FORMS
 from dacconv.decompositions.formula import Factors, Formula
 from dacconv.decompositions.svd import ChannelSVD, channel_svd
@@ -50,7 +50,7 @@ METHOD = Method(
     name="dac",
     title="depthwise + pointwise (DAC)",
     formula=Formula("oir,iryx->oiyx"),
-    refuses=refuse_other_than_dense,
+    refuses=refuse_pointwise,
     chain=chain,
     decompose=decompose,
     forms=tuple(FORMS),

@@ -56,6 +56,23 @@ class Formula:
         """The kernel letters that all factors have: each value of them is a split of its own."""
         return "".join(c for c in KERNEL if all(c in term for term in self.terms))
 
+    @cached_property
+    def nested(self) -> bool:
+        """Whether the factors of a smaller rank are components of those of a larger one.
+
+        So it is for one rank, where all outputs weigh the same numbers.
+        """
+        return len(self.ranks) == 1 and "o" not in self.shared
+
+    @cached_property
+    def closed(self) -> bool:
+        """Whether one factor has the output channels alone and the other all the rest.
+
+        The kernel is then any matrix ``(o, iyx)`` of that rank.
+        """
+        carrier, *others = sorted(self.terms, key=lambda term: "o" not in term)
+        return self.nested and len(others) == 1 and set(carrier) == {"o", *self.ranks}
+
     def unfolding(self, rank: str) -> tuple[str, str]:
         """The kernel letters on either side of a rank letter, without the shared ones.
 

@@ -9,19 +9,23 @@ Both convs stay dense: all of the multiply-adds that are saved are time.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
-from dacconv.decompositions.base import Method, part, refuse_other_than_dense
+from dacconv.decompositions.base import Method, part, refuse_pointwise
 from dacconv.decompositions.formula import Factors, Formula
 from dacconv.graph.types import Branches, Conv, Layer
 
 
 def refuses(layer: Layer) -> str | None:
-    """A dense conv whose kernel is wider than 1 along two axes can be split."""
-    reason = refuse_other_than_dense(layer)
-    if reason is None and min(layer.geometry.kernel) == 1:
-        size = "x".join(map(str, layer.geometry.kernel))
-        return f"a {size} kernel: it has one axis only, so there is nothing to separate"
+    """Why a kernel cannot be separated along its first axis; None where it can be."""
+    reason = refuse_pointwise(layer)
+    first, *others = layer.geometry.kernel or (1,)
+    if reason is None and (first == 1 or math.prod(others) == 1):
+        text = "x".join(map(str, layer.geometry.kernel))
+        wide = sum(size > 1 for size in layer.geometry.kernel)
+        reason = "it has one axis only" if wide == 1 else "its first axis is 1 wide"
+        return f"a {text} kernel: {reason}, so there is nothing to separate"
     return reason
 
 

@@ -100,6 +100,22 @@ def _decomposed(matrix: F64) -> tuple[F64, F64]:
     return np.sqrt(squared), np.ascontiguousarray(vectors.T)
 
 
+def left_vectors(matrix: F64) -> F64:
+    """The left singular vectors of a matrix, as columns, in descending order of its values.
+
+    They are the eigenvectors of the Gram matrix, which are orthonormal whatever the values are: a
+    projection on all of them loses nothing.
+    """
+    import scipy.linalg
+
+    if matrix.shape[1] < len(matrix):
+        vectors, _, _ = scipy.linalg.svd(matrix, full_matrices=False, check_finite=False)
+    else:
+        _, ascending = scipy.linalg.eigh(matrix @ matrix.T, check_finite=False, driver="evd")
+        vectors = ascending[:, ::-1]
+    return signed(np.ascontiguousarray(vectors.T)).T
+
+
 def signed(right: F64) -> F64:
     """Fix the free sign of every vector: its largest entry is positive."""
     largest = np.abs(right).argmax(axis=-1)[..., None]

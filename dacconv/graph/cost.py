@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from dacconv.graph.types import Geometry, Op
+from dacconv.graph.types import Geometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ def total(costs: Iterable[Cost]) -> Cost:
     return sum(costs, NOTHING)
 
 
-def layer_cost(geometry: Geometry, op: Op = "conv") -> Cost:
+def layer_cost(geometry: Geometry) -> Cost:
     """The cost of one run of a conv, a transposed conv or a linear layer."""
     g = geometry
     per_position = g.out_channels * (g.in_channels // g.groups) * math.prod(g.kernel)
     params = per_position + (g.out_channels if g.bias else 0)
     if g.batch == 0:
         return Cost(0, params, 0)
-    positions = g.input_size if op == "conv_transpose" else g.output_size
+    positions = g.input_size if g.transposed else g.output_size
     macs = None if positions is None else g.batch * math.prod(positions) * per_position
     if g.input_size is None or g.output_size is None:
         return Cost(macs, params, None)
@@ -58,9 +58,9 @@ def layer_cost(geometry: Geometry, op: Op = "conv") -> Cost:
     return Cost(macs, params, (read + params + written) * g.itemsize)
 
 
-def shared_cost(geometries: Iterable[Geometry], op: Op = "conv") -> Cost:
+def shared_cost(geometries: Iterable[Geometry]) -> Cost:
     """The cost of one weight used at several places: stored once, computed at each of them."""
-    costs = [layer_cost(geometry, op) for geometry in geometries]
+    costs = [layer_cost(geometry) for geometry in geometries]
     together = total(costs)
     return Cost(together.macs, max(cost.params for cost in costs), together.traffic)
 

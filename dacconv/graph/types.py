@@ -150,6 +150,8 @@ class Geometry:
     the model does not fix them. ``batch`` is 0 where a run of the model does not reach the layer,
     which then costs nothing. ``itemsize`` is the number of bytes of one value. ``known`` is
     False where the file does not tell ``stride``, ``dilation`` and ``groups``, which are then 1.
+    ``transposed``: a transposed conv, which multiplies at each position of its input and not of
+    its output.
     """
 
     in_channels: int
@@ -164,6 +166,7 @@ class Geometry:
     batch: int = 1
     itemsize: int = 4
     known: bool = True
+    transposed: bool = False
 
     def of(self, conv: Conv) -> Geometry:
         """The geometry of ``conv`` in the place of this layer: other channels, the same sizes."""
@@ -176,6 +179,7 @@ class Geometry:
             dilation=conv.dilation,
             groups=conv.groups,
             bias=conv.bias is not None,
+            transposed=conv.transposed,
         )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dacconv.decompositions import Method
-from dacconv.decompositions.costs import split_work
+from dacconv.decompositions.costs import split_work, with_sizes
 from dacconv.decompositions.forms import AUTO
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.graph.cost import Cost, layer_cost, shared_cost, total
@@ -27,7 +27,7 @@ def macs(layer: Layer, choice: Choice | None) -> int | None:
     if not layer.geometries:
         return None
     if choice is None:
-        return shared_cost(layer.geometries, layer.op).macs
+        return shared_cost(layer.geometries).macs
     return total(_split_cost(geometry, choice) for geometry in layer.geometries).macs
 
 
@@ -36,7 +36,7 @@ def params(layer: Layer, choice: Choice | None) -> int | None:
     if not layer.geometries:
         return layer.params
     if choice is None:
-        return shared_cost(layer.geometries, layer.op).params
+        return shared_cost(layer.geometries).params
     return _split_cost(replace(layer.geometry, bias=True), choice).params
 
 
@@ -157,9 +157,7 @@ def _relative(layer: Layer, choice: Choice | None, price: Price) -> float:
     cost = price(layer, choice)
     if cost is not None:
         return cost
-    sized = tuple(
-        replace(g, input_size=g.stride, output_size=(1,) * len(g.kernel)) for g in layer.geometries
-    )
+    sized = tuple(map(with_sizes, layer.geometries))
     return price(replace(layer, geometries=sized), choice) or math.inf
 
 

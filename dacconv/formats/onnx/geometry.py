@@ -167,6 +167,7 @@ def conv_geometry(
     bias: bool,
     shapes: tuple[Shape | None, Shape | None],
     data_type: int | None,
+    transposed: bool = False,
 ) -> Geometry:
     """The geometry of a conv with ``(in, out)`` channels.
 
@@ -187,6 +188,7 @@ def conv_geometry(
         output_size=output_size,
         batch=batch or 1,
         itemsize=itemsize(data_type),
+        transposed=transposed,
     )
 
 

@@ -115,6 +115,7 @@ def _conv_transpose(entry: Entry, facts: GraphFacts) -> Role:
         bias=len(names) > 2 and bool(names[2]),
         shapes=(facts.input_shape(entry), facts.output_shape(entry)),
         data_type=facts.data_type(weight),
+        transposed=True,
     )
     skip = skip or attributes.problem
     return Role("conv_transpose", _identity(weight, facts), geometry, skip)

@@ -177,6 +177,7 @@ def module_geometry(
         output_size=None if result is None else tuple(result.shape[-axes:]),
         batch=result.shape[0] if result is not None and result.ndim == axes + 2 else 1,
         itemsize=module.weight.element_size(),
+        transposed=module.transposed,
     )
 
 

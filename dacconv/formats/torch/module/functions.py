@@ -86,6 +86,7 @@ def _geometry(call: Call, axes: int, made: torch.Tensor, *, transposed: bool) ->
         output_size=tuple(made.shape[-axes:]),
         batch=made.shape[0] if made.ndim == axes + 2 else 1,
         itemsize=weight.element_size(),
+        transposed=transposed,
     )
 
 

@@ -97,6 +97,7 @@ def conv_geometry(node: fx.Node, weight: torch.Tensor, sizes: Sizes) -> Geometry
         output_size=_known(made[-axes:] if made else None),
         batch=(made[0] or 1) if made and len(made) == axes + 2 else 1,
         itemsize=weight.element_size(),
+        transposed=transposed,
     )
 
 
