@@ -102,9 +102,9 @@ class Settings(Options):
     """Everything that decides what a conversion does, and nothing about where it writes."""
 
     # fmt: off
-    method: str = option(TEXT, "dac", "How kernels are split: dac, spatial, spatial-horizontal; with a budget also auto, the best for each layer (dac).", LAYERS, "inspect", *SPLITS, metavar="METHOD", words={"inspect": "With --tune: the method whose splits are timed: dac, spatial, spatial-horizontal, or auto for all (dac)."})
+    method: str | None = option(TEXT, None, "How layers are split: dac, spatial, spatial-horizontal, decoupling, channel, channel-input, lowrank, tucker, or several with commas between them; auto chooses the best for each layer (auto with a budget, else dac).", LAYERS, "inspect", *SPLITS, metavar="METHOD,...", names=("--method", "--methods"), words={"inspect": "With --tune: the methods whose splits are timed, or auto for all (dac)."})
     rank: int | None = option(WHOLE, None, "The same rank for every layer.", LAYERS, "convert", metavar="R", choice="ranks")
-    ranks: dict[str, int] = option(RANKS, None, "A rank for each name; names may be globs.", LAYERS, "convert", metavar="NAME=R,...", choice="ranks")
+    ranks: dict[str, int | str] = option(RANKS, None, "A rank for each name, with its method as in conv1=spatial:12 or conv2=tucker:8x16; names may be globs.", LAYERS, "convert", metavar="NAME=R,...", choice="ranks")
     energy: float | None = option(NUMBER, None, "The smallest rank that keeps this share of the squared singular values, as 0.95.", LAYERS, "convert", metavar="SHARE", choice="ranks")
     energy_over: str = option(TEXT, "mean", "That share on average over the channels, or of every channel (mean).", LAYERS, "convert", metavar="mean|max")
     macs: str | float | None = option(SHARE, None, "The best ranks that keep at most this share of the MACs, as 0.45.", LAYERS, "convert", metavar="SHARE", choice="ranks")

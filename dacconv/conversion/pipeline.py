@@ -20,6 +20,7 @@ from dacconv.fusions.merged import MergedModel, merged_model
 from dacconv.graph.types import Layer, Plan, Provenance
 from dacconv.planning import Evidence, RankOptions, Selection, Times, select
 from dacconv.planning.plans import bind, make_plan, methods_of
+from dacconv.planning.ranks import named_methods
 from dacconv.planning.spectra import OWN, Spectra, SplitOptions
 from dacconv.support.files import Digest
 from dacconv.support.outputs import Output, check_outputs
@@ -104,8 +105,8 @@ def choose(
 ) -> Plan:
     """As :func:`plan`, with the forms left open."""
     view = view_of(model, fuse=split.fuse)
-    methods = methods_of(ranks.method)
-    layers = survey_graph(view.graph(), methods)
+    methods = methods_of(ranks.method, budgeted=ranks.budgeted)
+    layers = survey_graph(view.graph(), (*methods, *named_methods(ranks.ranks)))
     require_eligible(layers, model.path)
     spectra = Spectra(view, layers, split.kernel_scale, progress)
     damage, times = None, None

@@ -76,13 +76,17 @@ class Method:
         From 32 on they are multiples of 8, which runtimes compute fastest.
         """
         full = self.full_rank(geometry)
-        steps = max(full)
-        if steps > MOST_CANDIDATES:
-            shares = [(j + 1) / MOST_CANDIDATES for j in range(MOST_CANDIDATES)]
-        else:
-            shares = [(j + 1) / steps for j in range(steps)]
+        several = len(full) > 1
+        steps = min(max(full), MOST_CANDIDATES // 3 if several else MOST_CANDIDATES)
+        shares = [(j + 1) / steps for j in range(steps)]
         ranks = [tuple(_rounded(share * r) for r in full) for share in shares]
-        return tuple(dict.fromkeys(self.clip(rank, geometry) for rank in (*ranks, full)))
+        if several:  # besides equal shares of all ranks, twice as much of one as of the others
+            ranks += [
+                tuple(_rounded(share * r / (1 if j == more else 2)) for j, r in enumerate(full))
+                for share in shares
+                for more in range(len(full))
+            ]
+        return tuple(sorted({self.clip(rank, geometry) for rank in (*ranks, full)}))
 
     def recompose(self, conv: Conv, factors: Factors) -> Conv:
         """``conv`` with the kernel that the factors make."""

@@ -73,7 +73,7 @@ def _texts(value: Any, where: str) -> tuple[str, ...]:
     return tuple(items)
 
 
-def _ranks(value: Any, where: str) -> dict[str, int]:
+def _ranks(value: Any, where: str) -> dict[str, int | str]:
     if isinstance(value, str):
         return parse_layer_ranks(value)
     if not isinstance(value, dict):

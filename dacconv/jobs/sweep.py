@@ -34,7 +34,7 @@ class SweepOutcome:
     notes: tuple[str, ...]
 
 
-def grid_of(options: SweepOptions, method: str) -> Grid:
+def grid_of(options: SweepOptions, method: str | None) -> Grid:
     """The grid of the options; several modes may be written as ``single,last-k``.
 
     Raises:

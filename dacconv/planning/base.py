@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
-from dacconv.decompositions import Decomposition, Method
+from dacconv.decompositions import METHODS, Decomposition, Method
 from dacconv.errors import UsageError
 from dacconv.graph.types import Choice, Layer, Rank
 
@@ -34,16 +35,18 @@ class RankOptions:
     """How ranks are chosen: exactly one of ``rank``, ``ranks``, ``energy``, ``macs``,
     ``params`` and ``latency`` is given.
 
-    ``method`` is the name of a decomposition, or ``auto``, with which a budget chooses the method
-    of each layer as well. ``ranks`` maps a layer's name or glob to its rank. ``energy`` is the
+    ``method`` names decompositions, separated by commas: a budget chooses among them for each
+    layer, other policies take the first that can split a layer. ``auto`` are all of them; None is
+    ``auto`` within a budget, else ``dac``. ``ranks`` maps a layer's name or glob to its rank, or to
+    a text ``METHOD:RANK``. ``energy`` is the
     share of squared singular values to keep; ``energy_over`` says over which channels: ``mean`` or
     ``max``. ``macs``, ``params`` and ``latency`` are budgets: the share of the original's cost
     that may be left. ``allow_costlier`` splits a layer even where that makes it cost more.
     """
 
-    method: str = "dac"
+    method: str | None = None
     rank: int | None = None
-    ranks: dict[str, int] = field(default_factory=dict)
+    ranks: dict[str, int | str] = field(default_factory=dict)
     energy: float | None = None
     energy_over: str = "mean"
     macs: float | None = None
@@ -82,6 +85,18 @@ Of several methods, all but budgets take the first that can split the layer.
 def first_method(layer: Layer, methods: Sequence[Method]) -> Method:
     """The first of the methods that can split a layer, or the first of all where none can."""
     return next((method for method in methods if method.refuses(layer) is None), methods[0])
+
+
+def method_of(name: str, where: str) -> Method:
+    """The method of that name; UsageError, with the nearest name, where there is none."""
+    if name not in METHODS:
+        (nearest,) = get_close_matches(name, METHODS, n=1, cutoff=0.0)
+        raise UsageError(
+            f"unknown method '{name}'",
+            where=where,
+            hint=f"the nearest is {nearest}; known: {', '.join(METHODS)}",
+        )
+    return METHODS[name]
 
 
 def same_rank(method: Method, rank: int) -> Rank:

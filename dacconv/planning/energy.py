@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dacconv.decompositions import Method
+from dacconv.decompositions import Decomposition, Method
+from dacconv.decompositions.costs import cost_share
 from dacconv.decompositions.formula import F64
 from dacconv.errors import UsageError
-from dacconv.graph.types import Choice, Layer
+from dacconv.graph.types import Choice, Layer, Rank
 from dacconv.planning.base import Evidence, RankOptions, first_method
 
 OVER = ("mean", "max")
@@ -41,12 +42,26 @@ def energy(
     choices = []
     for layer in layers:
         method = first_method(layer, methods)
-        values = evidence.spectra(layer.name, method.name).values
-        if values is None:
-            raise UsageError(f"{method.name} has no singular values to keep", where="--energy")
-        rank = smallest_rank(values, share, options.energy_over)
-        choices.append(Choice(layer.name, method.name, (rank,)))
+        decomposition = evidence.spectra(layer.name, method.name)
+        if decomposition.values is None:
+            rank = cheapest_rank(layer, method, decomposition, share)
+        else:
+            rank = (smallest_rank(decomposition.values, share, options.energy_over),)
+        choices.append(Choice(layer.name, method.name, rank))
     return choices
+
+
+def cheapest_rank(layer: Layer, method: Method, decomposition: Decomposition, share: float) -> Rank:
+    """Of the candidate ranks whose kernel keeps ``share`` of its squared norm, the cheapest.
+
+    For a method of several ranks.
+    """
+    kept = [
+        rank
+        for rank in method.candidates(layer.geometry)
+        if 1 - decomposition.relative_error(rank) ** 2 >= share - 1e-12
+    ]
+    return min(kept, key=lambda rank: cost_share(layer.geometry, method.name, rank))
 
 
 def smallest_rank(values: F64, share: float, over: str = "mean") -> int:

@@ -14,10 +14,11 @@ from dacconv.errors import UsageError
 from dacconv.graph.plan_json import PLAN_VERSION, rank_text
 from dacconv.graph.types import Choice, Layer, Plan, Rank, Skipped
 from dacconv.planning import BUDGETS, POLICIES, Evidence, RankOptions, Selection, select
-from dacconv.planning.base import check_rank, same_rank
+from dacconv.planning.base import check_rank, method_of, same_rank
+from dacconv.planning.ranks import named_methods
 from dacconv.support.json_values import is_text, read_json, shown
 
-ANY_METHOD = "auto"
+ANY_METHOD, DAC = "auto", "dac"
 NOT_SELECTED = "not selected"
 SPARED = "the budget is met with less damage elsewhere"
 
@@ -38,15 +39,11 @@ def make_plan(options: RankOptions, selection: Selection, evidence: Evidence) ->
         )
     (policy,) = given
     budgeted = policy in (*BUDGETS, "latency")
-    if options.method == ANY_METHOD and not budgeted:
-        raise UsageError(
-            "only a budget chooses the method of each layer",
-            where=f"--method {ANY_METHOD}",
-            hint="give --macs 0.5, or name a method",
-        )
-    layers = eligible_by(evidence.layers, methods_of(options.method))
+    methods = methods_of(options.method, budgeted=budgeted)
+    named = named_methods(options.ranks)
+    layers = eligible_by(evidence.layers, (*methods, *named))
     chosen = select(layers, selection)
-    choices = POLICIES[policy](chosen, methods_of(options.method), options, evidence)
+    choices = POLICIES[policy](chosen, methods, options, evidence)
     plan = settle(layers, choices, allow_costlier=options.allow_costlier)
     spared = {layer.name for layer in chosen} if budgeted else set()
     return replace(
@@ -58,22 +55,23 @@ def make_plan(options: RankOptions, selection: Selection, evidence: Evidence) ->
     )
 
 
-def methods_of(name: str) -> tuple[Method, ...]:
-    """The methods that ``--method`` names.
+def methods_of(names: str | None, *, budgeted: bool) -> tuple[Method, ...]:
+    """The methods that ``--method`` names; see ``RankOptions``.
 
     Raises:
-        UsageError: there is no such method; names the nearest.
+        UsageError: there is no such method; names the nearest. Or ``auto`` without a budget.
     """
-    if name == ANY_METHOD:
+    if names is None:
+        return ALL if budgeted else (METHODS[DAC],)
+    if names.strip() == ANY_METHOD:
+        if not budgeted:
+            raise UsageError(
+                "only a budget chooses the method of each layer",
+                where=f"--method {ANY_METHOD}",
+                hint="give --macs 0.5, or name a method",
+            )
         return ALL
-    if name not in METHODS:
-        (nearest,) = get_close_matches(name, METHODS, n=1, cutoff=0.0)
-        raise UsageError(
-            f"unknown method '{name}'",
-            where="--method",
-            hint=f"the nearest is {nearest}; known: {', '.join(METHODS)}",
-        )
-    return (METHODS[name],)
+    return tuple(dict.fromkeys(method_of(name.strip(), "--method") for name in names.split(",")))
 
 
 def eligible_by(layers: Sequence[Layer], methods: Sequence[Method]) -> tuple[Layer, ...]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dacconv.decompositions import Method
+from dacconv.errors import UsageError
 from dacconv.graph.types import Choice, Layer
-from dacconv.planning.base import Evidence, RankOptions, check_rank, first_method, same_rank
+from dacconv.planning.base import (
+    Evidence,
+    RankOptions,
+    check_rank,
+    first_method,
+    method_of,
+    same_rank,
+)
 from dacconv.planning.select import match
 
 
@@ -23,13 +31,37 @@ def per_layer(
 ) -> list[Choice]:
     """``options.ranks`` maps names or globs to ranks; of several that match, the last counts.
 
-    Layers that are not named are left alone.
+    A rank is a number, or a text such as ``spatial:12`` or ``tucker:8x16`` that names the method as
+    well. Layers that are not named are left alone.
     """
-    ranks: dict[str, int] = {}
+    ranks: dict[str, int | str] = {}
     for pattern, rank in options.ranks.items():
         for name in match(pattern, layers, option="--ranks"):
-            ranks[name] = check_rank(rank, f"--ranks {pattern}")
-    return [_choice(layer, methods, ranks[layer.name]) for layer in layers if layer.name in ranks]
+            ranks[name] = rank
+    return [
+        _named_choice(layer, ranks[layer.name], methods) for layer in layers if layer.name in ranks
+    ]
+
+
+def named_methods(ranks: Mapping[str, int | str]) -> list[Method]:
+    """The methods that the texts ``METHOD:RANK`` among the ranks name."""
+    names = [rank.partition(":")[0] for rank in ranks.values() if isinstance(rank, str)]
+    return [method_of(name, "--ranks") for name in names]
+
+
+def _named_choice(layer: Layer, rank: int | str, methods: Sequence[Method]) -> Choice:
+    where = f"--ranks {layer.name}"
+    if not isinstance(rank, str):
+        return _choice(layer, methods, check_rank(rank, where))
+    name, _, text = rank.partition(":")
+    method = method_of(name, where)
+    numbers = [int(part) if part.isdecimal() else 0 for part in text.split("x")]
+    checked = [check_rank(number, where) for number in numbers]
+    count = len(method.formula.ranks)
+    if len(checked) not in (1, count):
+        raise UsageError(f"{name} has {count} ranks, not {len(checked)}", where=where)
+    ranks = tuple(checked) if len(checked) == count else same_rank(method, checked[0])
+    return Choice(layer.name, name, ranks)
 
 
 def _choice(layer: Layer, methods: Sequence[Method], rank: int) -> Choice:

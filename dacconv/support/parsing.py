@@ -25,17 +25,27 @@ def parse_shares(text: str, option: str) -> tuple[float, ...]:
     return tuple(parse_share(part.strip(), option) for part in text.split(","))
 
 
-def parse_layer_ranks(text: str) -> dict[str, int]:
-    """``NAME=R,NAME=R`` as a mapping; UsageError for anything else."""
-    ranks: dict[str, int] = {}
+def parse_layer_ranks(text: str) -> dict[str, int | str]:
+    """``NAME=R,NAME=METHOD:R`` as a mapping; a rank with a method stays text.
+
+    Raises:
+        UsageError: the text is anything else.
+    """
+    ranks: dict[str, int | str] = {}
     for part in text.split(","):
-        name, equals, rank = part.rpartition("=")
-        if not equals or not name.strip():
+        name, equals, rank = (piece.strip() for piece in part.rpartition("="))
+        if not equals or not name:
             raise UsageError(f"'{part}' is not NAME=RANK", where="--ranks")
+        method, colon, numbers = rank.partition(":")
         try:
-            ranks[name.strip()] = int(rank)
+            sizes = [int(number) for number in numbers.split("x")] if colon else [int(rank)]
         except ValueError as error:
-            raise UsageError(f"'{rank}' is not a whole number", where=f"--ranks {name}") from error
+            raise UsageError(
+                f"'{rank}' is not a whole number",
+                where=f"--ranks {name}",
+                hint="write NAME=2, NAME=spatial:12, or NAME=tucker:8x16",
+            ) from error
+        ranks[name] = f"{method.strip()}:{'x'.join(map(str, sizes))}" if colon else sizes[0]
     return ranks
 
 

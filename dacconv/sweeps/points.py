@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from dacconv.decompositions import Method
 from dacconv.errors import UsageError
 from dacconv.graph.types import Choice, Layer, Plan
 from dacconv.planning.base import first_method, same_rank
-from dacconv.planning.plans import methods_of, settle
+from dacconv.planning.plans import ANY_METHOD, methods_of, settle
 
 DAC = "dac"
 SINGLE, FIRST, LAST, UNIFORM, BUDGET = "single", "first-k", "last-k", "uniform", "budget"
@@ -40,14 +41,20 @@ class Point:
 class Grid:
     """The modes to try, and their ranks or budgets.
 
-    ``method`` is the name of a decomposition. With ``auto``, a budget chooses the method of each
-    layer, and the other modes use the first method that can split the layer.
+    ``method`` names the methods; see ``RankOptions``. A budget chooses among them for each layer,
+    and the other modes use the first one that can split the layer.
     """
 
     modes: tuple[str, ...]
     ranks: tuple[int, ...] = ()
     budgets: tuple[float, ...] = ()
-    method: str = DAC
+    method: str | None = None
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The methods that split layers: by default those of a budget where it is the only mode."""
+        budgeted = set(self.modes) == {BUDGET} or self.method == ANY_METHOD
+        return methods_of(self.method, budgeted=budgeted)
 
     @property
     def calibration(self) -> str:
@@ -99,8 +106,8 @@ def _by_rank(
     allow_costlier: bool,
 ) -> list[Point]:
     ranks, count = grid.ranks, len(selected)
-    methods = {layer.name: first_method(layer, methods_of(grid.method)) for layer in selected}
-    prefix = "" if grid.method == DAC else f"{grid.method}:"
+    methods = {layer.name: first_method(layer, grid.methods) for layer in selected}
+    prefix = "" if grid.method in (None, DAC) else f"{grid.method}:"
 
     def plan(part: Sequence[Layer], rank: int, costlier: bool) -> Plan:
         splits = [(layer.name, methods[layer.name]) for layer in part]

@@ -15,7 +15,7 @@ from dacconv.formats.base import Model
 from dacconv.graph.types import Layer, Plan
 from dacconv.planning import RankOptions, Selection, select
 from dacconv.planning.base import first_method
-from dacconv.planning.plans import eligible_by, methods_of
+from dacconv.planning.plans import eligible_by
 from dacconv.support.files import Digest
 from dacconv.support.progress import Progress, silent
 from dacconv.support.user_code import absolute
@@ -139,8 +139,7 @@ def prepare(
     bench = Bench(model, setup, progress)
     if _needs_processes(bench, workers):
         start(workers)
-    methods = methods_of(grid.method)
-    rows = eligible_by(bench.variants.layers, methods)
+    rows = eligible_by(bench.variants.layers, grid.methods)
     pipeline.require_eligible(rows, model.path)
     selected = select(rows, options.selection)
 
@@ -172,7 +171,7 @@ def prepare(
         },
         layers=tuple(layer.name for layer in selected),
         spectra={
-            layer.name: _shares(bench, layer, first_method(layer, methods).name)
+            layer.name: _shares(bench, layer, first_method(layer, grid.methods).name)
             for layer in selected
         },
         rows=(bench.original(),),
