@@ -65,14 +65,20 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What each split of a layer does: its held-out output error, and the layer's sensitivity."""
+    """What each split of a layer does: its output error, and the layer's sensitivity."""
 
     errors: Mapping[Choice, float]
     sensitivity: float
 
     def damage(self, choice: Choice) -> float:
-        """The predicted squared relative error of the model's output."""
-        return self.sensitivity * self.errors[choice]
+        """The damage of a split in a unit that adds up over the layers.
+
+        The root of the sensitivity lies half-way between layers that count alike and layers that
+        count by what a probe of them did to the output. A probe on calibration images says too
+        little to be relied on alone: the last layers of a classifier seem not to matter to images
+        without classes. docs/benchmarks_accuracy.md compares the three.
+        """
+        return math.sqrt(self.sensitivity) * self.errors[choice]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +106,10 @@ def price(
     inputs: Inputs,
     progress: Progress,
 ) -> dict[str, Price]:
-    """Held-out output errors of every split in ``plain``, each layer on the original's inputs.
+    """Output errors of every split in ``plain``, each layer on the original's inputs.
+
+    Splits are fitted to one half of the inputs and judged by the other one and the second family
+    together: a split that only suits inputs of one kind must not look cheap.
 
     ``plain`` holds the plain factors of each split by layer, those of one method in ascending order
     of their ranks.
@@ -122,7 +131,7 @@ def price(
         errors[target.name], probes[target.name] = _priced(target, plain[target.name], *sums)
         return outputs
 
-    batches = (*inputs.fitted, *inputs.held)
+    batches = (*inputs.fitted, *inputs.held, *inputs.second)
     outputs = model.walk([target.node for target in targets], visit, batches)
     progress("measuring layers", len(targets), len(targets))
     some = _some(batches)
