@@ -91,18 +91,26 @@ class Calibrated:
         return study.price(_walkable(self.flat), targets, plain, self.inputs, self.progress)
 
     def rebuilt(
-        self, layers: Sequence[Layer], plain: Mapping[str, tuple[str, Factors]]
+        self,
+        layers: Sequence[Layer],
+        plain: Mapping[str, tuple[str, Factors]],
+        *,
+        tune: bool = True,
     ) -> tuple[dict[str, Rebuilt], str]:
         """The fitted factors of each layer, and a description of how they were obtained.
 
         ``plain`` holds the method and the plain factors of each layer. Layers that cannot be
-        measured are missing from the result.
+        measured are missing from the result. With ``tune`` all factors are tuned together after
+        that, where it helps.
         """
         targets = self.targets(layers)
         model, inputs = self.flat, self.inputs
+        in_tune = tune and in_full(model, inputs)
         rebuilt = study.rebuild(
-            _walkable(model), targets, plain, inputs, self.progress, tuned=in_full(model, inputs)
+            _walkable(model), targets, plain, inputs, self.progress, tuned=in_tune
         )
+        if not tune:
+            return rebuilt, "the factors were not tuned together"
         return tuned(
             self.flat,
             targets,

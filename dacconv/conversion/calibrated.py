@@ -38,14 +38,18 @@ def measured_damage(
 
 
 def rebuilt_splits(
-    calibrated: Calibrated, layers: Sequence[Layer], plain: Mapping[str, Split]
+    calibrated: Calibrated,
+    layers: Sequence[Layer],
+    plain: Mapping[str, Split],
+    *,
+    tune: bool = True,
 ) -> tuple[dict[str, Split], str]:
     """The splits with factors that reproduce the layers' outputs, where there are any.
 
-    And in words how they were obtained.
+    And in words how they were obtained. ``tune``: they are tuned together where that helps.
     """
     starts = {name: (split.method.name, split.factors) for name, split in plain.items()}
-    rebuilt, how = calibrated.rebuilt(layers, starts)
+    rebuilt, how = calibrated.rebuilt(layers, starts, tune=tune)
     return {
         name: _with_factors(split, rebuilt[name]) if name in rebuilt else split
         for name, split in plain.items()

@@ -49,7 +49,7 @@ class CheckInputs:
 def default_samples(model: Model) -> int:
     """How many samples a model is compared on: more of one that is cheap to run."""
     nodes = model.graph().nodes
-    costs = [layer_cost(node.geometry, node.op) for node in nodes if node.geometry is not None]
+    costs = [layer_cost(node.geometry) for node in nodes if node.geometry is not None]
     if any(cost.macs is None for cost in costs):
         return FEWEST
     macs = sum(cost.macs or 0 for cost in costs)

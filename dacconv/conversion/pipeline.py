@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,9 @@ from dacconv.decompositions.forms import AUTO, MULTIPLIER, possible
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Model
 from dacconv.fusions.merged import MergedModel, merged_model
-from dacconv.graph.types import Layer, Plan, Provenance
+from dacconv.graph.types import Choice, Layer, Plan, Provenance
 from dacconv.planning import Evidence, RankOptions, Selection, Times, select
-from dacconv.planning.plans import bind, make_plan, methods_of
+from dacconv.planning.plans import ANY_METHOD, bind, make_plan, methods_of
 from dacconv.planning.ranks import named_methods
 from dacconv.planning.spectra import OWN, Spectra, SplitOptions
 from dacconv.support.files import Digest
@@ -109,14 +109,39 @@ def choose(
     layers = survey_graph(view.graph(), (*methods, *named_methods(ranks.ranks)))
     require_eligible(layers, model.path)
     spectra = Spectra(view, layers, split.kernel_scale, progress)
-    damage, times = None, None
+    damage, times, faster = None, None, None
+    any_method = ranks.budgeted and ranks.method in (None, ANY_METHOD)
+    if any_method and ranks.latency is None:
+        faster = _predicted_faster(model)
     if calibrated is not None and ranks.budgeted:
         from dacconv.conversion.calibrated import measured_damage
 
         damage = measured_damage(calibrated, select(layers, selection), methods, spectra)
     if ranks.latency is not None:
         times = _times(model, layers, methods, split, speeds)
-    return make_plan(ranks, selection, Evidence(layers, spectra, damage, times))
+    evidence = Evidence(layers, spectra, damage, times, faster)
+    if calibrated is None or not any_method:
+        return make_plan(ranks, selection, evidence)
+    from dacconv.conversion.mixtures import candidate_plans, least_harm
+
+    def chosen_from(names: str | None) -> Plan:
+        return make_plan(replace(ranks, method=names), selection, evidence)
+
+    plans = candidate_plans(chosen_from, model, calibrated)
+    return least_harm(plans, calibrated, split.kernel_scale, progress)
+
+
+def _predicted_faster(model: Model) -> Callable[[Layer, Choice], bool]:
+    """Whether a split is predicted to be faster than its layer, in its fastest form."""
+    from dacconv.timing.whole import forms_of
+
+    speeds = predicted_speeds(model)
+
+    def faster(layer: Layer, choice: Choice) -> bool:
+        ratios = speeds(layer, choice, forms_of(model, layer, choice, AUTO))
+        return not ratios or min(ratios.values()) < 1
+
+    return faster
 
 
 def bind_plan(

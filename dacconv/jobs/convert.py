@@ -26,7 +26,7 @@ from dacconv.jobs.write import (
     write_verified,
 )
 from dacconv.planning import BUDGETS
-from dacconv.planning.plans import methods_of
+from dacconv.planning.plans import ANY_METHOD, methods_of
 from dacconv.settings import Settings
 from dacconv.support.files import Digest, write_text
 from dacconv.support.outputs import Output, check_outputs
@@ -150,7 +150,7 @@ def inspect_file(
         return report
     from dacconv.timing.rows import rank_times
 
-    methods, layers = methods_of(settings.method), pipeline.survey(model)
+    methods, layers = methods_of(settings.method, budgeted=settings.method == ANY_METHOD), pipeline.survey(model)
     form = settings.form or AUTO
     return replace(report, timings=rank_times(model, layers, methods, timer, form))
 

@@ -66,13 +66,15 @@ class Evidence:
 
     ``layers`` are all layers of the network, selected or not. ``spectra`` are their decompositions.
     ``damage`` replaces the squared kernel error as the measure of a split, where it is given;
-    ``times`` are the measured times that a budget of time needs.
+    ``times`` are the measured times that a budget of time needs. ``faster`` says whether a split is
+    predicted to be faster than its layer: a budget takes others only where it must.
     """
 
     layers: tuple[Layer, ...]
     spectra: Spectra
     damage: Damage | None = None
     times: Times | None = None
+    faster: Callable[[Layer, Choice], bool] | None = None
 
 
 Policy = Callable[[Sequence[Layer], Sequence[Method], RankOptions, Evidence], list[Choice]]

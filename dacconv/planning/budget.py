@@ -9,7 +9,7 @@ save one by one.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from dacconv.decompositions import Method
@@ -83,7 +83,25 @@ def budget(
         [c for method in methods for c in splits_worth(layer, method, worth)] for layer in layers
     ]
     limit = Limit(kind, _share(getattr(options, kind), f"--{kind}"), before)
-    return spend(layers, menus, price, evidence.damage or kernel_damage(evidence.spectra), limit)
+    damage = evidence.damage or kernel_damage(evidence.spectra)
+    if evidence.faster is not None:
+        try:
+            return spend(layers, _faster(layers, menus, evidence.faster), price, damage, limit)
+        except UsageError:  # out of reach without the slower ones
+            pass
+    return spend(layers, menus, price, damage, limit)
+
+
+def _faster(
+    layers: Sequence[Layer],
+    menus: Sequence[Sequence[Choice]],
+    faster: Callable[[Layer, Choice], bool],
+) -> list[list[Choice]]:
+    """The splits that are predicted to be faster than their layers."""
+    return [
+        [choice for choice in menu if faster(layer, choice)]
+        for layer, menu in zip(layers, menus, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
