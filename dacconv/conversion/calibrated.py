@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
@@ -26,7 +27,7 @@ def measured_damage(
         for layer in layers
     }
     prices = calibrated.prices([layer for layer in layers if choices[layer.name]], choices)
-    typical = median([price.sensitivity for price in prices.values()] or [1.0])
+    typical = max(1.0, median([math.sqrt(p.sensitivity) for p in prices.values()] or [1.0]))
 
     def damage(layer: Layer, choice: Choice) -> float:
         price = prices.get(layer.name)
