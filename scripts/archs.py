@@ -92,6 +92,41 @@ class VGG16Probe(nn.Module):
         return self.fc(self.features(x).mean((2, 3)))
 
 
+class Fire(nn.Module):
+    """1x1 conv to few channels, then 1x1 and 3x3 convs side by side (SqueezeNet, section 3.2)."""
+
+    def __init__(self, inputs: int, squeeze: int) -> None:
+        super().__init__()
+        self.squeeze1x1 = nn.Conv2d(inputs, squeeze, 1)
+        self.expand1x1 = nn.Conv2d(squeeze, 4 * squeeze, 1)
+        self.expand3x3 = nn.Conv2d(squeeze, 4 * squeeze, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.squeeze1x1(x).relu()
+        return torch.cat([self.expand1x1(x).relu(), self.expand3x3(x).relu()], 1)
+
+
+class SqueezeNet11(nn.Module):
+    """SqueezeNet 1.1 (Iandola et al., arXiv 1602.07360), as converted from a Keras file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 3, stride=2)
+        inputs = 64
+        for number, squeeze in enumerate((16, 16, 32, 32, 48, 48, 64, 64), start=2):
+            setattr(self, f"fire{number}", Fire(inputs, squeeze))
+            inputs = 8 * squeeze
+        self.conv10 = nn.Conv2d(512, 1000, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.max_pool2d(self.conv1(x).relu(), 3, 2)
+        for number in range(2, 10):
+            x = getattr(self, f"fire{number}")(x)
+            if number in (3, 5):
+                x = nn.functional.max_pool2d(x, 3, 2)
+        return self.conv10(x).relu().mean((2, 3))
+
+
 class DnCNN(nn.Module):
     """DnCNN with its BatchNorm folded (Zhang et al. 2017): the noise in a grey image.
 

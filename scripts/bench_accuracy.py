@@ -4,6 +4,7 @@
     .venv/bin/python scripts/bench_accuracy.py vgg16 --macs 0.6 0.47 0.4
     .venv/bin/python scripts/bench_accuracy.py dncnn --macs 0.6 0.45
     .venv/bin/python scripts/bench_accuracy.py fashion --macs 0.45 0.3
+    .venv/bin/python scripts/bench_accuracy.py squeezenet --macs 0.65 --ways none auto real:64
     .venv/bin/python scripts/bench_accuracy.py plot RESULTS.json OUT.png
 
 A way is ``uniform`` (the paper's DAC with the largest rank that fits), ``none`` (ranks allotted
@@ -149,6 +150,32 @@ def fashion(folder: Path, every: int) -> Task:
     return Task(model, top1(x[::every], held["y"][::every]), options, none, "top-1, %")
 
 
+def squeezenet(folder: Path, every: int) -> Task:
+    """1,000 photographs; real inputs are every 15th of them, and the others are scored."""
+    from PIL import Image
+
+    data = measure.data_folder() / "imagenet"
+    arch = f"{SCRIPTS / 'archs.py'}:SqueezeNet11"
+    model = dacconv.load(
+        data / "squeezenet11.safetensors", arch=arch, input_shapes={"": (1, 3, 224, 224)}
+    )
+    mean = np.array((103.939, 116.779, 123.68), np.float32)
+    photographs = np.stack([
+        np.asarray(Image.open(p).convert("RGB"), np.float32)[..., ::-1] - mean
+        for p in sorted((data / "images").glob("*.jpg"))
+    ]).transpose(0, 3, 1, 2)  # fmt: skip
+    scored = np.arange(len(photographs)) % 15 != 0
+
+    def real(folder: Path, count: int) -> Path:
+        path = folder / f"real{count}.npy"
+        np.save(path, photographs[~scored][:count])
+        return path
+
+    x, y = photographs[scored][::every], np.arange(len(photographs))[scored][::every]
+    options = {"mean": tuple(map(float, mean)), "range": (0.0, 255.0), "order": "bgr"}
+    return Task(model, top1(np.ascontiguousarray(x), y, 50), options, real, "top-1, %")
+
+
 CURVES = {
     "distilled": "256 distilled images",
     "synthetic": "64 synthetic images",
@@ -159,7 +186,10 @@ CURVES = {
 """What the curves of the plot are called."""
 ORIGINAL = 91.73
 """ResNet-20's top-1."""
-TASKS = {"resnet20": resnet20, "vgg16": vgg16, "dncnn": dncnn, "fashion": fashion}
+TASKS = {
+    "resnet20": resnet20, "vgg16": vgg16, "dncnn": dncnn, "fashion": fashion,
+    "squeezenet": squeezenet,
+}  # fmt: skip
 
 
 def uniform_rank(model: object, macs: float) -> int:
@@ -173,7 +203,7 @@ def uniform_rank(model: object, macs: float) -> int:
 
 
 def convert(
-    task: Task, way: str, macs: float, folder: Path, images: int | None, method: str
+    task: Task, way: str, macs: float, folder: Path, images: int | None, method: str | None
 ) -> dict:
     start = time.perf_counter()
     model, kind, _, count = task.model, *way.partition(":")
@@ -235,7 +265,7 @@ def main() -> None:
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--macs", type=float, nargs="+", default=[0.6, 0.45, 0.3])
     parser.add_argument("--ways", nargs="+", default=["uniform", "none", "synthetic", "distilled"])
-    parser.add_argument("--method", default="dac", help="how kernels are split within a budget")
+    parser.add_argument("--method", help="the methods that a budget chooses from (all)")
     parser.add_argument("--images", type=int, help="calibration inputs; WAY:N says it for one way")
     parser.add_argument("--every", type=int, default=1, help="score on every Nth test input")
     parser.add_argument("--json", type=Path, help="add the results to this file")

@@ -28,6 +28,8 @@ Indices = np.ndarray[tuple[int], np.dtype[np.intp]]
 
 STEPS, WIDE_STEPS = 12, 3
 """Steps of conjugate gradients for a factor whose normal equations are too large to be solved."""
+MOST_WORK = 5 * 10**10
+"""Multiply-adds of a fit by conjugate gradients alone: some seconds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -213,13 +215,27 @@ def fit(
     if formula.closed:
         factors = reduced_rank(formula, mixed, start)
         return Fit(factors, best_bias(moments, kernel_matrix(formula, factors)))
-    factors = with_best_carrier(formula, mixed, start)
+    steps, sweeps = _affordable(formula, mixed, sweeps)
+    factors = with_best_carrier(formula, mixed, start, steps)
     for _ in range(sweeps):
         for index in range(len(formula.terms)):
             if index != formula.carrier:
-                factors = unit(formula, solve_factor(formula, mixed, factors, index), index)
-        factors = with_best_carrier(formula, mixed, factors)
+                factors = unit(formula, solve_factor(formula, mixed, factors, index, steps), index)
+        factors = with_best_carrier(formula, mixed, factors, steps)
     return Fit(factors, best_bias(moments, kernel_matrix(formula, factors)))
+
+
+def _affordable(formula: Formula, moments: Moments, sweeps: int) -> tuple[int, int]:
+    """Steps of conjugate gradients per factor, and alternations: fewer for wide layers where the
+    carrier takes such steps too."""
+    if "o" not in formula.shared:
+        return STEPS, sweeps
+    count, outputs = moments.cross.shape
+    steps = MOST_WORK // (outputs * count**2)
+    per_sweep = STEPS * len(formula.terms)
+    if steps >= per_sweep:
+        return STEPS, min(sweeps, steps // per_sweep)
+    return max(WIDE_STEPS, steps // len(formula.terms)), min(sweeps, 1)
 
 
 def with_best_carrier(

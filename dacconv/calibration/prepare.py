@@ -101,13 +101,13 @@ class Calibrated:
 
         ``plain`` holds the method and the plain factors of each layer. Layers that cannot be
         measured are missing from the result. With ``tune`` all factors are tuned together after
-        that, where it helps.
+        that, where it helps; without, the fits are brief.
         """
         targets = self.targets(layers)
         model, inputs = self.flat, self.inputs
-        in_tune = tune and in_full(model, inputs)
+        briefly = not tune or in_full(model, inputs)
         rebuilt = study.rebuild(
-            _walkable(model), targets, plain, inputs, self.progress, tuned=in_tune
+            _walkable(model), targets, plain, inputs, self.progress, brief=briefly
         )
         if not tune:
             return rebuilt, "the factors were not tuned together"

@@ -153,12 +153,12 @@ def rebuild(
     inputs: Inputs,
     progress: Progress,
     *,
-    tuned: bool = False,
+    brief: bool = False,
 ) -> dict[str, Rebuilt]:
     """Factors for the chosen splits, each layer fitted behind the converted ones before it.
 
-    ``plain`` holds the method and the plain factors of each layer. ``tuned``: a descent over all
-    factors follows, in as many steps as help.
+    ``plain`` holds the method and the plain factors of each layer. With ``brief`` a
+    wide alternation is not worth its time: a descent over all factors follows, or a comparison.
     """
     by_node = {target.node: target for target in targets}
     rebuilt: dict[str, Rebuilt] = {}
@@ -176,7 +176,7 @@ def rebuild(
             _both(target, xs[i], xs[count + i], sums[family_of[i]], share, seed=i)
             for i in range(count)
         ]
-        layer = _rebuilt(target, *plain[target.name], sums, tuned=tuned)
+        layer = _rebuilt(target, *plain[target.name], sums, brief=brief)
         rebuilt[target.name] = layer
         conv = as_conv(target, layer.method, layer.factors, layer.bias)
         return ys + [_through(conv, x) for x in xs[count:]]
@@ -316,7 +316,7 @@ def _rebuilt(
     plain: Factors,
     sums: Sequence[Accumulator],
     *,
-    tuned: bool,
+    brief: bool,
 ) -> Rebuilt:
     """The best of the plain split and the fits by the held-out half.
 
@@ -331,7 +331,7 @@ def _rebuilt(
     before = _error(judge, formula, start)
     strength = best_strength(formula, moments, judge, kernel, plain)
     full = before < FULL_RANK
-    most = TUNED_SWEEPS if tuned else WIDE_SWEEPS if len(moments.cov) > WIDE else SWEEPS
+    most = TUNED_SWEEPS if brief else WIDE_SWEEPS if len(moments.cov) > WIDE else SWEEPS
     best, best_error, what = start, before, "plain: no fit did better"
     for sweeps in (0,) if full else (0, most):
         candidate = fit(formula, moments, kernel, plain, strength=strength, sweeps=sweeps)

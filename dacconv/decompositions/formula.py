@@ -97,7 +97,7 @@ class Formula:
     def recompose(self, factors: Sequence[FloatArray]) -> F64:
         """The kernel ``(g, o, i, y, x)`` that the factors make."""
         terms = ",".join(f"g{term}" for term in self.terms)
-        product = np.einsum(f"{terms}->g{KERNEL}", *factors, optimize=len(factors) > 2)
+        product = np.einsum(f"{terms}->g{KERNEL}", *factors, optimize=True)
         return np.asarray(product, np.float64)
 
 

@@ -234,10 +234,12 @@ def _step(
 
 
 def _suffix(step: Step) -> str:
-    """The suffix of a step's name: ``dw``, ``pw``, ``repeat``, or its kernel as ``3x1``."""
+    """The suffix of a name: ``dw``, ``pw``, ``linear``, ``repeat``, or the kernel as ``3x1``."""
     if isinstance(step, Repeat):
         return "repeat"
     conv = step if isinstance(step, Conv) else step.convs[0]
+    if not conv.kernel:
+        return "linear"
     if all(k == 1 for k in conv.kernel):
         return "pw"
     if conv.groups == conv.in_channels:
