@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dacconv.conversion.report import Merging, Report, Row, Uncounted
-from dacconv.decompositions import METHODS, survey
+from dacconv.decompositions import ALL, METHODS, survey
 from dacconv.decompositions.costs import cost as split_cost
 from dacconv.decompositions.costs import elementwise_bytes, split, whole
 from dacconv.formats.base import Model
@@ -14,6 +14,7 @@ from dacconv.graph.cost import NOTHING, Cost, shared_cost
 from dacconv.graph.findings import Fused, LayerError
 from dacconv.graph.layers import uncounted
 from dacconv.graph.types import Choice, Graph, Layer, Plan, Refusal
+from dacconv.planning.base import first_method
 from dacconv.planning.plans import NOT_SELECTED
 
 
@@ -100,7 +101,7 @@ def _row(
     if choice:
         cost = split_cost(layer, choice, bias_added=loss is not None and loss.bias_added)
         roof = split(layer, choice, cost, around[1])
-    method = METHODS[choice.method if choice else "dac"]
+    method = METHODS[choice.method] if choice else first_method(layer, ALL)
     return Row(
         name=layer.name,
         op=layer.op,

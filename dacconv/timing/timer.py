@@ -118,7 +118,10 @@ class Timer:
         self, conv: Conv, geometry: Geometry, choice: Choice | None, forms: Sequence[str]
     ) -> dict[str, float]:
         """Seconds of the conv (``original``) and of each form."""
-        shape = (geometry.batch, conv.in_channels, *(geometry.input_size or ()))
+        size = geometry.input_size or ()
+        if not conv.kernel:  # a linear layer is timed as a 1x1 conv
+            conv, size = as_pointwise(conv), (math.prod(size), 1)
+        shape = (geometry.batch, conv.in_channels, *size)
         conv = _like(conv)
         branches = None if choice is None else _branches(conv, geometry, choice)
         adapter, threads = adapter_for(self.target), self.target.threads
@@ -219,6 +222,12 @@ def _timed(run: Callable[[], None], count: int) -> float:
     for _ in range(count):
         run()
     return time.perf_counter() - started
+
+
+def as_pointwise(conv: Conv) -> Conv:
+    """A linear layer as a 2-D conv of a 1x1 kernel."""
+    weight, none = conv.weight[..., None, None], ((0, 0), (0, 0))
+    return replace(conv, weight=weight, stride=(1, 1), padding=none, dilation=(1, 1))
 
 
 def _like(conv: Conv) -> Conv:

@@ -54,7 +54,7 @@ def opened(net, kind, folder):
 @pytest.mark.filterwarnings("ignore")
 def test_a_walk_is_a_run(net, kind, tmp_path):
     model = opened(net, kind, tmp_path)
-    layers = [layer for layer in dacconv.survey(model) if layer.skip is None]
+    layers = [layer for layer in dacconv.survey(model) if layer.skip is None and layer.op == "conv"]
     nodes = [site for layer in layers for site in layer.sites]
     rng = np.random.default_rng(0)
     name = model.inputs()[0].name

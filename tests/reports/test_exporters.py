@@ -26,7 +26,14 @@ GRAPH = Graph(
     outputs=("y",),
     notes=("a note",),
 )
-PLAN = Plan((Choice("a", "dac", (2,)),), (Skipped("b", "rank 9 would cost 2 x"),))
+PLAN = Plan(
+    (Choice("a", "dac", (2,)),),
+    (
+        Skipped("p|q", "a 1x1 kernel: there is nothing to split"),
+        Skipped("b", "rank 9 would cost 2 x"),
+        Skipped("fc", "a linear layer: it has no kernel to split"),
+    ),
+)
 
 
 def report(verified=True):

@@ -13,6 +13,7 @@ from torch import nn
 import dacconv
 from dacconv.api import sweep
 from dacconv.conversion.verification import CheckOptions
+from dacconv.decompositions import METHODS
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Divisible
 from dacconv.sweeps import prefixes
@@ -97,7 +98,7 @@ def test_a_shared_prefix_is_run_once(nets, monkeypatch):
     """One run to each layer for all its ranks, one through it for each, the rest made once."""
     model = dacconv.load(nets / "net.onnx")
     bench = Bench(model, Setup(CheckOptions(samples=3)))
-    layers = [layer for layer in bench.variants.layers if layer.skip is None]
+    layers = [each for each in bench.variants.layers if METHODS["dac"].refuses(each) is None]
     grid = points(Grid(("single",), (1, 2, 3)), bench.variants.layers, layers, None,
                   allow_costlier=False)  # fmt: skip
     calls: list[int] = []
@@ -119,7 +120,7 @@ def test_a_shared_prefix_is_run_once(nets, monkeypatch):
 def test_later_points_go_on_from_where_earlier_ones_began(nets, monkeypatch):
     model = dacconv.load(nets / "net.onnx")
     bench = Bench(model, Setup(CheckOptions(samples=3)))
-    layers = [layer for layer in bench.variants.layers if layer.skip is None]
+    layers = [each for each in bench.variants.layers if METHODS["dac"].refuses(each) is None]
     grid = points(Grid(("single",), (1, 2)), bench.variants.layers, layers, None,
                   allow_costlier=False)  # fmt: skip
     together = {

@@ -22,6 +22,7 @@ from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Feeds, LoadOptions
 from dacconv.formats.onnx.run import document_session, refusal, session
 from dacconv.formats.timing import Profile, Setting, SpanKey, Step, fastest
+from dacconv.graph.convs import swap_channels
 from dacconv.graph.types import Branches, Conv, Rewrite
 
 if TYPE_CHECKING:
@@ -190,18 +191,22 @@ def _layer_model(conv: Conv, shape: tuple[int, ...]) -> OnnxModel:
 
     out = conv.out_channels
     ones = (1,) * len(conv.kernel)
+    weight = swap_channels(conv.weight, conv.groups) if conv.transposed else conv.weight
     arrays = {
-        "w": np.asarray(conv.weight, np.float32),
+        "w": np.asarray(weight, np.float32),
         "wb": np.ones((shape[1], 1, *ones), np.float32),
         "wa": np.ones((out, 1, *ones), np.float32),
     }
     pads: dict[str, Any] = {"pads": [b for b, _ in conv.padding] + [e for _, e in conv.padding]}
     if conv.auto_pad:
         pads = {"auto_pad": conv.auto_pad}
+    if conv.transposed:
+        pads |= {"output_padding": list(conv.output_padding)}
+    operator = "ConvTranspose" if conv.transposed else "Conv"
     nodes = [
         helper.make_node("Conv", ["x", "wb"], [f"{_BEFORE}_out"], name=_BEFORE, group=shape[1]),
         helper.make_node(
-            "Conv", [f"{_BEFORE}_out", "w"], ["inner_out"], name=_LAYER,
+            operator, [f"{_BEFORE}_out", "w"], ["inner_out"], name=_LAYER,
             strides=list(conv.stride), dilations=list(conv.dilation), group=conv.groups, **pads,
         ),
         helper.make_node("Conv", ["inner_out", "wa"], ["y"], name=_AFTER, group=out),
