@@ -111,10 +111,10 @@ def test_a_shared_prefix_is_run_once(nets, monkeypatch):
     monkeypatch.setattr(type(model), "resume", counted)
     rows = list(bench.measure(grid))
     assert sorted(row.label for row in rows) == sorted(point.label for point in grid)
-    # two prefixes, for the second and the third layer, and the six points of the first two
-    assert calls.count(1) == 2 + 6
-    # what comes after the first and the second layer, and the points of the last one
-    assert calls.count(0) == 2 + 3
+    # two prefixes, for the second and the third layer, and the nine points up to the next layer
+    assert calls.count(1) == 2 + 9
+    # what comes after each of the five layers
+    assert calls.count(0) == 5
 
 
 def test_later_points_go_on_from_where_earlier_ones_began(nets, monkeypatch):
