@@ -33,7 +33,7 @@ def refuse_wider(layer: Layer) -> str | None:
     geometry = layer.geometry
     if math.prod(geometry.kernel) > 1:
         size = "x".join(map(str, geometry.kernel))
-        return f"a {size} kernel: the other methods split it along its axes too"
+        return f"a {size} kernel: lowrank splits 1x1 convs and linear layers"
     if min(geometry.in_channels, geometry.out_channels) == geometry.groups:
         return "it has one channel per group: there is nothing to split"
     return None
