@@ -29,6 +29,7 @@ from bench_dac_resnet20 import test_images
 
 import dacconv
 from dacconv.calibration.inputs.pixels import InputOptions
+from dacconv.calibration.prepare import Calibrated
 from dacconv.conversion import pipeline
 
 SCRIPTS = Path(__file__).resolve().parent
@@ -202,22 +203,30 @@ def uniform_rank(model: object, macs: float) -> int:
     return max(fits)
 
 
-def convert(
-    task: Task, way: str, macs: float, folder: Path, images: int | None, method: str | None
-) -> dict:
-    start = time.perf_counter()
-    model, kind, _, count = task.model, *way.partition(":")
+def calibrate(task: Task, way: str, folder: Path, images: int | None) -> Calibrated | None:
+    """What the way calibrates on: nothing for ``uniform`` and ``none``."""
+    kind, _, count = way.partition(":")
     if kind == "uniform":
+        return None
+    number = int(count) if count else images
+    scaled = {} if kind == "auto" else task.options
+    how = str(task.real(folder, number or 64)) if kind == "real" else kind
+    if how.endswith(".npy"):
+        scaled = {}
+    options = InputOptions(images=number, **scaled)
+    return dacconv.calibrate(task.model, how, options=options)[0]
+
+
+def convert(
+    task: Task, way: str, macs: float, calibrated: Calibrated | None, method: str | None
+) -> dict:
+    """One conversion and its score; the seconds are without the calibration inputs."""
+    start = time.perf_counter()
+    model = task.model
+    if way == "uniform":
         plan = dacconv.plan(model, rank=uniform_rank(model, macs))
         done = dacconv.convert(model, plan)
     else:
-        number = int(count) if count else images
-        scaled = {} if kind == "auto" else task.options
-        how = str(task.real(folder, number or 64)) if kind == "real" else kind
-        if how.endswith(".npy"):
-            scaled = {}
-        options = InputOptions(images=number, **scaled)
-        calibrated, _ = dacconv.calibrate(model, how, options=options)
         plan = dacconv.plan(model, macs=macs, calibrated=calibrated, method=method)
         done = dacconv.convert(model, plan, calibrated=calibrated)
     seconds = time.perf_counter() - start
@@ -277,8 +286,9 @@ def main() -> None:
         print(f"original: {task.score(task.model):.2f} ({task.unit})\n", flush=True)
         print("| MACs saved | inputs | " + task.unit + " | seconds |\n| --- | --- | --- | --- |")
         for way in options.ways:
+            calibrated = calibrate(task, way, folder, options.images)
             for macs in options.macs:
-                row = convert(task, way, macs, folder, options.images, options.method)
+                row = convert(task, way, macs, calibrated, options.method)
                 kept = "" if row["taken"] in (None, True) else " (plain kept)"
                 print(
                     f"| {100 * row['saved']:.1f} % | {way}{kept} | {row['score']:.2f} "
