@@ -274,4 +274,4 @@ def test_any_method_is_swept_and_named_in_the_report(run, work, method):
         assert name in page
     if method == "spatial":
         assert "spatial rank 2" in done.out
-        assert any(line.split()[1:3] == ["spatial", "2"] for line in done.out.splitlines())
+        assert any(line.split()[1:3] == ["spatial", "1"] for line in done.out.splitlines())

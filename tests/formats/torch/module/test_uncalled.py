@@ -53,7 +53,7 @@ def test_what_is_not_called_stays_as_it_is(tmp_path: Path, choice: dict[str, obj
 def test_a_conv_that_is_called_as_a_function(tmp_path: Path) -> None:
     path = stored(uncalled_nets.functional, tmp_path)
     report = convert_file(
-        path, settings(uncalled_nets.functional, rank=2), output=tmp_path / "b.pt"
+        path, settings(uncalled_nets.functional, rank=8), output=tmp_path / "b.pt"
     ).report
     assert report.verification is not None
     assert (tmp_path / "b.pt").exists()
