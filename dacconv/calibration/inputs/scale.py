@@ -78,9 +78,9 @@ def _fit_to_statistics(
 ) -> PixelScale | None:
     mean, variance = stored
     conv = model.conv(first.name)
-    if conv.groups != 1 or conv.transposed:
-        return None
     channels = conv.in_channels
+    if conv.groups != 1 or conv.transposed or channels != images.shape[1]:
+        return None
     kernel = conv.weight.reshape(conv.out_channels, -1).astype(np.float64)
     bias = 0.0 if conv.bias is None else conv.bias.astype(np.float64)
     response = _response(conv, images)
