@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dacconv.decompositions.base import Method, part, refuse_pointwise
+from dacconv.decompositions.base import Method, in_place, pointwise, refuse_pointwise
 from dacconv.decompositions.forms import FORMS
 from dacconv.decompositions.formula import Factors, Formula
 from dacconv.decompositions.svd import ChannelSVD, channel_svd
@@ -25,15 +25,9 @@ def chain(conv: Conv, factors: Factors) -> Branches:
     """
     columns, filters = factors
     groups, out, channels, rank = columns.shape
-    ones = (1,) * len(conv.kernel)
-    depthwise = filters.reshape(groups * channels * rank, 1, *conv.kernel)
-    pointwise = columns.reshape(groups * out, channels * rank, *ones)
-    return (
-        (
-            part(conv, depthwise, range(len(ones)), groups=groups * channels),
-            part(conv, pointwise, groups=groups, last=True),
-        ),
-    )
+    depthwise = filters.reshape(groups * channels, rank, 1, *filters.shape[3:])
+    mixing = columns.reshape(groups, out, channels * rank)
+    return ((in_place(conv, depthwise), pointwise(conv, mixing, last=True)),)
 
 
 def decompose(kernel: FloatArray) -> ChannelSVD:

@@ -9,7 +9,7 @@ taps. (DAC is the other order, depthwise first.)
 
 from __future__ import annotations
 
-from dacconv.decompositions.base import Method, part, pointwise, refuse_pointwise
+from dacconv.decompositions.base import Method, in_place, pointwise, refuse_pointwise
 from dacconv.decompositions.formula import Factors, Formula
 from dacconv.graph.types import Branches, Conv
 
@@ -23,9 +23,8 @@ def chain(conv: Conv, factors: Factors) -> Branches:
     columns, filters = factors  # (g, o, i, r) and (g, o, r, y, x)
     groups, out, channels, rank = columns.shape
     rows = columns.transpose(0, 1, 3, 2).reshape(groups, out * rank, channels)
-    kernel = filters.reshape(groups * out, rank, *conv.kernel)
-    axes = range(len(conv.kernel))
-    return ((pointwise(conv, rows), part(conv, kernel, axes, groups=groups * out, last=True)),)
+    grouped = filters.reshape(groups * out, 1, rank, *filters.shape[3:])
+    return ((pointwise(conv, rows), in_place(conv, grouped, last=True)),)
 
 
 METHOD = Method(
