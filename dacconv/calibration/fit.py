@@ -22,7 +22,7 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridge strengths that are tried, as shares of the mean variance of the patches."""
 
 WIDE = 1500
-"""Numbers of a patch above which the splits to choose from get few steps of a fit."""
+"""Numbers of a patch above which a layer is wide: its fits take seconds, and fewer steps."""
 
 Indices = np.ndarray[tuple[int], np.dtype[np.intp]]
 
@@ -82,16 +82,22 @@ def regressors(formula: Formula, moments: Moments, kernel: F64, factors: Factors
     """The numbers that the carrier weighs, for given other factors."""
     see = patch_map(formula, factors)
     size = len(moments.cov)
+    gram = see(np.ascontiguousarray(see(np.eye(size)).T))
+    scale = float(np.trace(moments.cov)) / size
+    own = see(np.ascontiguousarray(kernel.T))
+    return Regressors(seen_moments(formula, moments, factors), gram, own, scale)
+
+
+def seen_moments(formula: Formula, moments: Moments, factors: Factors) -> Moments:
+    """The moments of the numbers that the carrier weighs."""
+    see = patch_map(formula, factors)
     half = see(moments.cov)
-    seen = replace(
+    return replace(
         moments,
         cov=see(np.ascontiguousarray(half.T)),
         cross=see(moments.cross),
         mean_in=see(moments.mean_in[:, None])[:, 0],
     )
-    gram = see(np.ascontiguousarray(see(np.eye(size)).T))
-    scale = float(np.trace(moments.cov)) / size
-    return Regressors(seen, gram, see(np.ascontiguousarray(kernel.T)), scale)
 
 
 def patch_map(formula: Formula, factors: Factors) -> Callable[[F64], F64]:
@@ -245,10 +251,7 @@ def with_best_carrier(
     and the normal equations are too many."""
     if "o" in formula.shared:
         return solve_factor(formula, moments, factors, formula.carrier, steps)
-    see = patch_map(formula, factors)
-    half = see(moments.cov)
-    cov = see(np.ascontiguousarray(half.T))
-    return with_carrier(formula, factors, solve(cov, see(moments.cross)).T)
+    return solve_carrier(formula, seen_moments(formula, moments, factors), factors)
 
 
 def unit(formula: Formula, factors: Factors, index: int) -> Factors:
@@ -259,10 +262,8 @@ def unit(formula: Formula, factors: Factors, index: int) -> Factors:
     term, carrier = formula.terms[index], formula.terms[formula.carrier]
     ranks = [c for c in term if c in formula.ranks]
     letter = next((c for c in ranks if c in carrier), ranks[0])
-    target = next(
-        (i for i, t in enumerate(formula.terms) if i != index and letter in t and t == carrier),
-        next(i for i, t in enumerate(formula.terms) if i != index and letter in t),
-    )
+    others = [i for i, t in enumerate(formula.terms) if i != index and letter in t]
+    target = formula.carrier if formula.carrier in others else others[0]
     kept = [c for c in term if c in formula.shared or c == letter]
     axes = tuple(axis for axis, c in enumerate(term, start=1) if c not in kept)
     norms = np.sqrt((factors[index] ** 2).sum(axis=axes, keepdims=True))
@@ -359,7 +360,7 @@ def _nested_fits(
         weights = solve(own.cov, own.cross).T
         bias = best_bias(own, weights)
         error = output_error(judged, weights, bias)
-        start = _components(most, each.factors) if formula.closed else each.factors
+        start = _components(most, each.factors)
         better = Fit(with_carrier(formula, start, weights), bias)
         results.append((better, error) if error < plain_error else (each, plain_error))
     return results

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dacconv.calibration.fit import Fit, best_strength, fit, fits_of_ranks, kernel_matrix
+from dacconv.calibration.fit import WIDE, Fit, best_strength, fit, fits_of_ranks, kernel_matrix
 from dacconv.calibration.inputs.families import Inputs
 from dacconv.calibration.moments import F64, Accumulator, Moments, output_error
 from dacconv.decompositions import METHODS, Factors, Formula
@@ -31,7 +31,6 @@ ROWS = 32_768
 
 SWEEPS, WIDE_SWEEPS, TUNED_SWEEPS = 12, 4, 2
 """Alternations: few for wide layers, where each takes seconds; fewer where a descent follows."""
-WIDE = 1500
 PROBES = 16
 FULL_RANK = 1e-9
 """A plain split of a smaller error than that has nothing to gain from its other factors."""
