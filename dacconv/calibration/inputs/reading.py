@@ -121,7 +121,27 @@ def _read_folder(
     path: Path, image_input: ImageInput, options: InputOptions, count: int
 ) -> FloatArray:
     """At most ``count`` images of a folder in 0..1, cropped to the middle at the model's size."""
-    require_pillow(path)
+    files = image_files(path, image_input)
+    images = []
+    for index in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int):
+        file = files[index]
+        pixels = read_image(file, image_input).astype(np.float32) / 255
+        images.append(pixels[..., ::-1] if options.order == "bgr" else pixels)
+    return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+
+
+def image_files(path: Path, image_input: ImageInput) -> list[Path]:
+    """The images in a folder and the folders inside it, in the order of their names.
+
+    Raises:
+        UsageError: there are none, the model takes no images, or Pillow is not installed.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("PIL") is None:
+        raise UsageError(
+            "reading images needs Pillow", where=str(path), hint="pip install pillow, or give .npz"
+        )
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
@@ -131,22 +151,7 @@ def _read_folder(
             f"the model takes {image_input.channels} x {image_input.size}, not an image",
             where=str(path),
         )
-    images = []
-    for index in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int):
-        file = files[index]
-        pixels = read_image(file, image_input).astype(np.float32) / 255
-        images.append(pixels[..., ::-1] if options.order == "bgr" else pixels)
-    return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
-
-
-def require_pillow(path: Path) -> None:
-    """Raise UsageError where the library that reads images is not installed."""
-    from importlib.util import find_spec
-
-    if find_spec("PIL") is None:
-        raise UsageError(
-            "reading images needs Pillow", where=str(path), hint="pip install pillow, or give .npz"
-        )
+    return files
 
 
 def read_image(file: Path, image_input: ImageInput) -> Array:

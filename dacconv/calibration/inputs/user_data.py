@@ -10,7 +10,7 @@ import numpy as np
 
 from dacconv.calibration.inputs.image_input import ImageInput, find_image_input
 from dacconv.calibration.inputs.pixels import InputOptions, pixel_scale
-from dacconv.calibration.inputs.reading import IMAGE_SUFFIXES, read_image, require_pillow
+from dacconv.calibration.inputs.reading import image_files, read_image
 from dacconv.errors import UsageError
 from dacconv.formats.base import Feeds, Model
 from dacconv.graph.types import Array
@@ -76,16 +76,7 @@ def read_images(path: Path, model: Model, options: InputOptions) -> UserData:
     if not path.is_dir():
         return read_data(path, labelled=False)
     image_input = find_image_input(model, options.layout)
-    if len(image_input.size) != 2 or image_input.channels not in (1, 3):
-        raise UsageError(
-            f"the model takes {image_input.channels} x {image_input.size}, not an image",
-            where=str(path),
-        )
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise UsageError("holds no images", where=str(path), hint=f"files of {suffixes} are read")
-    require_pillow(path)
+    files = image_files(path, image_input)
     taken = files[:: -(-len(files) // MAX_FILES)]
     name = path.name if taken == files else f"{path.name} ({len(taken)} of {len(files)})"
     images = np.stack([read_image(file, image_input) for file in taken])
