@@ -18,7 +18,7 @@ from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Model
 from dacconv.fusions.merged import MergedModel, merged_model
 from dacconv.graph.types import Choice, Layer, Plan, Provenance
-from dacconv.planning import Evidence, RankOptions, Selection, Times, select
+from dacconv.planning import Damage, Evidence, RankOptions, Selection, Times, select
 from dacconv.planning.plans import ANY_METHOD, bind, make_plan, methods_of
 from dacconv.planning.ranks import named_methods
 from dacconv.planning.spectra import OWN, Spectra, SplitOptions
@@ -101,15 +101,16 @@ def choose(
     *,
     calibrated: Calibrated | None = None,
     speeds: Speeds | None = None,
+    damage: Damage | None = None,
     progress: Progress = silent,
 ) -> Plan:
-    """As :func:`plan`, with the forms left open."""
+    """As :func:`plan`, with the forms left open. A budget minimises ``damage`` if it is given."""
     view = view_of(model, fuse=split.fuse)
     methods = methods_of(ranks.method, budgeted=ranks.budgeted)
     layers = survey_graph(view.graph(), (*methods, *named_methods(ranks.ranks)))
     require_eligible(layers, model.path)
     spectra = Spectra(view, layers, split.kernel_scale, progress)
-    damage, times, faster = None, None, None
+    times, faster = None, None
     any_method = ranks.budgeted and ranks.method in (None, ANY_METHOD)
     if any_method and ranks.latency is None:
         faster = _predicted_faster(model)

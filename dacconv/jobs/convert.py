@@ -150,10 +150,8 @@ def inspect_file(
         return report
     from dacconv.timing.rows import rank_times
 
-    methods, layers = (
-        methods_of(settings.method, budgeted=settings.method == ANY_METHOD),
-        pipeline.survey(model),
-    )
+    methods = methods_of(settings.method, budgeted=settings.method == ANY_METHOD)
+    layers = pipeline.survey(model)
     form = settings.form or AUTO
     return replace(report, timings=rank_times(model, layers, methods, timer, form))
 

@@ -11,7 +11,7 @@ from dacconv.conversion import pipeline
 from dacconv.errors import UsageError
 from dacconv.formats.base import Model
 from dacconv.graph.types import Plan
-from dacconv.planning import plans
+from dacconv.planning import Damage, plans
 from dacconv.settings import Settings, option_text
 from dacconv.support.files import Digest
 from dacconv.support.progress import Progress, silent
@@ -73,8 +73,9 @@ def calibrate(
     """
     if settings.calibration == "none":
         return None, "no calibration: weights only"
-    # planned by kernels alone first: an impossible plan fails before the long work
-    _with_forms(model, settings, choose(model, settings, progress, timer=timer), timer)
+    # an impossible plan fails before the long work; no kernel is decomposed for a budget here
+    trial = choose(model, settings, progress, timer=timer, damage=lambda layer, choice: 0.0)
+    _with_forms(model, settings, trial, timer)
     split = settings.split_options
     return pipeline.calibrate(model, settings.calibration_options, split, progress)
 
@@ -85,8 +86,12 @@ def choose(
     progress: Progress = silent,
     calibrated: Calibrated | None = None,
     timer: Timer | None = None,
+    damage: Damage | None = None,
 ) -> Plan:
-    """The plan that the settings ask for, from a file or by a policy, its forms left open."""
+    """The plan that the settings ask for, from a file or by a policy, its forms left open.
+
+    A budget minimises ``damage`` if it is given.
+    """
     if settings.from_sweep is not None:
         return _plan_from_sweep(model, settings, settings.from_sweep)
     if settings.pick is not None:
@@ -100,6 +105,7 @@ def choose(
         settings.split_options,
         calibrated=calibrated,
         speeds=timer,
+        damage=damage,
         progress=progress,
     )
 
