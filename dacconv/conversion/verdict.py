@@ -8,11 +8,13 @@ all inputs, the relative error. ``docs/report.md`` lists them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from dacconv.conversion.noise import error_beyond_noise
 from dacconv.graph.findings import Latency, OutputCheck, Verification
 
 Level = Literal["equal", "usable", "degraded", "broken", "unknown"]
@@ -25,6 +27,8 @@ USABLE_DROP = 0.02
 USABLE_ERROR = 0.1
 BROKEN_ERROR = 1.0
 """Outputs of zeros have this relative error."""
+NOISY = 0.03
+"""Where the original differs from itself by more, no error that is not larger can be measured."""
 MANY_SAMPLES = 32
 """From so many samples on, agreement must exceed chance by more than its standard error."""
 SAME_SPEED = 0.03
@@ -48,19 +52,29 @@ def verdict_on(check: Verification | None, unverified: str | None = None) -> Ver
     if check.not_finite:
         return Verdict("unknown", "the original's outputs are NaN or infinite")
     error, where = check.relative_error, f"{check.samples} {check.kind}"
+    if error is None and (unstable := [o.name for o in check.outputs if o.varies]):
+        text = f"the shape of output {unstable[0]} depends on rounding in the original too"
+        return Verdict("unknown", text)
     if error is None:
         return Verdict("unknown", "the outputs cannot be compared as numbers")
     error_text = f"relative error {error:.3g}"
+    same = is_lossless(check)
+    drowned = same and error > lossless_error(check.outputs)
+    if drowned:
+        error_text += f"; that of the original against itself, by rounding alone: {check.noise:.3g}"
     if check.top1 is not None:
         before, after = check.top1
         text = f"top-1 {_percent(before)} before, {_percent(after)} after on {where}"
-        if error <= lossless_error(check):
+        if same and not _is_chaotic(check):
             return Verdict("equal", f"{text}, {error_text}")
         return Verdict("usable" if before - after <= USABLE_DROP else "degraded", text)
-    if error <= lossless_error(check):
-        return Verdict("equal", f"{error_text} on {where}")
+    if same:
+        level: Level = "unknown" if drowned and _is_chaotic(check) else "equal"
+        return Verdict(
+            level, f"{error_text} on {where}" if not drowned else f"{error_text}; {where}"
+        )
     if check.agreement is None or not _classes_differ(check):
-        level: Level = "usable" if error <= USABLE_ERROR else "degraded"
+        level = "usable" if error <= USABLE_ERROR else "degraded"
         return Verdict(level, f"{error_text} on {where}")
     limit = USABLE_AGREEMENT_ON_DATA if check.on_user_data else USABLE_AGREEMENT
     level = "usable" if check.agreement >= limit else "degraded"
@@ -68,10 +82,16 @@ def verdict_on(check: Verification | None, unverified: str | None = None) -> Ver
     return Verdict(level, text)
 
 
-def lossless_error(check: Verification) -> float:
+def lossless_error(outputs: Sequence[OutputCheck]) -> float:
     """The largest relative error of outputs that are the same but for rounding."""
-    half = any(output.dtype in ("float16", "bfloat16") for output in check.outputs)
+    half = any(output.dtype in ("float16", "bfloat16") for output in outputs)
     return 2e-2 if half else 1e-4
+
+
+def is_lossless(check: Verification) -> bool:
+    """Whether every output is the same but for rounding, or but for the runtime's own noise."""
+    error = error_beyond_noise(check.relative_error, check.outputs)
+    return error is not None and error <= lossless_error(check.outputs)
 
 
 def speed_change(time: Latency) -> float | None:
@@ -85,13 +105,14 @@ def speed_change(time: Latency) -> float | None:
 def _broken(check: Verification) -> str:
     """The reason why a converted model is of no use; empty where it may be of some."""
     for output in check.outputs:
-        if not output.matches:
+        if not output.matches and not output.varies:
             return f"output {output.name} has another shape or type than the original's"
         if _only_converted_is_not_finite(output):
             return f"output {output.name} is NaN or infinite, and the original's is not"
-    if check.relative_error is not None and check.relative_error > BROKEN_ERROR:
+    error = error_beyond_noise(check.relative_error, check.outputs)
+    if error is not None and error > BROKEN_ERROR:
         return (
-            f"relative error {check.relative_error:.3g} on {check.samples} {check.kind}; "
+            f"relative error {error:.3g} on {check.samples} {check.kind}; "
             f"{BROKEN_ERROR:g} is that of outputs of zeros"
         )
     for output in check.outputs:
@@ -112,6 +133,11 @@ def _only_converted_is_not_finite(output: OutputCheck) -> bool:
     if output.not_finite or output.relative_error is not None or not output.matches:
         return False
     return np.dtype(output.dtype).kind == "f" and output.max_abs_error is None
+
+
+def _is_chaotic(check: Verification) -> bool:
+    """Whether rounding alone changes the outputs so much that small errors cannot be seen."""
+    return (check.noise or 0.0) > NOISY
 
 
 def _classes_differ(check: Verification) -> bool:

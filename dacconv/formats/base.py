@@ -164,6 +164,19 @@ class Model(Protocol):
 
 
 @runtime_checkable
+class Unoptimised(Protocol):
+    """A model that its runtime can run in a second way, which rounds in another order."""
+
+    def unoptimised_runner(self, *, threads: int | None = None) -> Runner | None:
+        """As ``runner``, without the runtime's optimisations; None where that costs too much.
+
+        Raises:
+            UnsupportedError: the runtime does not run it like that.
+        """
+        ...
+
+
+@runtime_checkable
 class Walkable(Protocol):
     """A model that can be run conv by conv, so that statistics are taken in one pass."""
 

@@ -120,6 +120,8 @@ class OutputCheck:
     """The comparison of one output on the same inputs; None for what cannot be computed.
 
     ``not_finite`` counts the runs in which the original's output held NaN or infinite values.
+    ``noise`` is the relative error of the original against itself, by rounding alone; ``varies``
+    is true where even the shape of its output depends on rounding.
     """
 
     name: str
@@ -131,6 +133,8 @@ class OutputCheck:
     agreement: float | None
     not_finite: int = 0
     chance: float | None = None
+    noise: float | None = None
+    varies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +185,11 @@ class Verification:
     def on_user_data(self) -> bool:
         """Whether the inputs were the user's own images."""
         return self.kind.startswith("images of ")
+
+    @property
+    def noise(self) -> float | None:
+        """The largest relative error of the original against itself; None if not measured."""
+        return max((o.noise for o in self.outputs if o.noise is not None), default=None)
 
     @property
     def not_finite(self) -> tuple[str, ...]:

@@ -145,5 +145,5 @@ def _gates(report: Report, settings: Settings, lossless: bool) -> Gates:
     """The gates of the settings; a lossless conversion has one on its error in any case."""
     gates = settings.gates
     if lossless and gates.max_error is None and report.verification is not None:
-        return replace(gates, max_error=lossless_error(report.verification))
+        return replace(gates, max_error=lossless_error(report.verification.outputs))
     return gates

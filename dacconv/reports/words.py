@@ -323,6 +323,11 @@ def verification(check: Verification) -> list[str]:
         + ("" if check.agreement is None else f", same top class {share(check.agreement)}")
         + (f", top-1 {share(check.top1[0])} > {share(check.top1[1])}" if check.top1 else "")
     ]
+    if check.noise is not None:
+        lines.append(
+            "the original against itself, by rounding alone (inputs moved by 1e-7; unoptimised): "
+            f"relative error {error(check.noise)}"
+        )
     if check.not_finite:
         lines.append(
             f"not compared: the original's output {_listed(list(check.not_finite))} is NaN or "

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dacconv.conversion.verification import Comparison, agreement, scores_of, worst
+from dacconv.conversion.comparison import Comparison, agreement, scores_of, worst
 from dacconv.errors import DacconvError
 from dacconv.formats.base import Feeds, Model, Runner
 from dacconv.formats.inputs import batch_of, joined

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dacconv.conversion.comparison import Comparison, worst
 from dacconv.conversion.gates import Gates, missed
 from dacconv.conversion.verdict import speed_change, verdict_on
-from dacconv.conversion.verification import Comparison, _latency, worst
+from dacconv.conversion.verification import _latency
 from dacconv.graph.findings import Latency, OutputCheck, Verification
 from tests.conversion.test_gates import report
 

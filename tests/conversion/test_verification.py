@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dacconv.conversion.comparison import Comparison, agreement
 from dacconv.conversion.gates import Gates, missed
 from dacconv.conversion.report import Report
-from dacconv.conversion.verification import CheckOptions, Comparison, agreement, verify
+from dacconv.conversion.verification import CheckOptions, verify
 from dacconv.graph.types import ValueSpec
 from dacconv.reports import words
 

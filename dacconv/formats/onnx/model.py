@@ -24,7 +24,7 @@ from dacconv.formats.onnx.load import read
 from dacconv.formats.onnx.operators import CannotEvaluate
 from dacconv.formats.onnx.rewrite import rewrite, rewrite_refusal
 from dacconv.formats.onnx.run import document_session, live, resume, runner, runtime, walk
-from dacconv.formats.onnx.save import needs_side_file, save, side_path
+from dacconv.formats.onnx.save import inline_size, needs_side_file, save, side_path
 from dacconv.formats.onnx.shapes import InferredShapes, infer
 from dacconv.graph.types import (
     Affine,
@@ -53,6 +53,10 @@ def load(path: Path, options: LoadOptions) -> OnnxModel:
     refuse_quantised(document, model.constants, str(path))
     model.inputs()
     return model
+
+
+UNOPTIMISED_LIMIT = 1 << 30
+"""Bytes of a model up to which it is run without optimisations too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +178,12 @@ class OnnxModel:
     def runner(self, *, threads: int | None = None) -> Runner:
         """A function that runs the model in ONNX Runtime."""
         return runner(self.session(threads=threads))
+
+    def unoptimised_runner(self, *, threads: int | None = None) -> Runner | None:
+        """See ``Unoptimised``. None for a model that is too large to be in memory twice more."""
+        if inline_size(self.document) > UNOPTIMISED_LIMIT:
+            return None
+        return runner(self.session(threads=threads, optimise=False))
 
     def walk(
         self,

@@ -35,6 +35,7 @@ from dacconv.formats.torch.module.run import (
     needs_shape,
     seeded,
     told_shapes,
+    without_onednn,
 )
 from dacconv.formats.torch.module.surgery import Edited, Tree, rewrite_module, rewrite_refusal
 from dacconv.formats.torch.module.trace import Trace, trace
@@ -230,6 +231,10 @@ class TracedModel:
         if self.runnable:
             raise UnsupportedError(self.runnable, where=str(self.path))
         return module_runner(self._inference, self.path, threads)
+
+    def unoptimised_runner(self, *, threads: int | None = None) -> Runner | None:
+        """See ``Unoptimised``: without oneDNN."""
+        return without_onednn(self.runner(threads=threads))
 
     def walk(
         self,

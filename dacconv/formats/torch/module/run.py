@@ -192,3 +192,16 @@ def module_runner(module: nn.Module, where: str | Path, threads: int | None) -> 
         return flat_outputs(result)
 
     return run
+
+
+def without_onednn(run: Runner) -> Runner:
+    """``run`` with the kernels of torch's own in the place of oneDNN's."""
+
+    def call(feeds: Feeds) -> dict[str, Array]:
+        before = torch.backends.mkldnn.set_flags(False)  # flags() would warn about TF32
+        try:
+            return run(feeds)
+        finally:
+            torch.backends.mkldnn.set_flags(before[0])
+
+    return call

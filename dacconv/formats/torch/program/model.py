@@ -23,7 +23,7 @@ from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Feeds, Forward, LoadOptions, Runner, Visit
 from dacconv.formats.torch.files.record import make_record, to_json
 from dacconv.formats.torch.gradients import frozen
-from dacconv.formats.torch.module.run import flat_outputs, told_shapes
+from dacconv.formats.torch.module.run import flat_outputs, told_shapes, without_onednn
 from dacconv.formats.torch.module.walk import Stop, Stopping, in_step
 from dacconv.formats.torch.program.edit import edit_program, rewrite_refusal
 from dacconv.formats.torch.program.graph import Reading, read_program
@@ -223,6 +223,10 @@ class ProgramModel:
             return flat_outputs(result)
 
         return run
+
+    def unoptimised_runner(self, *, threads: int | None = None) -> Runner | None:
+        """See ``Unoptimised``: without oneDNN."""
+        return without_onednn(self.runner(threads=threads))
 
     def prepared(self) -> tuple[nn.Module, Callable[[Feeds], tuple[Any, Any]]]:
         """The program as a module, and what makes its arguments."""
