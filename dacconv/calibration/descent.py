@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dacconv.calibration.inputs.families import Inputs
-from dacconv.calibration.inputs.image_input import count_samples
 from dacconv.calibration.study import Rebuilt, Target, relative_error
 from dacconv.decompositions import METHODS
 from dacconv.errors import UnsupportedError
 from dacconv.formats.base import Differentiable, Feeds, Model
-from dacconv.formats.inputs import joined
+from dacconv.formats.inputs import count_samples, joined
 from dacconv.graph.cost import shared_cost
 from dacconv.graph.layers import survey
 from dacconv.support.progress import Progress

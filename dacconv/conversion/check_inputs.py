@@ -15,7 +15,7 @@ from dacconv.calibration.inputs.pixels import InputOptions, is_image_to_image, p
 from dacconv.calibration.inputs.user_data import UserData, feeds_maker, read_images
 from dacconv.errors import DacconvError, UnsupportedError
 from dacconv.formats.base import Feeds, Model, Runner
-from dacconv.formats.inputs import FAMILIES, InputFamily, batch_of, joined, seeded_inputs
+from dacconv.formats.inputs import FAMILIES, InputFamily, joined, seeded_inputs
 from dacconv.graph.cost import layer_cost
 from dacconv.graph.types import Array, FloatArray
 
@@ -178,8 +178,3 @@ def _takes_any_number(
         and np.allclose(array, np.concatenate([each[name] for each in apart]), 1e-3, 1e-5)
         for name, array in together.items()
     )
-
-
-def count_samples(batches: Sequence[Feeds]) -> int:
-    """How many samples some batches hold."""
-    return sum(map(batch_of, batches))

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from dacconv.calibration.descent import model_macs
-from dacconv.calibration.inputs.image_input import count_samples
 from dacconv.calibration.prepare import Calibrated
 from dacconv.conversion.calibrated import rebuilt_splits
 from dacconv.conversion.splitting import rewrites, split_layer
 from dacconv.decompositions import survey
 from dacconv.errors import UsageError
 from dacconv.formats.base import Model
+from dacconv.formats.inputs import count_samples
 from dacconv.graph.types import Plan
 from dacconv.planning.spectra import Spectra
 from dacconv.support.progress import Progress

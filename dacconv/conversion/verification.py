@@ -15,7 +15,6 @@ from dacconv.calibration.inputs.pixels import InputOptions
 from dacconv.calibration.inputs.user_data import UserData
 from dacconv.conversion.check_inputs import (
     CheckInputs,
-    count_samples,
     default_samples,
     model_inputs,
     user_inputs,
@@ -25,7 +24,7 @@ from dacconv.conversion.noise import own_noise, with_noise
 from dacconv.conversion.verdict import lossless_error
 from dacconv.errors import UnsupportedError
 from dacconv.formats.base import Feeds, Model, Runner
-from dacconv.formats.inputs import batch_of, reason_not_runnable, sizes_of
+from dacconv.formats.inputs import batch_of, count_samples, reason_not_runnable, sizes_of
 from dacconv.graph.findings import Latency, Verification
 from dacconv.graph.types import Array, ValueSpec
 from dacconv.support.progress import Progress, silent

@@ -87,9 +87,18 @@ def seeded_inputs(
 
 
 def batch_of(feeds: Feeds) -> int:
-    """The number of samples in a set of inputs."""
-    first = next(iter(feeds.values()), np.zeros(()))
-    return int(first.shape[0]) if first.ndim > 1 else 1
+    """The number of samples in a set of inputs.
+
+    That is the first axis of the first input that has more than one axis: an input with one axis
+    may be a vector for all samples. 1 where no input has more.
+    """
+    sizes = (int(array.shape[0]) for array in feeds.values() if array.ndim > 1)
+    return next(sizes, 1)
+
+
+def count_samples(batches: Sequence[Feeds]) -> int:
+    """The number of samples in some batches."""
+    return sum(map(batch_of, batches))
 
 
 def joined(feeds: Sequence[Feeds]) -> Feeds:

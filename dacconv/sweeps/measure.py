@@ -13,7 +13,7 @@ from dacconv.conversion import pipeline
 from dacconv.conversion.check_inputs import CheckInputs, model_inputs
 from dacconv.conversion.verification import CheckOptions, side_by_side
 from dacconv.formats.base import Model
-from dacconv.formats.inputs import batch_of, reason_not_runnable, seeded_inputs
+from dacconv.formats.inputs import count_samples, reason_not_runnable, seeded_inputs
 from dacconv.graph.cost import Cost
 from dacconv.graph.types import Plan
 from dacconv.planning.spectra import SplitOptions
@@ -94,11 +94,9 @@ class Bench:
             f"{name} {'x'.join(map(str, a.shape[1:]))} {a.dtype}"
             for name, a in same.batches[0].items()
         )
-        text = (
-            f"{sum(map(batch_of, same.batches))} {self.inputs.kind} ({first}), {self.inputs.family}"
-        )
+        text = f"{count_samples(same.batches)} {self.inputs.kind} ({first}), {self.inputs.family}"
         if more and self.setup.data is not None:
-            text += f", {sum(map(batch_of, more[0].batches))} images of {self.setup.data.name}"
+            text += f", {count_samples(more[0].batches)} images of {self.setup.data.name}"
         if self.setup.calibrate != "none":
             text += f"; {self._calibration[1]}"
         return f"{text}; {self.model.runtime}"

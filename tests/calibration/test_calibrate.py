@@ -18,6 +18,7 @@ from dacconv.calibration.inputs.pixels import InputOptions
 from dacconv.calibration.inputs.scale import scale_from_biases
 from dacconv.calibration.study import relative_error
 from dacconv.errors import UnsupportedError, UsageError
+from dacconv.formats.inputs import count_samples
 from dacconv.formats.torch import distil as torch_distil
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -179,7 +180,7 @@ def test_biases_tell_that_the_input_is_of_bytes(plain_net):
 def test_a_scale_that_is_guessed_is_judged_at_another_one_too(plain_net):
     found, _ = made_inputs.synthetic_inputs(plain_net, InputOptions(images=16), 0, 16)
     told, _ = made_inputs.synthetic_inputs(plain_net, InputOptions(range=(0, 1)), 0, 16)
-    assert image_input.count_samples(found.second) == 2 * image_input.count_samples(told.second)
+    assert count_samples(found.second) == 2 * count_samples(told.second)
     values = np.concatenate([feeds["image"] for feeds in found.second])
     assert values.min() < -50
     assert values.max() > 50

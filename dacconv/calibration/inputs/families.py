@@ -10,7 +10,6 @@ from dacconv.calibration.inputs.image_input import (
     ImageInput,
     affordable_count,
     batch_maker,
-    count_samples,
     find_image_input,
     split_halves,
 )
@@ -18,6 +17,7 @@ from dacconv.calibration.inputs.images import clouds, dead_leaves, noisy
 from dacconv.calibration.inputs.pixels import InputOptions, is_image_to_image, pixel_scale
 from dacconv.calibration.inputs.scale import BYTES, PixelScale
 from dacconv.formats.base import Feeds, Model
+from dacconv.formats.inputs import count_samples
 from dacconv.graph.types import FloatArray
 
 IMAGES = {"synthetic": 64, "distilled": 256, "real": 500}

@@ -68,11 +68,6 @@ class ImageInput:
         return {**feeds, self.spec.name: augmented}
 
 
-def count_samples(batches: Sequence[Feeds]) -> int:
-    """The number of samples in some batches."""
-    return sum(len(next(iter(feeds.values()))) for feeds in batches)
-
-
 def find_image_input(model: Model, layout: str | None) -> ImageInput:
     """The first input of a model that looks like an image or a signal.
 
