@@ -10,6 +10,7 @@ from typing import Any
 from dacconv.conversion.report import Report
 from dacconv.conversion.verdict import Verdict, speed_change, verdict_on
 from dacconv.graph.findings import Latency, Verification
+from dacconv.planning.plans import ANY_METHOD
 
 KEPT = ("input_shape", "arch", "arch_arg", "key", "trust_pickle", "input_mean", "input_std",
         "input_range", "input_layout", "input_order", "data")  # fmt: skip
@@ -105,21 +106,20 @@ def _change(
 ) -> tuple[str, ...]:
     """The options that choose layers, ranks and forms in the next command."""
     budget = next((n for n in ("macs", "params", "latency") if options.get(n) is not None), None)
-    kept = _share(options[budget]) if budget else None
-    method = options.get("method", "dac")
+    share = _share(options[budget]) if budget else None
     if not report.converted:
-        return ("--macs", "0.5", "--method", "auto")
+        return ("--macs", "0.5")
     if verdict.level in ("broken", "degraded"):
-        if budget is None:  # a budget puts the ranks where they are worth most
-            share = left if verdict.level == "degraded" else max(left, 0.5)
-            return ("--macs", _text(share), "--method", "auto")
-        if method != "auto":
-            return (f"--{budget}", _text(kept or left), "--method", "auto")
-        return (f"--{budget}", _text((kept or left) + STEP), "--method", "auto")
+        if budget is None or share is None:  # a budget puts the ranks where they are worth most
+            return ("--macs", _text(left if verdict.level == "degraded" else max(left, 0.5)))
+        restricted = options.get("method", ANY_METHOD) != ANY_METHOD
+        if restricted or options.get("calibrate") == "none":  # the same budget with the defaults
+            return (f"--{budget}", _text(share))
+        return (f"--{budget}", _text(share + STEP))
     change = speed_change(report.verification.latency) if report.verification else None
     if not options.get("tune") and report.verification and (change is None or change < 1):
-        return ("--macs", _text(kept if budget == "macs" and kept else left), "--tune")
-    return ("--macs", _text(left - STEP), "--method", "auto")
+        return ("--macs", _text(share if budget == "macs" and share else left), "--tune")
+    return ("--macs", _text(left - STEP))
 
 
 def _opening_words(options: Mapping[str, Any]) -> Iterator[str]:

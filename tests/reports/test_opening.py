@@ -114,12 +114,15 @@ def test_a_budget_that_is_kept_is_not_missed(made):
 @pytest.mark.parametrize(
     ("made", "following"),
     [
-        (measured([1.5] * 20, error=0.5, rank=2), "--macs 0.6 --method auto"),
-        (measured([1.5] * 20, error=1.5, rank=2), "--macs 0.6 --method auto"),
-        (measured([1.5] * 20, error=0.5, macs=0.6), "--macs 0.6 --method auto"),
-        (measured([1.5] * 20, error=0.5, macs=0.6, method="auto"), "--macs 0.7 --method auto"),
+        (measured([1.5] * 20, error=0.5, rank=2), "--macs 0.6"),
+        (measured([1.5] * 20, error=1.5, rank=2), "--macs 0.6"),
+        (measured([1.5] * 20, error=0.5, macs=0.6), "--macs 0.7"),  # every method was tried
+        (measured([1.5] * 20, error=0.5, macs=0.6, method="auto"), "--macs 0.7"),
+        (measured([1.5] * 20, error=0.5, macs=0.6, method="dac"), "--macs 0.6"),
+        (measured([1.5] * 20, error=0.5, macs=0.6, calibrate="none"), "--macs 0.6"),
+        (measured([1.5] * 20, error=0.5, latency=0.6), "--latency 0.7"),
         (measured([0.8] * 20, macs=0.6), "--macs 0.6 --tune"),
-        (measured([1.5] * 20, macs=0.6), "--macs 0.5 --method auto"),
+        (measured([1.5] * 20, macs=0.6), "--macs 0.5"),
     ],
 )
 def test_what_to_try_next(made, following):
@@ -142,8 +145,8 @@ def test_details_are_behind_v(run):
 @pytest.mark.parametrize(
     ("model", "options", "words"),
     [
-        ("net.onnx", ("--rank", 1), "--macs 0.19 --method auto"),
-        ("net.onnx", ("--rank", 10**9), "--macs 0.5 --method auto"),
+        ("net.onnx", ("--rank", 1), "--macs 0.19"),
+        ("net.onnx", ("--rank", 10**9), "--macs 0.5"),
         ("net.pth", ("--rank", 2, *ARCH), "--input-shape 1,3,12,12 --arch"),
         ("net.pth", ("--rank", 2), "name the network with --arch"),
     ],

@@ -118,7 +118,7 @@ def _load(path: Path, mapped: bool, *, trust_pickle: bool) -> Any:
         if not names:
             raise damaged(path, error) from error
         if not trust_pickle:
-            raise _refused(path, names) from error
+            return _load_plain(path, mapped, names)
     search(Path.cwd())
     hint = f"the pickle needs {told(names)}; run where these can be imported (PYTHONPATH)"
     try:
@@ -130,10 +130,24 @@ def _load(path: Path, mapped: bool, *, trust_pickle: bool) -> Any:
         raise
 
 
-def _refused(path: Path, names: tuple[str, ...]) -> FormatError:
+def _load_plain(path: Path, mapped: bool, names: tuple[str, ...]) -> Any:
+    """The content of a pickle that needs ``names``, if these are modules of torch.nn alone."""
+    from dacconv.formats.torch.files.plain_modules import NotPlainError, is_plain, read_plain
+
+    if not is_plain(names):
+        raise _refused(path, names)
+    try:
+        return read_plain(path, mapped=mapped)
+    except NotPlainError as error:
+        raise _refused(path, names, f"; {error}") from error
+    except Exception as error:
+        raise damaged(path, error) from error
+
+
+def _refused(path: Path, names: tuple[str, ...], reason: str = "") -> FormatError:
     what = "a pickled nn.Module" if is_module(names) else "a pickle of more than tensors"
     return FormatError(
-        f"this is {what}: opening it would run code of {told(names)}",
+        f"this is {what}: opening it would run code of {told(names)}{reason}",
         where=str(path),
         hint="--trust-pickle opens it, if you trust whoever made the file; or save the\n"
         "  state_dict alone where it was made: torch.save(net.state_dict(), path)",

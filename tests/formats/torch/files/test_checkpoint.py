@@ -105,7 +105,7 @@ class TestTrust:
 
     def test_module_is_called_one(self, tmp_path: Path) -> None:
         path = tmp_path / "a.pth"
-        torch.save(nn.Sequential(nn.Conv2d(3, 4, 3)), path)
+        torch.save(nn.DataParallel(nn.Conv2d(3, 4, 3)), path)
         names = wanted_globals(path)
         assert "torch.nn.modules.conv.Conv2d" in names
         assert is_module(names)
