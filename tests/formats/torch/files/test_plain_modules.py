@@ -7,6 +7,7 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -269,9 +270,8 @@ def test_damage_ends_in_an_error(tmp_path: Path) -> None:
     for _ in range(60):
         broken = bytearray(program)
         broken[draw.integers(len(broken))] ^= 1 << int(draw.integers(8))
-        with pytest.raises(FormatError):
+        with suppress(FormatError):  # or harmless
             open_model(write_archive(tmp_path / "b.pt", bytes(broken)))
-            raise FormatError("harmless", where="")
 
 
 def test_classes_of_users_are_not_looked_up(tmp_path: Path) -> None:
