@@ -156,7 +156,8 @@ class _Builder:
                 vars(module)[name] = _attribute(kind, name, value)
         for name in {*module._parameters, *module._buffers, *module._modules} & set(state):
             _refuse(kind, f"{name} twice")
-        module.__setstate__(dict(vars(module)))  # adds what later versions of torch need
+        untyped: Any = module
+        untyped.__setstate__(dict(vars(module)))  # adds what later versions of torch need
         for name in getattr(kind, "__constants__", ()):
             if not hasattr(module, name):
                 _refuse(kind, f"no {name}")
@@ -164,7 +165,7 @@ class _Builder:
 
     def _tensors(
         self, kind: type[nn.Module], where: str, value: Any, names: set[str]
-    ) -> Iterator[tuple[str, torch.Tensor | None]]:
+    ) -> Iterator[tuple[str, Any]]:
         """Parameters or buffers: new ones on the data of those in the file."""
         for name, tensor in _mapping(value, kind, where).items():
             if name not in names:
