@@ -115,12 +115,11 @@ def _tuned(
     if trial is None:
         return None
     judged = None
-    for family in (inputs.held, inputs.second):
-        if family:
-            before, after = (measure(run, factors, family, place) for factors in (start, trial))
-            judged = judged or after
-            if not _harm(after) < _harm(before):
-                return None
+    for family in (inputs.held, *inputs.judges):
+        before, after = (measure(run, factors, family, place) for factors in (start, trial))
+        judged = judged or after
+        if not _harm(after) < _harm(before):
+            return None
     final = tune(
         run,
         trial,

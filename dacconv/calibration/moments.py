@@ -8,6 +8,7 @@ touching a sample again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,7 +35,7 @@ class Moments:
     power: F64
     mean_in: F64
     mean_out: F64
-    count: int
+    count: float
 
 
 class Accumulator:
@@ -46,7 +47,7 @@ class Accumulator:
         self._power: F64 = np.zeros(outputs)
         self._in: F64 = np.zeros(inputs)
         self._out: F64 = np.zeros(outputs)
-        self.count = 0
+        self.count: float = 0
 
     def add(self, patches: FloatArray, outputs: FloatArray) -> None:
         """Add ``patches`` ``(m, n)`` and the target outputs for them, ``(m, out)``."""
@@ -56,6 +57,21 @@ class Accumulator:
         self._in += patches.sum(axis=0, dtype=np.float64)
         self._out += outputs.sum(axis=0, dtype=np.float64)
         self.count += len(patches)
+
+    def like(self) -> Accumulator:
+        """An empty accumulator for patches and outputs of the same sizes."""
+        return Accumulator(len(self._in), len(self._out))
+
+    def add_scaled(self, other: Accumulator, weight: float) -> None:
+        """Add what another accumulator holds as one sample of mean moments, times ``weight``."""
+        factor = weight / other.count
+        for mine, sums in zip(self._sums, other._sums, strict=True):
+            mine += factor * sums
+        self.count += weight
+
+    @property
+    def _sums(self) -> tuple[F64, ...]:
+        return self._second, self._cross, self._power, self._in, self._out
 
     def moments(self) -> Moments:
         """The central moments of everything that was added; ValueError where that is nothing."""
@@ -70,6 +86,20 @@ class Accumulator:
             mean_out=mean_out,
             count=self.count,
         )
+
+
+def pooled(parts: Sequence[Accumulator]) -> Moments:
+    """The moments of several families that count alike, whatever their scale.
+
+    Each is weighted by the inverse of its outputs' variance, so that the error of a kernel is
+    about the mean of its relative errors on the families.
+    """
+    if len(parts) == 1:
+        return parts[0].moments()
+    total = parts[0].like()
+    for part in parts:
+        total.add_scaled(part, 1 / max(float(part.moments().power.sum()), 1e-30))
+    return total.moments()
 
 
 def best_bias(moments: Moments, kernel: F64) -> F64:

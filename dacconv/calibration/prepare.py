@@ -121,18 +121,14 @@ class Calibrated:
             progress=self.progress,
         )
 
-    def harm(self, converted: Model) -> tuple[float, float | None]:
-        """Relative squared output error on the held-out half and on the second family."""
+    def harm(self, converted: Model) -> tuple[float, ...]:
+        """Relative squared output error on the held-out half, then on each judging family."""
         original, changed = self.flat.runner(), converted.runner()
         errors = []
-        for family in (self.inputs.held, self.inputs.second):
+        for family in (self.inputs.held, *self.inputs.judges):
             pairs = [(original(feeds), changed(feeds)) for feeds in family]
-            errors.append(
-                study.relative_error([a for a, _ in pairs], [b for _, b in pairs])
-                if pairs
-                else None
-            )
-        return errors[0] or 0.0, errors[1]
+            errors.append(study.relative_error([a for a, _ in pairs], [b for _, b in pairs]))
+        return tuple(errors)
 
     def targets(self, layers: Sequence[Layer]) -> list[Target]:
         """The layers that can be measured, in order of execution.

@@ -16,7 +16,7 @@ import numpy as np
 
 from dacconv.calibration.fit import WIDE, Fit, best_strength, fit, fits_of_ranks, kernel_matrix
 from dacconv.calibration.inputs.families import Inputs
-from dacconv.calibration.moments import F64, Accumulator, Moments, output_error
+from dacconv.calibration.moments import F64, Accumulator, Moments, output_error, pooled
 from dacconv.decompositions import METHODS, Factors, Formula
 from dacconv.formats.base import Feeds, Visit, Walkable
 from dacconv.graph.patches import as_images, patches
@@ -107,8 +107,8 @@ def price(
 ) -> dict[str, Price]:
     """Output errors of every split in ``plain``, each layer on the original's inputs.
 
-    Splits are fitted to one half of the inputs and judged by the other one and the second family
-    together: a split that only suits inputs of one kind must not look cheap.
+    Splits are fitted to one half of the inputs and judged by the other one and the judging
+    families together: a split that only suits inputs of one kind must not look cheap.
 
     ``plain`` holds the plain factors of each split by layer, those of one method in ascending order
     of their ranks.
@@ -116,21 +116,24 @@ def price(
     by_node = {target.node: target for target in targets}
     errors: dict[str, dict[Choice, float]] = {}
     probes: dict[str, tuple[Conv, float]] = {}
-    fitted = len(inputs.fitted)
+    families = (inputs.fitted, (*inputs.held, *inputs.second), *inputs.others)
+    batches, family_of = _flattened(families)
 
     def visit(node: str, xs: Sequence[Array]) -> list[Array]:
         target = by_node[node]
         progress("measuring layers", len(errors), len(targets))
-        sums = [_sums(target) for _ in range(2)]
+        sums = [_sums(target) for _ in _affordable(families, target)]
         share = _share(target, xs)
         outputs = [
-            _original(target, x, sums[index >= fitted], share, seed=index)
+            _original(target, x, _get(sums, family_of[index]), share, seed=index)
             for index, x in enumerate(xs)
         ]
-        errors[target.name], probes[target.name] = _priced(target, plain[target.name], *sums)
+        fitted, *judges = sums
+        errors[target.name], probes[target.name] = _priced(
+            target, plain[target.name], fitted.moments(), pooled(judges)
+        )
         return outputs
 
-    batches = (*inputs.fitted, *inputs.held, *inputs.second)
     outputs = model.walk([target.node for target in targets], visit, batches)
     progress("measuring layers", len(targets), len(targets))
     some = _some(batches)
@@ -161,18 +164,17 @@ def rebuild(
     """
     by_node = {target.node: target for target in targets}
     rebuilt: dict[str, Rebuilt] = {}
-    families = (inputs.fitted, inputs.held, inputs.second)
-    batches = tuple(feeds for family in families for feeds in family)
-    family_of = [i for i, family in enumerate(families) for _ in family]
+    families = (inputs.fitted, inputs.held, *inputs.judges)
+    batches, family_of = _flattened(families)
 
     def visit(node: str, xs: Sequence[Array]) -> list[Array]:
         target = by_node[node]
         progress("reconstructing layers", len(rebuilt), len(targets))
-        sums = [_sums(target) for _ in families]
+        sums = [_sums(target) for _ in _affordable(families, target)]
         count = len(batches)
         share = _share(target, xs[:count])
         ys = [
-            _both(target, xs[i], xs[count + i], sums[family_of[i]], share, seed=i)
+            _both(target, xs[i], xs[count + i], _get(sums, family_of[i]), share, seed=i)
             for i in range(count)
         ]
         layer = _rebuilt(target, *plain[target.name], sums, brief=brief)
@@ -224,6 +226,21 @@ def _some(batches: Sequence[Feeds]) -> list[Feeds]:
     return taken
 
 
+def _flattened(families: Sequence[Sequence[Feeds]]) -> tuple[tuple[Feeds, ...], list[int]]:
+    """All batches, and the index of the family of each."""
+    batches = tuple(feeds for family in families for feeds in family)
+    return batches, [i for i, family in enumerate(families) for _ in family]
+
+
+def _affordable(families: Sequence[Sequence[Feeds]], target: Target) -> Sequence[Sequence[Feeds]]:
+    """The families whose moments are kept: three for a wide layer, where each takes much memory."""
+    return families[:3] if target.conv.weight[0].size > WIDE else families
+
+
+def _get(sums: Sequence[Accumulator], family: int) -> Accumulator | None:
+    return sums[family] if family < len(sums) else None
+
+
 def _sums(target: Target) -> Accumulator:
     return Accumulator(target.conv.weight[0].size, target.conv.out_channels)
 
@@ -244,20 +261,23 @@ def _taken(
     return np.sort(rng.choice(count, max(1, math.ceil(count * share)), replace=False))
 
 
-def _original(target: Target, x: Array, sums: Accumulator, share: float, seed: int) -> FloatArray:
+def _original(
+    target: Target, x: Array, sums: Accumulator | None, share: float, seed: int
+) -> FloatArray:
     """The conv's output for one batch, its statistics added to ``sums``."""
     parts = []
     weight, bias = _matrix(target.conv)
     for part, size, rows in patches(target.conv, x):
         y = rows @ weight + bias
-        take = _taken(len(rows), share, seed)
-        sums.add(rows[take], y[take])
+        if sums is not None:
+            take = _taken(len(rows), share, seed)
+            sums.add(rows[take], y[take])
         parts.append(as_images(y, part.stop - part.start, size))
     return np.concatenate(parts)
 
 
 def _both(
-    target: Target, x: Array, converted: Array, sums: Accumulator, share: float, seed: int
+    target: Target, x: Array, converted: Array, sums: Accumulator | None, share: float, seed: int
 ) -> FloatArray:
     """As ``_original``, with the patches that the converted prefix makes."""
     parts = []
@@ -265,8 +285,9 @@ def _both(
     both = zip(patches(target.conv, x), patches(target.conv, converted), strict=True)
     for (part, size, rows), (_, _, seen) in both:
         y = rows @ weight + bias
-        take = _taken(len(rows), share, seed)
-        sums.add(seen[take], y[take])
+        if sums is not None:
+            take = _taken(len(rows), share, seed)
+            sums.add(seen[take], y[take])
         parts.append(as_images(y, part.stop - part.start, size))
     return np.concatenate(parts)
 
@@ -291,10 +312,9 @@ def _replacing(conv: Conv) -> Visit:
 
 
 def _priced(
-    target: Target, plain: Mapping[Choice, Factors], fitted: Accumulator, held: Accumulator
+    target: Target, plain: Mapping[Choice, Factors], moments: Moments, judge: Moments
 ) -> tuple[dict[Choice, float], tuple[Conv, float]]:
     """Held-out errors by split, and the conv of a middle one with its error."""
-    moments, judge = fitted.moments(), held.moments()
     errors: dict[Choice, float] = {}
     middle: tuple[Conv, float] | None = None
     for method in dict.fromkeys(choice.method for choice in plain):
@@ -319,13 +339,11 @@ def _rebuilt(
 ) -> Rebuilt:
     """The best of the plain split and the fits by the held-out half.
 
-    A fit must not be worse than the plain split on the second family either. The held-out half is
+    A fit must not be worse than the plain split on any judging family either. The held-out half is
     never fitted to, or it could judge none of the layers that follow.
     """
     formula, kernel = METHODS[method].formula, target.kernel
-    fitted, held, second = sums
-    moments, judge = fitted.moments(), held.moments()
-    other = second.moments() if second.count else None
+    moments, judge, *others = (part.moments() for part in sums)
     start = Fit(plain, target.bias)
     before = _error(judge, formula, start)
     strength = best_strength(formula, moments, judge, kernel, plain)
@@ -335,8 +353,8 @@ def _rebuilt(
     for sweeps in (0,) if full else (0, most):
         candidate = fit(formula, moments, kernel, plain, strength=strength, sweeps=sweeps)
         error = _error(judge, formula, candidate)
-        no_worse = other is None or (
-            _error(other, formula, candidate) <= _error(other, formula, start)
+        no_worse = all(
+            _error(other, formula, candidate) <= _error(other, formula, start) for other in others
         )
         if error < best_error and no_worse:
             best, best_error = candidate, error

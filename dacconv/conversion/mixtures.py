@@ -9,6 +9,7 @@ outputs stay nearest to the original's is taken.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from dacconv.calibration.descent import model_macs
 from dacconv.calibration.prepare import Calibrated
@@ -56,14 +57,17 @@ def candidate_plans(
 def affordable(model: Model, calibrated: Calibrated) -> bool:
     """Whether the trials take less than ``MAX_MACS``."""
     inputs = calibrated.inputs
-    samples = count_samples((*inputs.fitted, *inputs.held, *inputs.second))
+    samples = count_samples((*inputs.fitted, *inputs.held, *chain(*inputs.judges)))
     return 3 * samples * (1 + len(MIXTURES)) * model_macs(model) <= MAX_MACS
 
 
 def least_harm(
     plans: Sequence[Plan], calibrated: Calibrated, kernel_scale: str, progress: Progress
 ) -> Plan:
-    """The plan whose outputs are nearest to the original's, over both judging families."""
+    """The plan whose outputs are nearest to the original's.
+
+    Errors on the held-out half and on the judging families are taken together.
+    """
     if len(plans) == 1:
         return plans[0]
     view = calibrated.view
@@ -77,8 +81,8 @@ def least_harm(
         chosen = [layers[choice.layer] for choice in plan.choices]
         better, _ = rebuilt_splits(calibrated, chosen, splits, tune=False)
         converted = view.rewrite(rewrites(graph, list(better.values()), constructs))
-        held, second = calibrated.harm(converted)
-        return held + (second or 0.0)
+        held, *others = calibrated.harm(converted)
+        return held + (sum(others) / len(others) if others else 0.0)
 
     harms = []
     for count, plan in enumerate(plans):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from dacconv.calibration.inputs.image_input import (
     ImageInput,
     affordable_count,
@@ -15,7 +13,8 @@ from dacconv.calibration.inputs.image_input import (
 )
 from dacconv.calibration.inputs.images import clouds, dead_leaves, noisy
 from dacconv.calibration.inputs.pixels import InputOptions, is_image_to_image, pixel_scale
-from dacconv.calibration.inputs.scale import BYTES, PixelScale
+from dacconv.calibration.inputs.scale import PixelScale
+from dacconv.calibration.inputs.scale_evidence import spread
 from dacconv.formats.base import Feeds, Model
 from dacconv.formats.inputs import count_samples
 from dacconv.graph.types import FloatArray
@@ -28,6 +27,7 @@ IMAGES = {"synthetic": 64, "distilled": 256, "real": 500}
 class Inputs:
     """Calibration inputs: batches to fit to, held-out batches, and a second family to judge by.
 
+    ``others`` are further families to judge by: images at other scales that are plausible too.
     ``images`` holds the same images as one array ``(count, channels, *size)``, scaled for the
     model. ``description`` says where the inputs come from, ``notes`` list the assumptions that
     were made about them. ``image_input`` is the input of the model that takes the images.
@@ -41,6 +41,12 @@ class Inputs:
     images: FloatArray
     image_input: ImageInput
     notes: tuple[str, ...] = ()
+    others: tuple[tuple[Feeds, ...], ...] = ()
+
+    @property
+    def judges(self) -> tuple[tuple[Feeds, ...], ...]:
+        """The families that judge beside the held-out half; what is fitted may harm none."""
+        return tuple(family for family in (self.second, *self.others) if family)
 
     @property
     def count(self) -> int:
@@ -80,22 +86,22 @@ def synthetic_inputs(
     if others:
         notes.append(f"seeded noise was fed to the other inputs ({', '.join(others)})")
     feed = batch_maker(model, image_input, seed)
-    scaled = scale.apply(leaves)
+    scaled = scale.apply(leaves) if noise else spread(scale, leaves)
     fitted, held = split_halves(feed(scaled))
-    judges = [scale.apply(second)]
-    if scale.guessed and not noise:
-        judges.append(np.asarray(BYTES * (second - second.mean()), np.float32))
-        notes.append("factors that do worse for pixels in -128..128 were rejected as well")
+    elsewhere = tuple(tuple(feed(each.apply(second))) for each in scale.alternatives)
+    if elsewhere:
+        notes.append("factors that do worse at any of these scales were rejected")
     description = f"{count} synthetic images (dead leaves), judged by a held-out half and by clouds"
     inputs = Inputs(
         kind="synthetic",
         description=description,
         fitted=fitted,
         held=held,
-        second=tuple(feed(np.concatenate(judges))),
+        second=tuple(feed(scale.apply(second))),
         images=scaled,
         image_input=image_input,
         notes=tuple(notes),
+        others=elsewhere,
     )
     return inputs, scale
 

@@ -9,19 +9,13 @@ import numpy as np
 
 from dacconv.calibration.inputs.image_input import ImageInput, make_feeds
 from dacconv.calibration.inputs.scale import PixelScale, scale_from_batchnorm, scale_from_biases
+from dacconv.calibration.inputs.scale_evidence import likely_scales, with_alternatives
 from dacconv.errors import DacconvError, UsageError
 from dacconv.formats.base import Model, Runner
 from dacconv.fusions.merged import merged_model
 from dacconv.graph.types import FloatArray
 
 OVERRIDE_HINT = "set it with --input-range, --input-mean and --input-std"
-NORMALISED = PixelScale(
-    np.full(3, 1 / 0.225),
-    np.full(3, -2.0),
-    "the model does not show how its input is scaled: about -2..2.4 was assumed; " + OVERRIDE_HINT,
-    guessed=True,
-)
-"""Normalisation with ImageNet's mean and standard deviation, as most classifiers expect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +66,16 @@ def pixel_scale(
         )
     if image_input.spec.dtype == "uint8":
         return _uniform(image_input, 255.0, "the input takes bytes: 0..255 was assumed")
+    view = merged_model(model)
     scale = scale_from_batchnorm(
         model, image_input.spec.name, images, channels_last=image_input.channels_last
-    ) or scale_from_biases(merged_model(model), images)
+    ) or scale_from_biases(view, images)
     if scale is not None:
         return scale
-    if (
-        image_input.channels == 3
-        and len(image_input.size) == 2
-        and not is_image_to_image(model, image_input, runner)
-    ):
-        return NORMALISED
+    if image_input.channels in (1, 3) and len(image_input.size) == 2:
+        restores = is_image_to_image(model, image_input, runner)
+        ranked = likely_scales(model, view, image_input, images, runner, restores=restores)
+        return with_alternatives(ranked, OVERRIDE_HINT)
     description = (
         f"the model does not show how its input is scaled: 0..1 was assumed; {OVERRIDE_HINT}"
     )

@@ -33,14 +33,16 @@ BYTES = 255.0
 class PixelScale:
     """A model's input as ``gain * pixel + offset`` per channel, both ``(channels,)``.
 
-    ``description`` says where the scale comes from. ``guessed`` tells whether it is a default,
-    because neither the options nor the model show how the input is scaled.
+    ``description`` says where the scale comes from. ``guessed`` tells whether it is only likely,
+    because neither the options nor the model's statistics show how the input is scaled; then
+    ``alternatives`` are other plausible scales.
     """
 
     gain: NDArray[np.floating]
     offset: NDArray[np.floating]
     description: str
     guessed: bool = False
+    alternatives: tuple[PixelScale, ...] = ()
 
     def apply(self, images: FloatArray) -> FloatArray:
         """Images ``(batch, channels, *size)`` in 0..1, scaled as the model's input."""
@@ -110,6 +112,26 @@ def scale_from_biases(view: Model | MergedModel, images: FloatArray) -> PixelSca
 
     None where they do not.
     """
+    ratio = bias_ratio(view, images)
+    if ratio is None or not LARGE_BIAS_RATIO < ratio < math.inf:
+        return None
+    conv = view.conv(next(node for node in view.graph().nodes if node.op == "conv").name)
+    bias = np.zeros(1) if conv.bias is None else conv.bias.astype(np.float64)
+    middle = BYTES * images.mean(axis=(0, *range(2, images.ndim)))
+    sums = conv.weight.reshape(len(bias), conv.in_channels, -1).sum(axis=2)
+    centred = float((bias**2).sum()) < float(((bias + sums @ middle) ** 2).sum())
+    description = (
+        f"the first layer's biases are {ratio:.0f} times its response to pixels in "
+        f"0..1: 0..255{' centred at zero' if centred else ''} was assumed"
+    )
+    return PixelScale(np.full(len(middle), BYTES), -middle if centred else 0 * middle, description)
+
+
+def bias_ratio(view: Model | MergedModel, images: FloatArray) -> float | None:
+    """The first conv's biases over the deviation of its response to ``images``.
+
+    None where the first conv has no biases, does not read the images, or is larger than they are.
+    """
     first = next((node for node in view.graph().nodes if node.op == "conv"), None)
     if first is None or first.skip is not None:
         return None
@@ -123,16 +145,7 @@ def scale_from_biases(view: Model | MergedModel, images: FloatArray) -> PixelSca
     bias = conv.bias.astype(np.float64)
     size = float(np.sqrt(_response(conv, images).mean()))
     strength = float(np.sqrt((bias**2).mean()))
-    if size == 0 or not LARGE_BIAS_RATIO * size < strength < math.inf:
-        return None
-    middle = BYTES * images.mean(axis=(0, *range(2, images.ndim)))
-    sums = conv.weight.reshape(len(bias), conv.in_channels, -1).sum(axis=2)
-    centred = float((bias**2).sum()) < float(((bias + sums @ middle) ** 2).sum())
-    description = (
-        f"the first layer's biases are {strength / size:.0f} times its response to pixels in "
-        f"0..1: 0..255{' centred at zero' if centred else ''} was assumed"
-    )
-    return PixelScale(np.full(len(middle), BYTES), -middle if centred else 0 * middle, description)
+    return strength / size if size > 0 and strength > 0 else None
 
 
 def _response(conv: Conv, images: FloatArray) -> NDArray[np.float64]:
