@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from dacconv.calibration.inputs.image_input import ImageInput, find_image_input, make_feeds
-from dacconv.calibration.inputs.images import clouds, dead_leaves, noisy
+from dacconv.calibration.inputs.images import Family, clouds, dead_leaves, noisy
+from dacconv.calibration.inputs.photographs import photographs, suit
 from dacconv.calibration.inputs.pixels import InputOptions, is_image_to_image, pixel_scale
+from dacconv.calibration.inputs.scale_evidence import spread
 from dacconv.calibration.inputs.user_data import UserData, feeds_maker, read_images
 from dacconv.errors import DacconvError, UnsupportedError
 from dacconv.formats.base import Feeds, Model, Runner
@@ -84,7 +86,9 @@ def noise_inputs(
 def drawn_inputs(
     model: Model, runner: Runner, samples: int, seed: int, options: InputOptions
 ) -> CheckInputs:
-    """Images drawn for a model, dead leaves and clouds in turn, at the model's own scale.
+    """Images drawn for a model at its own scale, of several kinds in turn.
+
+    Where the scale is not certain, the images take turns at the plausible ones that are similar.
 
     Raises:
         UnsupportedError: the model takes no images, or the size of its input is not known.
@@ -94,18 +98,20 @@ def drawn_inputs(
     images = _draw(image_input, count, seed)
     scale = pixel_scale(model, image_input, options, images[: _enough(images)], runner)
     notes = [scale.description]
-    if is_image_to_image(model, image_input, runner):
+    restores = is_image_to_image(model, image_input, runner)
+    if restores:
         images = noisy(images, seed)
         notes.append("the output is an image like the input: noise was added to be removed")
     others = [s.name for s in model.inputs() if s.name != image_input.spec.name]
     if others:
         notes.append(f"seeded noise was fed to the other inputs ({', '.join(others)})")
-    scaled, step = scale.apply(images), image_input.batch
+    scaled = scale.apply(images) if restores else spread(scale, images)
+    step = image_input.batch
     batches = [
         make_feeds(model, image_input, scaled[i : i + step], seed + i)
         for i in range(0, count, step)
     ]
-    return CheckInputs(batches, DRAWN, "dead leaves and clouds", tuple(notes))
+    return CheckInputs(batches, DRAWN, _kinds(image_input), tuple(notes))
 
 
 def user_inputs(
@@ -141,18 +147,31 @@ def user_inputs(
 
 
 def _draw(image_input: ImageInput, count: int, seed: int) -> FloatArray:
-    """Images ``(count, channels, *size)`` in 0..1, dead leaves and clouds in turn."""
+    """Images ``(count, channels, *size)`` in 0..1, of the families in turn."""
     channels, size = image_input.channels, image_input.size
     factor = max(1, -(-max(size, default=1) // DRAWN_SIZE)) if len(size) == 2 else 1
     small = tuple(-(-n // factor) for n in size)
-    leaves = dead_leaves(-(-count // 2), channels, small, seed)
+    families = _families(image_input)
     images = np.empty((count, channels, *small), np.float32)
-    images[::2] = leaves
-    if count > 1:
-        images[1::2] = clouds(count // 2, channels, small, seed + 1)
+    for index, draw in enumerate(families.values()):
+        share = len(range(index, count, len(families)))
+        if share:
+            images[index :: len(families)] = draw(share, channels, small, seed + index)
     if factor > 1:
         images = images.repeat(factor, 2).repeat(factor, 3)[:, :, : size[0], : size[1]]
     return images
+
+
+def _families(image_input: ImageInput) -> dict[str, Family]:
+    families: dict[str, Family] = {"dead leaves": dead_leaves}
+    if suit(image_input.channels, image_input.size):
+        families["photographs"] = photographs
+    return {**families, "clouds": clouds}
+
+
+def _kinds(image_input: ImageInput) -> str:
+    *others, last = _families(image_input)
+    return f"{', '.join(others)} and {last}"
 
 
 def _enough(images: FloatArray) -> int:

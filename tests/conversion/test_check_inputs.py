@@ -51,7 +51,7 @@ def inputs(path: Path, samples: int = 6, **options):
 
 def test_images_are_drawn_at_the_scale_of_the_model(nets):
     found = inputs(nets / "net.onnx", range=(0.0, 255.0))
-    assert (found.kind, found.family) == (DRAWN, "dead leaves and clouds")
+    assert (found.kind, found.family) == (DRAWN, "dead leaves, photographs and clouds")
     images = np.concatenate([feeds["image"] for feeds in found.batches])
     assert images.shape == (6, 3, 12, 12)
     assert 100 < images.max() <= 255.0 * 1.01

@@ -12,6 +12,7 @@ from dacconv.calibration.inputs.image_input import (
     split_halves,
 )
 from dacconv.calibration.inputs.images import clouds, dead_leaves, noisy
+from dacconv.calibration.inputs.photographs import photographs, suit
 from dacconv.calibration.inputs.pixels import InputOptions, is_image_to_image, pixel_scale
 from dacconv.calibration.inputs.scale import PixelScale
 from dacconv.calibration.inputs.scale_evidence import spread
@@ -55,10 +56,17 @@ class Inputs:
 
 
 def draw_images(image_input: ImageInput, count: int, seed: int) -> tuple[FloatArray, FloatArray]:
-    """Dead-leaves images to fit to, and a quarter as many cloud images to judge by."""
-    leaves = dead_leaves(count, image_input.channels, image_input.size, seed)
+    """Images to fit to, and a quarter as many cloud images to judge by.
+
+    The images to fit to are dead leaves, and where the model takes pictures, every other one is
+    a crop of a photograph.
+    """
+    channels, size = image_input.channels, image_input.size
+    images = dead_leaves(count, channels, size, seed)
+    if suit(channels, size):
+        images[1::2] = photographs(count // 2, channels, size, seed)
     cloud_count = max(8, image_input.batch, count // 4)
-    return leaves, clouds(cloud_count, image_input.channels, image_input.size, seed + 1)
+    return images, clouds(cloud_count, channels, size, seed + 1)
 
 
 def synthetic_inputs(
@@ -77,6 +85,9 @@ def synthetic_inputs(
     scale = pixel_scale(model, image_input, options, leaves)
     notes = [scale.description]
     noise = is_image_to_image(model, image_input)
+    families = "dead leaves"
+    if suit(image_input.channels, image_input.size):
+        families += " and crops of photographs"
     if noise:
         leaves, second = noisy(leaves, seed + 2), noisy(second, seed + 3)
         notes.append("the output is an image like the input: noise was added to be removed")
@@ -91,7 +102,7 @@ def synthetic_inputs(
     elsewhere = tuple(tuple(feed(each.apply(second))) for each in scale.alternatives)
     if elsewhere:
         notes.append("factors that do worse at any of these scales were rejected")
-    description = f"{count} synthetic images (dead leaves), judged by a held-out half and by clouds"
+    description = f"{count} synthetic images ({families}), judged by a held-out half and by clouds"
     inputs = Inputs(
         kind="synthetic",
         description=description,

@@ -134,14 +134,8 @@ def image_files(path: Path, image_input: ImageInput) -> list[Path]:
     """The images in a folder and the folders inside it, in the order of their names.
 
     Raises:
-        UsageError: there are none, the model takes no images, or Pillow is not installed.
+        UsageError: there are none, or the model takes no images.
     """
-    from importlib.util import find_spec
-
-    if find_spec("PIL") is None:
-        raise UsageError(
-            "reading images needs Pillow", where=str(path), hint="pip install pillow, or give .npz"
-        )
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
