@@ -107,6 +107,7 @@ class Settings(Options):
     ranks: dict[str, int | str] = option(RANKS, None, "A rank for each name, with its method as in conv1=spatial:12 or conv2=tucker:8x16; names may be globs.", LAYERS, "convert", metavar="NAME=R,...", choice="ranks")
     energy: float | None = option(NUMBER, None, "The smallest rank that keeps this share of the squared singular values, as 0.95.", LAYERS, "convert", metavar="SHARE", choice="ranks")
     energy_over: str = option(TEXT, "mean", "That share on average over the channels, or of every channel (mean).", LAYERS, "convert", metavar="mean|max")
+    vbmf: bool = option(FLAG, False, "The ranks that the kernels have beyond noise, by variational Bayesian matrix factorisation.", LAYERS, "convert", choice="ranks")
     macs: str | float | None = option(SHARE, None, "The best ranks that keep at most this share of the MACs, as 0.45.", LAYERS, "convert", metavar="SHARE", choice="ranks")
     params: str | float | None = option(SHARE, None, "The best ranks that keep at most this share of the parameters.", LAYERS, "convert", metavar="SHARE", choice="ranks")
     latency: str | float | None = option(SHARE, None, "The best ranks that keep at most this share of the measured time, as 0.6.", LAYERS, "convert", metavar="SHARE", choice="ranks")
@@ -193,6 +194,7 @@ class Settings(Options):
             ranks=self.ranks,
             energy=self.energy,
             energy_over=self.energy_over,
+            vbmf=self.vbmf,
             macs=self.budget("macs"),
             params=self.budget("params"),
             latency=self.budget("latency"),

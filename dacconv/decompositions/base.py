@@ -30,6 +30,10 @@ class Decomposition(Protocol):
         """Singular values ``(count, full rank)``; None for a method of several ranks."""
         ...
 
+    def spectra(self) -> tuple[F64, ...]:
+        """For each rank letter the singular values ``(count, f)`` of its unfoldings."""
+        ...
+
     def relative_error(self, rank: Rank) -> float:
         """``|T - T_r| / |T|`` in the Frobenius norm; 0 for a kernel of zeros."""
         ...

@@ -32,6 +32,10 @@ class SingularValues:
         """The rank at which the kernel is reproduced."""
         return (int(self.values.shape[1]),)
 
+    def spectra(self) -> tuple[F64, ...]:
+        """The values: there is one rank."""
+        return (self.values,)
+
     def energy(self) -> F64:
         """Squared singular values summed over the matrices, shape ``(f,)``."""
         return np.asarray((self.values**2).sum(axis=0))

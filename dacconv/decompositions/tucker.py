@@ -38,6 +38,14 @@ class HigherOrderSVD:
         """The ranks at which the kernel is reproduced."""
         return self.core.shape[2], self.core.shape[1]
 
+    def spectra(self) -> tuple[F64, ...]:
+        """The singular values of both unfoldings, the input channels' first.
+
+        Over all groups together, shape ``(1, f)``.
+        """
+        sides = self.left_out[:, -1], self.left_out[-1]
+        return tuple(np.sqrt(np.maximum(-np.diff(side), 0.0))[None] for side in sides)
+
     def relative_error(self, rank: Rank) -> float:
         """``|T - T_r| / |T|`` in the Frobenius norm; 0 for a kernel of zeros."""
         total = float(self.left_out[0, 0])

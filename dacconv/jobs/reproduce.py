@@ -33,8 +33,8 @@ from dacconv.support.files import Digest
 from dacconv.support.progress import Progress, silent
 
 RECORDED_SETTINGS = frozenset(
-    {"method", "energy", "energy_over", "macs", "params", "latency", "allow_costlier", "fuse",
-     "kernel_scale", "form", "calibrate", "calibration_images", "input_mean", "input_std",
+    {"method", "energy", "energy_over", "vbmf", "macs", "params", "latency", "allow_costlier",
+     "fuse", "kernel_scale", "form", "calibrate", "calibration_images", "input_mean", "input_std",
      "input_range", "input_layout", "input_order", "device", "input_shape", "key", "seed"}
 )  # fmt: skip
 """The recorded settings that are used: numbers, and names of choices. None of them names code to

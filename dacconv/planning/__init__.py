@@ -7,11 +7,13 @@ from dacconv.planning.budget import BUDGETS, budget, splits_worth
 from dacconv.planning.energy import energy
 from dacconv.planning.ranks import per_layer, uniform
 from dacconv.planning.select import Selection, select
+from dacconv.planning.vbmf import vbmf
 
 POLICIES: dict[str, Policy] = {
     "rank": uniform,
     "ranks": per_layer,
     "energy": energy,
+    "vbmf": vbmf,
     **dict.fromkeys((*BUDGETS, "latency"), budget),
 }
 

@@ -32,16 +32,17 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class RankOptions:
-    """How ranks are chosen: exactly one of ``rank``, ``ranks``, ``energy``, ``macs``,
+    """How ranks are chosen: exactly one of ``rank``, ``ranks``, ``energy``, ``vbmf``, ``macs``,
     ``params`` and ``latency`` is given.
 
     ``method`` names decompositions, separated by commas: a budget chooses among them for each
     layer, other policies take the first that can split a layer. ``auto`` are all of them; None is
     ``auto`` within a budget, else ``dac``. ``ranks`` maps a layer's name or glob to its rank, or to
-    a text ``METHOD:RANK``. ``energy`` is the
-    share of squared singular values to keep; ``energy_over`` says over which channels: ``mean`` or
-    ``max``. ``macs``, ``params`` and ``latency`` are budgets: the share of the original's cost
-    that may be left. ``allow_costlier`` splits a layer even where that makes it cost more.
+    a text ``METHOD:RANK``. ``energy`` is the share of squared singular values to keep;
+    ``energy_over`` says over which channels: ``mean`` or ``max``. ``vbmf`` takes the ranks that
+    kernels have beyond noise. ``macs``, ``params`` and ``latency`` are budgets: the share of the
+    original's cost that may be left. ``allow_costlier`` splits a layer even where that makes it
+    cost more.
     """
 
     method: str | None = None
@@ -49,6 +50,7 @@ class RankOptions:
     ranks: dict[str, int | str] = field(default_factory=dict)
     energy: float | None = None
     energy_over: str = "mean"
+    vbmf: bool = False
     macs: float | None = None
     params: float | None = None
     latency: float | None = None

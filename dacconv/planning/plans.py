@@ -29,12 +29,12 @@ def make_plan(options: RankOptions, selection: Selection, evidence: Evidence) ->
     Raises:
         UsageError: no policy or several, a bad rank, an impossible selection, an unknown method.
     """
-    given = [name for name in POLICIES if getattr(options, name) not in (None, {})]
+    given = [name for name in POLICIES if _is_given(getattr(options, name))]
     if len(given) != 1:
         have = " and ".join(f"--{name}" for name in given) or "none"
         raise UsageError(
             f"one way to choose ranks is needed, {have} given",
-            hint="--rank R, --ranks NAME=R,..., --energy 0.95, --macs 0.45, --params 0.5, "
+            hint="--rank R, --ranks NAME=R,..., --energy 0.95, --vbmf, --macs 0.45, --params 0.5, "
             "--latency 0.6, or --plan FILE",
         )
     (policy,) = given
@@ -53,6 +53,10 @@ def make_plan(options: RankOptions, selection: Selection, evidence: Evidence) ->
             for s in plan.skipped
         ),
     )
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and value is not False and value != {}
 
 
 def methods_of(names: str | None, *, budgeted: bool) -> tuple[Method, ...]:
