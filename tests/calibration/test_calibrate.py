@@ -72,8 +72,8 @@ def few_steps(monkeypatch):
     monkeypatch.setattr(tuning, "STEPS", dict.fromkeys(tuning.STEPS, tuning.FEWEST))
 
 
-def converted(model, how, **choice):
-    calibrated, told = dacconv.calibrate(model, how, options=InputOptions(images=24))
+def converted(model, how, images=24, **choice):
+    calibrated, told = dacconv.calibrate(model, how, options=InputOptions(images=images))
     plan = dacconv.plan(model, calibrated=calibrated, **choice)
     return dacconv.convert(model, plan, calibrated=calibrated), calibrated, told
 
@@ -195,7 +195,7 @@ def test_what_restores_images_is_given_noise_to_remove(tmp_path):
     shapes = {"": (1, 1, 16, 16)}
     model = dacconv.load(tmp_path / "net.pt", trust_pickle=True, input_shapes=shapes)
     found, _ = made_inputs.synthetic_inputs(model, InputOptions(), 0, 16)
-    clean = dead_leaves(16, 1, (16, 16), 0)
+    clean, _ = made_inputs.draw_images(found.image_input, 16, 0)
     strengths = (found.images - clean).std(axis=(1, 2, 3))
     assert strengths.min() < 0.08
     assert 0.1 < strengths.max() < 0.25
@@ -220,11 +220,11 @@ def test_the_plain_split_stays_where_nothing_else_does_better(model, monkeypatch
 
 
 def test_tuning_is_told_and_lowers_the_error(model, monkeypatch):
-    done, _, _ = converted(model, "synthetic", rank=1)
+    done, _, _ = converted(model, "synthetic", images=48, rank=1)
     assert any("tuned together in 40 steps" in note for note in done.report.calibration.notes)
     assert all(row.fit.what.endswith("tuned") for row in done.report.rows if row.fit)
     monkeypatch.setattr(tuning, "MAX_MACS", 1)
-    without, _, _ = converted(model, "synthetic", rank=1)
+    without, _, _ = converted(model, "synthetic", images=48, rank=1)
     assert any("would take long" in note for note in without.report.calibration.notes)
     assert done.report.calibration.error < without.report.calibration.error
     assert done.report.calibration.second_error < without.report.calibration.second_error

@@ -114,7 +114,8 @@ def test_the_fits_of_all_ranks_at_once_are_those_of_each(method, sizes):
         assert [f.shape for f in result.factors] == [f.shape for f in start.factors]
     if method.formula.nested:  # by conjugate gradients a stronger one may come further
         strength = best_strength(method.formula, moments, moments, kernel, plain[0].factors)
-        assert strength == STRENGTHS[0]  # on its own samples the weakest does best
+        exact = together[0][1] < 1e-9  # then all strengths do as well, but for rounding
+        assert exact or strength == STRENGTHS[0]  # on its own samples the weakest does best
 
 
 @EVERY
