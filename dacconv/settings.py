@@ -161,8 +161,10 @@ class Settings(Options):
 
     def chosen_by(self, *choices: str) -> list[str]:
         """The options, as they are typed, that choose ranks or layers."""
-        names = [f.name for f, o in self.declared() if o.choice in choices]
-        return [option_text(n) for n in names if getattr(self, n) not in (None, {}, ())]
+        choosing = [f for f, o in self.declared() if o.choice in choices]
+        return [
+            option_text(f.name) for f in choosing if getattr(self, f.name) not in (f.default, {})
+        ]
 
     def budget(self, name: str) -> float | None:
         """The budget of that name as a share; UsageError for a value that is none."""
