@@ -42,6 +42,7 @@ count is at least 1, a natural number at least 0, and the command checks a whole
 OPENING, LAYERS, SPEED = "Opening the model", "Choosing layers and ranks", "Speed"
 CALIBRATION, CHECKS, OUTPUT = "Reproducing the layers' outputs", "Verification and gates", "Output"
 TRIED, MEASURED, WORKERS = "What is tried", "What is measured", "Who does the work"
+SIZE = "Size"
 """Headings of the help."""
 
 EVERY = ("inspect", "convert", "fuse", "check", "bench", "sweep")
@@ -311,6 +312,15 @@ class SweepOptions(Options):
 
 
 @dataclass(frozen=True, slots=True)
+class PackOptions(Options):
+    """How a model is made a small file."""
+
+    # fmt: off
+    lossless: bool = option(FLAG, False, "Keep every bit of the model.", SIZE, "pack")
+    # fmt: on
+
+
+@dataclass(frozen=True, slots=True)
 class BenchOptions(Options):
     """How models are timed side by side."""
 
@@ -333,10 +343,10 @@ class Outputs(Options):
 
     # fmt: off
     config: Path | None = option(PATH, None, "Settings in TOML; options win.", LAYERS, *SPLITS, metavar="FILE")
-    output: Path | None = option(PATH, None, "The file to write.", OUTPUT, "convert", "fuse", "sweep", metavar="FILE", names=("-o", "--output"), words={"sweep": "Results, .csv or .json; an interrupted sweep continues from them."})
+    output: Path | None = option(PATH, None, "The file to write.", OUTPUT, "convert", "fuse", "sweep", "pack", "unpack", metavar="FILE", names=("-o", "--output"), words={"sweep": "Results, .csv or .json; an interrupted sweep continues from them."})
     output_dir: Path | None = option(PATH, None, "The folder to write into; created if missing.", OUTPUT, "convert", metavar="DIR", names=("-O", "--output-dir"))
     jobs: int = option(COUNT, 1, "Convert N models at a time (1).", OUTPUT, "convert", "run", metavar="N")
-    force: bool = option(FLAG, False, "Overwrite.", OUTPUT, *EVERY, "run", words={"sweep": "Overwrite the results and start again."})
+    force: bool = option(FLAG, False, "Overwrite.", OUTPUT, *EVERY, "run", "pack", "unpack", words={"sweep": "Overwrite the results and start again."})
     keep: bool = option(FLAG, False, "Write even if a gate is missed or the network is broken.", OUTPUT, "convert", "fuse")
     dry_run: bool = option(FLAG, False, "Convert and verify in memory; write the plan only (-o names it).", OUTPUT, "convert", "run")
     verbose: bool = option(FLAG, False, "Print the roofline and how costs are counted as well.", OUTPUT, "inspect", "convert", "fuse", names=("-v", "--verbose"))
@@ -363,6 +373,8 @@ COMMANDS: dict[str, tuple[type[Options], ...]] = {
     "run": (Outputs,),
     "bench": (BenchOptions, Settings, Outputs),
     "sweep": (SweepOptions, Settings, Outputs),
+    "pack": (PackOptions, Settings, Outputs),
+    "unpack": (Outputs,),
 }
 """The options of each command, in the order of its help."""
 

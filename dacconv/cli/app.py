@@ -21,7 +21,7 @@ from dacconv.cli.reporting import (
 )
 from dacconv.errors import UsageError
 from dacconv.safe_text import safe_line
-from dacconv.settings import BenchOptions, Outputs, Settings, SweepOptions
+from dacconv.settings import BenchOptions, Outputs, PackOptions, Settings, SweepOptions
 from dacconv.support.outputs import STDOUT
 
 if TYPE_CHECKING:
@@ -300,6 +300,39 @@ def sweep(model: File, options: SweepOptions, settings: Settings, outputs: Outpu
 
         for path in save_all(sweep_figures(result.sweep), plots):
             typer.echo(safe_line(f"drew {path}"))
+
+
+@command(app, "pack", EXIT_CODES)
+def pack(model: File, options: PackOptions, settings: Settings, outputs: Outputs) -> None:
+    """Write a model as a small file, which unpack turns into an ordinary one again.
+
+    The result is written to MODEL with the suffix .dcz unless -o names another file.
+    """
+    from dacconv.cli import console
+    from dacconv.jobs import pack as jobs
+
+    with console.Bars() as bars:
+        result = jobs.pack_file(
+            model,
+            options,
+            settings,
+            jobs.Target(outputs.output or model.with_suffix(".dcz"), outputs.force, outputs.keep),
+            bars,
+        )
+    console.print_lines(result.lines())
+
+
+@command(app, "unpack", EXIT_CODES)
+def unpack(packed: File, outputs: Outputs) -> None:
+    """Write the model in a packed file as the ordinary file that it was.
+
+    It is written under its own name beside PACKED unless -o names another file; external data
+    of an ONNX model goes into the same folder, under the names that the model gives.
+    """
+    from dacconv.jobs import pack as jobs
+
+    for path in jobs.unpack_file(packed, outputs.output, force=outputs.force):
+        typer.echo(safe_line(f"wrote {path}"))
 
 
 def main() -> NoReturn:

@@ -10,6 +10,7 @@ from typing import Any, cast
 from dacconv.errors import FormatError
 from dacconv.formats.base import LoadOptions, Model, Record
 from dacconv.formats.sniff import Kind, kind
+from dacconv.formats.spans import ModelFile
 from dacconv.formats.timing import TimingAdapter
 
 FORMATS: dict[Kind, str] = {
@@ -31,6 +32,14 @@ RECORDS: dict[Kind, str] = {
 }
 """Kind of file -> ``module:function`` that reads the record of a converted file, as plain data."""
 
+SPANS: dict[Kind, str] = {
+    "onnx": "dacconv.formats.onnx.spans:model_files",
+    "pt2": "dacconv.formats.torch.program.spans:model_files",
+    "torch": "dacconv.formats.torch.files.spans:model_files",
+    "safetensors": "dacconv.formats.torch.files.spans:model_files",
+}
+"""Kind of file -> ``module:function`` that lists the files of a model and the tensors in them."""
+
 TIMED: dict[Kind, str] = {
     "onnx": "dacconv.formats.onnx.timing",
     "pt2": "dacconv.formats.torch.timing",
@@ -42,9 +51,12 @@ TIMED: dict[Kind, str] = {
 __all__ = [
     "FORMATS",
     "RECORDS",
+    "SPANS",
     "TIMED",
     "LoadOptions",
     "Model",
+    "ModelFile",
+    "model_files",
     "open_model",
     "read_record",
     "timing_adapter",
@@ -81,6 +93,15 @@ def _is_utf8(path: Path) -> bool:
 def timing_adapter(kind: Kind) -> TimingAdapter:
     """The module that times files of that kind, and layers in the runtime that they belong to."""
     return cast(TimingAdapter, import_module(TIMED[kind]))
+
+
+def model_files(path: Path) -> tuple[ModelFile, ...]:
+    """The files of the model at ``path``, the model's own first, with the tensors in each.
+
+    Raises:
+        FormatError: a file is missing, unreadable, damaged, or of a kind not taken.
+    """
+    return cast(tuple[ModelFile, ...], _function(SPANS[kind(path)])(path))
 
 
 def read_record(path: Path, *, trust_pickle: bool = False) -> Record | None:

@@ -39,6 +39,7 @@ _MAGICS: tuple[tuple[int, bytes, str, str], ...] = (
     (4, b"TFL3", "a TensorFlow Lite model", "convert the model it was made from to ONNX (tf2onnx)"),
     (0, b"GGUF", "a GGUF file", _EXPORT),
     (0, b"\x93NUMPY", "a NumPy array", _EXPORT),
+    (0, b"\x89DCZ\r\n\x1a\n", "a packed model", "unpack it first: dacconv unpack"),
     (0, b"\x1f\x8b", "gzip-compressed", "unpack it first: gunzip"),
     (0, b"BZh", "bzip2-compressed", "unpack it first: bunzip2"),
     (0, b"\xfd7zXZ\x00", "xz-compressed", "unpack it first: unxz"),

@@ -16,7 +16,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -40,7 +40,10 @@ class ArchiveError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A record: ``size`` bytes, stored as ``packed`` bytes of the archive from ``start`` on."""
+    """A record: ``size`` bytes, stored as ``packed`` bytes of the archive from ``start`` on.
+
+    ``checksums`` are the places of the archive at which its CRC-32 is stored.
+    """
 
     name: str
     method: int
@@ -48,6 +51,7 @@ class Entry:
     packed: int
     size: int
     start: int
+    checksums: tuple[int, ...] = ()
 
     @property
     def stored(self) -> bool:
@@ -240,7 +244,8 @@ class Archive:
                 raise ArchiveError(f"the record {name!a} is encrypted or packed in an odd way")
             if method == _STORED and size != packed:
                 raise ArchiveError(f"the record {name!a} has two sizes")
-            yield _Place(Entry(name, method, checksum, packed, size, 0), flags, offset)
+            entry = Entry(name, method, checksum, packed, size, 0, (start + at + 16,))
+            yield _Place(entry, flags, offset)
             at = end
         if at != len(data):
             raise ArchiveError("its directory is damaged")
@@ -269,9 +274,13 @@ class Archive:
             raise ArchiveError(f"the record {entry.name!a} has two headers that differ")
         start = at + 30 + head[9] + head[10]
         end = start + entry.packed
+        places = entry.checksums if streamed and not checksum else (*entry.checksums, at + 14)
         if streamed:
-            end += self._descriptor(end, entry)
-        return Entry(entry.name, method, entry.checksum, entry.packed, entry.size, start), end
+            marked = self._at(end, min(4, self.size - end)) == _DESCRIPTOR
+            length = self._descriptor(end, entry)
+            places = (*places, end + 4 * (marked and length in (16, 24)))
+            end += length
+        return replace(entry, start=start, checksums=places), end
 
     def _descriptor(self, at: int, entry: Entry) -> int:
         """The length of the checksum and sizes behind a record, which have one of four forms."""

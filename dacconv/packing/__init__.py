@@ -1,0 +1,1 @@
+"""Small files: models rounded, entropy-coded and put into one container."""
