@@ -46,6 +46,7 @@ SIZE = "Size"
 """Headings of the help."""
 
 EVERY = ("inspect", "convert", "fuse", "check", "bench", "sweep")
+SMALL = ("pack", "round")
 SPLITS = ("convert", "sweep")
 RUNS = ("convert", "fuse", "check", "sweep")
 
@@ -126,27 +127,27 @@ class Settings(Options):
     tune: bool = option(FLAG, False, "Time the layers here: take the fastest form, leave alone what gets no faster.", SPEED, "inspect", "convert")
     target: str | None = option(TEXT, None, "What will run the model: onnxruntime or torch (the runtime of its format).", SPEED, "inspect", "convert", metavar="RUNTIME")
     timings: str | None = option(PATH, None, "Where measured times are kept (in the user's cache folder).", SPEED, "inspect", "convert", metavar="FILE")
-    calibrate: str | None = option(TEXT, None, "none, synthetic, distilled, auto, or a folder of images or .npy/.npz of unlabelled inputs (auto with a budget, else none).", CALIBRATION, *SPLITS, "check", metavar="HOW", words={"check": "With --reproduce: the user's own inputs, where the conversion was calibrated on such."})
-    calibration_images: int | None = option(COUNT, None, "How many inputs at most.", CALIBRATION, *SPLITS, metavar="N")
-    input_mean: str | None = option(NUMBERS, None, "Mean that is subtracted from the model's input.", CALIBRATION, *RUNS, metavar="M,...")
-    input_std: str | None = option(NUMBERS, None, "Deviation that the input is divided by after that.", CALIBRATION, *RUNS, metavar="S,...")
-    input_range: str | None = option(NUMBERS, None, "The range of the input before that, as 0,255 (0,1).", CALIBRATION, *RUNS, metavar="LOW,HIGH")
-    input_layout: str | None = option(TEXT, None, "Where the channels of the input are.", CALIBRATION, *RUNS, metavar="nchw|nhwc")
-    input_order: str = option(TEXT, "rgb", "Order of the colours that the model takes (rgb).", CALIBRATION, *RUNS, metavar="rgb|bgr")
-    device: str | None = option(TEXT, None, "Where images are distilled: cpu, cuda (cuda if present).", CALIBRATION, *SPLITS, metavar="DEVICE")
-    input_shape: tuple[str, ...] = option(TEXTS, (), "Sizes that the model does not fix, as 1,3,224,224 or NAME:1,3,224,224; repeatable.", OPENING, *EVERY, metavar="SHAPE")
-    arch: str | None = option(TEXT, None, "What builds the network of a state dict: PACKAGE.MODULE:FACTORY or FILE.py:FACTORY.", OPENING, *EVERY, metavar="FACTORY")
-    arch_arg: tuple[str, ...] = option(TEXTS, (), "An argument of the factory; repeatable.", OPENING, *EVERY, metavar="NAME=VALUE")
-    key: str | None = option(TEXT, None, "The checkpoint's entry that holds the state dict.", OPENING, *EVERY)
-    trust_pickle: bool = option(FLAG, False, "Let a pickle run the code that it names. Only for files that you trust.", OPENING, *EVERY)
-    verify: bool = option(SWITCH, True, "Run original and converted model side by side (yes).", CHECKS, "convert", "fuse", numbers=False)
-    samples: int | None = option(COUNT, None, "Inputs to compare the models on (8 to 64, by the model's cost).", CHECKS, *RUNS, metavar="N", words={"sweep": "Inputs to compare outputs on (32)."})
-    data: str | None = option(PATH, None, "Your own images, to compare the models on: .npz or .npy, or a folder; accuracy too where they are labelled.", CHECKS, "convert", "fuse", "check", metavar="PATH", numbers=False)
-    seed: int = option(NATURAL, 0, "Their seed (0).", CHECKS, *RUNS, metavar="N")
-    threads: int | None = option(COUNT, None, "Threads of the runtime (its own choice).", SPEED, "inspect", *RUNS, metavar="N", numbers=False)
-    max_error: float | None = option(NUMBER, None, "Fail above this relative output error.", CHECKS, "convert", "fuse", "check", metavar="ERROR", numbers=False)
+    calibrate: str | None = option(TEXT, None, "none, synthetic, distilled, auto, or a folder of images or .npy/.npz of unlabelled inputs (auto with a budget, else none).", CALIBRATION, *SPLITS, "check", "pack", metavar="HOW", words={"check": "With --reproduce: the user's own inputs, where the conversion was calibrated on such.", "pack": "Inputs that rounding errors are measured on: none, synthetic, distilled, auto, or a folder of images or .npy/.npz (synthetic)."})
+    calibration_images: int | None = option(COUNT, None, "How many inputs at most.", CALIBRATION, *SPLITS, "pack", metavar="N")
+    input_mean: str | None = option(NUMBERS, None, "Mean that is subtracted from the model's input.", CALIBRATION, *RUNS, *SMALL, metavar="M,...")
+    input_std: str | None = option(NUMBERS, None, "Deviation that the input is divided by after that.", CALIBRATION, *RUNS, *SMALL, metavar="S,...")
+    input_range: str | None = option(NUMBERS, None, "The range of the input before that, as 0,255 (0,1).", CALIBRATION, *RUNS, *SMALL, metavar="LOW,HIGH")
+    input_layout: str | None = option(TEXT, None, "Where the channels of the input are.", CALIBRATION, *RUNS, *SMALL, metavar="nchw|nhwc")
+    input_order: str = option(TEXT, "rgb", "Order of the colours that the model takes (rgb).", CALIBRATION, *RUNS, *SMALL, metavar="rgb|bgr")
+    device: str | None = option(TEXT, None, "Where images are distilled: cpu, cuda (cuda if present).", CALIBRATION, *SPLITS, "pack", metavar="DEVICE")
+    input_shape: tuple[str, ...] = option(TEXTS, (), "Sizes that the model does not fix, as 1,3,224,224 or NAME:1,3,224,224; repeatable.", OPENING, *EVERY, *SMALL, metavar="SHAPE")
+    arch: str | None = option(TEXT, None, "What builds the network of a state dict: PACKAGE.MODULE:FACTORY or FILE.py:FACTORY.", OPENING, *EVERY, *SMALL, metavar="FACTORY")
+    arch_arg: tuple[str, ...] = option(TEXTS, (), "An argument of the factory; repeatable.", OPENING, *EVERY, *SMALL, metavar="NAME=VALUE")
+    key: str | None = option(TEXT, None, "The checkpoint's entry that holds the state dict.", OPENING, *EVERY, *SMALL)
+    trust_pickle: bool = option(FLAG, False, "Let a pickle run the code that it names. Only for files that you trust.", OPENING, *EVERY, *SMALL)
+    verify: bool = option(SWITCH, True, "Run original and converted model side by side (yes).", CHECKS, "convert", "fuse", *SMALL, numbers=False)
+    samples: int | None = option(COUNT, None, "Inputs to compare the models on (8 to 64, by the model's cost).", CHECKS, *RUNS, *SMALL, metavar="N", words={"sweep": "Inputs to compare outputs on (32)."})
+    data: str | None = option(PATH, None, "Your own images, to compare the models on: .npz or .npy, or a folder; accuracy too where they are labelled.", CHECKS, "convert", "fuse", "check", *SMALL, metavar="PATH", numbers=False)
+    seed: int = option(NATURAL, 0, "Their seed (0).", CHECKS, *RUNS, *SMALL, metavar="N")
+    threads: int | None = option(COUNT, None, "Threads of the runtime (its own choice).", SPEED, "inspect", *RUNS, *SMALL, metavar="N", numbers=False)
+    max_error: float | None = option(NUMBER, None, "Fail above this relative output error.", CHECKS, "convert", "fuse", "check", *SMALL, metavar="ERROR", numbers=False, words={"pack": "The smallest file whose outputs have at most this relative error; with --bits or --size, fail above it."})
     min_saving: str | float | None = option(SHARE, None, "Fail if fewer MACs are saved, as 40%.", CHECKS, "convert", metavar="SHARE", numbers=False)
-    min_agreement: str | float | None = option(SHARE, None, "Fail if fewer inputs keep their top class, as 99%.", CHECKS, "convert", "check", metavar="SHARE", numbers=False)
+    min_agreement: str | float | None = option(SHARE, None, "Fail if fewer inputs keep their top class, as 99%.", CHECKS, "convert", "check", *SMALL, metavar="SHARE", numbers=False)
     # fmt: on
 
     BUDGETS: ClassVar[tuple[str, ...]] = ("macs", "params", "latency")
@@ -317,6 +318,22 @@ class PackOptions(Options):
 
     # fmt: off
     lossless: bool = option(FLAG, False, "Keep every bit of the model.", SIZE, "pack")
+    bits: int | None = option(WHOLE, None, "Round each weight to at most 2^B levels, as 8, 6, 5 or 4 (6).", SIZE, "pack", metavar="B")
+    size: str | float | None = option(SHARE, None, "The least damage in a file of at most this share of the model's size, as 0.1.", SIZE, "pack", metavar="SHARE")
+    # fmt: on
+
+    @property
+    def share(self) -> float:
+        """``size`` as a number; UsageError where it is none."""
+        return parse_share(self.size or 0, "--size")
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOptions(Options):
+    """How a model gets few different values."""
+
+    # fmt: off
+    float_levels: int = option(WHOLE, 256, "How many values each weight may have, equally spaced (256).", SIZE, "round", metavar="N")
     # fmt: on
 
 
@@ -343,11 +360,11 @@ class Outputs(Options):
 
     # fmt: off
     config: Path | None = option(PATH, None, "Settings in TOML; options win.", LAYERS, *SPLITS, metavar="FILE")
-    output: Path | None = option(PATH, None, "The file to write.", OUTPUT, "convert", "fuse", "sweep", "pack", "unpack", metavar="FILE", names=("-o", "--output"), words={"sweep": "Results, .csv or .json; an interrupted sweep continues from them."})
+    output: Path | None = option(PATH, None, "The file to write.", OUTPUT, "convert", "fuse", "sweep", *SMALL, "unpack", metavar="FILE", names=("-o", "--output"), words={"sweep": "Results, .csv or .json; an interrupted sweep continues from them."})
     output_dir: Path | None = option(PATH, None, "The folder to write into; created if missing.", OUTPUT, "convert", metavar="DIR", names=("-O", "--output-dir"))
     jobs: int = option(COUNT, 1, "Convert N models at a time (1).", OUTPUT, "convert", "run", metavar="N")
-    force: bool = option(FLAG, False, "Overwrite.", OUTPUT, *EVERY, "run", "pack", "unpack", words={"sweep": "Overwrite the results and start again."})
-    keep: bool = option(FLAG, False, "Write even if a gate is missed or the network is broken.", OUTPUT, "convert", "fuse")
+    force: bool = option(FLAG, False, "Overwrite.", OUTPUT, *EVERY, "run", *SMALL, "unpack", words={"sweep": "Overwrite the results and start again."})
+    keep: bool = option(FLAG, False, "Write even if a gate is missed or the network is broken.", OUTPUT, "convert", "fuse", *SMALL)
     dry_run: bool = option(FLAG, False, "Convert and verify in memory; write the plan only (-o names it).", OUTPUT, "convert", "run")
     verbose: bool = option(FLAG, False, "Print the roofline and how costs are counted as well.", OUTPUT, "inspect", "convert", "fuse", names=("-v", "--verbose"))
     reproduce: bool = option(FLAG, False, "Convert again as CONVERTED says that it was, and compare the weights.", CHECKS, "check")
@@ -375,6 +392,7 @@ COMMANDS: dict[str, tuple[type[Options], ...]] = {
     "sweep": (SweepOptions, Settings, Outputs),
     "pack": (PackOptions, Settings, Outputs),
     "unpack": (Outputs,),
+    "round": (RoundOptions, Settings, Outputs),
 }
 """The options of each command, in the order of its help."""
 

@@ -21,13 +21,21 @@ from dacconv.cli.reporting import (
 )
 from dacconv.errors import UsageError
 from dacconv.safe_text import safe_line
-from dacconv.settings import BenchOptions, Outputs, PackOptions, Settings, SweepOptions
+from dacconv.settings import (
+    BenchOptions,
+    Outputs,
+    PackOptions,
+    RoundOptions,
+    Settings,
+    SweepOptions,
+)
 from dacconv.support.outputs import STDOUT
 
 if TYPE_CHECKING:
     from dacconv.conversion.report import Report
     from dacconv.jobs.batch import Result
     from dacconv.jobs.write import Outcome
+    from dacconv.packing.result import PackResult
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 done, but a gate was missed or the network is broken (nothing is "
@@ -306,20 +314,37 @@ def sweep(model: File, options: SweepOptions, settings: Settings, outputs: Outpu
 def pack(model: File, options: PackOptions, settings: Settings, outputs: Outputs) -> None:
     """Write a model as a small file, which unpack turns into an ordinary one again.
 
-    The result is written to MODEL with the suffix .dcz unless -o names another file.
+    Weights are rounded to few levels, the errors pushed to where they do least harm to the
+    outputs, and entropy-coded; --lossless rounds nothing. The result is written to MODEL with the
+    suffix .dcz unless -o names another file.
     """
     from dacconv.cli import console
     from dacconv.jobs import pack as jobs
+    from dacconv.jobs.write import Target
 
+    path = outputs.output or model.with_suffix(".dcz")
     with console.Bars() as bars:
-        result = jobs.pack_file(
-            model,
-            options,
-            settings,
-            jobs.Target(outputs.output or model.with_suffix(".dcz"), outputs.force, outputs.keep),
-            bars,
-        )
-    console.print_lines(result.lines())
+        target = Target(path, outputs.force, outputs.keep)
+        result = jobs.pack_file(model, options, settings, target, bars)
+    _finish_small(result)
+
+
+@command(app, "round", EXIT_CODES)
+def round_values(model: File, options: RoundOptions, settings: Settings, outputs: Outputs) -> None:
+    """Round the weights to few values, in an ordinary file that gzip makes much smaller.
+
+    The graph and everything else in the file stay as they are. The result is written to
+    MODEL.rounded.SUFFIX unless -o names another file.
+    """
+    from dacconv.cli import console
+    from dacconv.jobs import pack as jobs
+    from dacconv.jobs.write import Target
+
+    path = outputs.output or model.with_name(f"{model.stem}.rounded{model.suffix}")
+    with console.Bars() as bars:
+        target = Target(path, outputs.force, outputs.keep)
+        result = jobs.round_file(model, options, settings, target, bars)
+    _finish_small(result)
 
 
 @command(app, "unpack", EXIT_CODES)
@@ -365,6 +390,19 @@ def _finish(outcome: Outcome, outputs: Outputs) -> None:
         if not outcome.written:
             hint = "" if outcome.faulty else "; --keep writes it all the same"
             typer.echo(f"nothing was written{hint}", err=True)
+        raise typer.Exit(1)
+
+
+def _finish_small(result: PackResult) -> None:
+    """Show what was packed or rounded; exit with 1 where a gate was missed."""
+    from dacconv.cli import console
+    from dacconv.reports import pack_words
+
+    console.print_lines(pack_words.lines(result))
+    console.print_missed(result.missed)
+    if result.missed:
+        if not result.written:
+            typer.echo("nothing was written; --keep writes it all the same", err=True)
         raise typer.Exit(1)
 
 

@@ -21,8 +21,9 @@ class PackedError(ValueError):
 
 def table_of(counts: NDArray[np.intp]) -> I32:
     """Frequencies that add up to ``TABLE``, at least 1 for every symbol that occurs."""
-    shares = counts * (TABLE / max(int(counts.sum()), 1))
-    table = np.where(counts > 0, np.maximum(np.rint(shares), 1), 0).astype(np.int32)
+    used = counts > 0
+    shares = counts * ((TABLE - int(used.sum())) / max(int(counts.sum()), 1))
+    table: I32 = (used + np.floor(shares)).astype(np.int32)
     table[int(table.argmax())] += TABLE - int(table.sum())
     return table
 
