@@ -285,7 +285,7 @@ def best_strength(
 
     The fit is that of the carrier alone.
     """
-    if formula.nested:
+    if formula.common:
         seen = regressors(formula, fitted, kernel, factors)
         return nested_strength(seen, regressors(formula, held, kernel, factors))
 

@@ -24,6 +24,8 @@ from dacconv.planning.spectra import Spectra
 from dacconv.support.progress import Progress
 
 MIXTURES = (
+    "cp,lowrank",
+    "cp,decoupling,lowrank",
     "dac,decoupling,lowrank",
     "dac,lowrank",
     "decoupling,lowrank",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dacconv.decompositions import channel, dac, decoupling, spatial, tucker
+from dacconv.decompositions import channel, cp, dac, decoupling, spatial, tucker
 from dacconv.decompositions.base import Decomposition, Method, part
 from dacconv.decompositions.formula import Factors, Formula
 from dacconv.graph.layers import survey as survey_graph
@@ -19,6 +19,7 @@ METHODS: dict[str, Method] = {
         decoupling.METHOD,
         *channel.METHODS,
         tucker.METHOD,
+        cp.METHOD,
     )
 }
 ALL = tuple(METHODS.values())

@@ -57,12 +57,17 @@ class Formula:
         return "".join(c for c in KERNEL if all(c in term for term in self.terms))
 
     @cached_property
+    def common(self) -> bool:
+        """Whether there is one rank and all outputs weigh the same numbers, ``r`` of them."""
+        return len(self.ranks) == 1 and "o" not in self.shared
+
+    @cached_property
     def nested(self) -> bool:
         """Whether the factors of a smaller rank are components of those of a larger one.
 
-        So it is for one rank, where all outputs weigh the same numbers.
+        So it is for two factors, where all outputs weigh the same numbers.
         """
-        return len(self.ranks) == 1 and "o" not in self.shared
+        return self.common and len(self.terms) == 2
 
     @cached_property
     def closed(self) -> bool:
@@ -84,8 +89,15 @@ class Formula:
         return rows, "".join(c for c in KERNEL if c not in rows and c not in self.shared)
 
     def full_rank(self, geometry: Geometry) -> Rank:
-        """The smallest ranks at which every kernel of that geometry can be reproduced."""
+        """The smallest ranks at which every kernel of that geometry can be reproduced.
+
+        A sum of products of more than two vectors needs at most a product for each pair of entries
+        of all but the longest.
+        """
         sizes = kernel_sizes(geometry)
+        if len(self.ranks) == 1 and len(self.terms) > 2:
+            lengths = [math.prod(sizes[c] for c in term if c in KERNEL) for term in self.terms]
+            return (math.prod(lengths) // max(lengths),)
         sides = [self.unfolding(rank) for rank in self.ranks]
         return tuple(min(math.prod(sizes[c] for c in side) for side in pair) for pair in sides)
 

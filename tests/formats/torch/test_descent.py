@@ -76,7 +76,7 @@ def test_descent_lowers_the_errors_and_leaves_the_model_alone(kind, method, tmp_
         start = measure(run, layers, feeds, CPU)
         made = tune(run, layers, start.powers, [feeds] * 25, 25, CPU, lambda done: None)
         end = measure(run, made, feeds, CPU)
-    share = 0.98 if method in ("channel", "tucker") else 0.95  # these begin near a minimum
+    share = 0.98 if method in ("channel", "tucker", "cp") else 0.95  # these begin near a minimum
     assert sum(end.errors.values()) < share * sum(start.errors.values())
     for name, value in model.runner()(feeds[0]).items():
         np.testing.assert_array_equal(value, before[name])
