@@ -119,7 +119,7 @@ def test_the_fits_of_all_ranks_at_once_are_those_of_each(method, sizes):
                                        strength=s, sweeps=0).factors)
             for s in (STRENGTHS[0], strength)
         )  # fmt: skip
-        assert weakest == pytest.approx(best, rel=1e-4, abs=1e-9)  # on its own samples, but rounding
+        assert weakest == pytest.approx(best, rel=1e-4, abs=1e-9)  # on its own samples
 
 
 @EVERY
