@@ -5,9 +5,11 @@ Lebedev et al., "Speeding-up Convolutional Neural Networks Using Fine-tuned CP-D
 sum of r products of a vector over the outputs, one over the inputs and a filter. DAC and network
 decoupling are the special cases whose inputs or outputs are one channel each.
 
-The factors are found by alternating least squares, which starts from the largest terms of DAC. A
-ridge keeps terms from growing against each other (Phan et al., arXiv 2008.05441, on the degeneracy
-of CP): the squared norms of the terms stay within a few times that of the kernel.
+The factors are found by alternating least squares, which starts from the largest terms of DAC; a
+smaller rank starts from the largest terms of a larger one, so that a whole range of them takes
+little more than one. A ridge keeps terms from growing against each other (Phan et al., arXiv
+2008.05441, on the degeneracy of CP): the squared norms of the terms stay within a few times that of
+the kernel.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from dacconv.decompositions.svd import ChannelSVD, channel_svd
 from dacconv.errors import UnsupportedError
 from dacconv.graph.types import Branches, Conv, FloatArray, Rank
 
-ALTERNATIONS = 25
-MOST_WORK = 3 * 10**9
-"""Multiply-adds that the alternations for one rank may take: a few tenths of a second."""
+ALTERNATIONS, MOST_WORK = 25, 2 * 10**9
+"""The most alternations for the largest rank that saves anything, and their multiply-adds."""
+FEW, LESS_WORK = 15, 4 * 10**8
+"""The same for the smaller ranks, which start from its largest terms."""
 RIDGE = 1e-4
 """The ridge of each solve, as a share of the mean squared norm of the terms."""
 EXACT = 1e-9
@@ -92,15 +95,22 @@ class CanonicalPolyadic:
         return np.stack(rows), np.stack(filters), np.stack(columns)
 
     def _of(self, rank: int) -> tuple[Terms, ...]:
+        """The terms of each group; those of the largest rank that saves anything are kept."""
+        groups = map(_tensor, self.kernel)
+        if (rank,) >= self.full_rank:
+            return tuple(map(_exact, groups))
         if rank not in self._terms:
-            groups = [_tensor(group) for group in self.kernel]
-            if (rank,) >= self.full_rank:
-                self._terms[rank] = tuple(map(_exact, groups))
-            else:
-                self._terms[rank] = tuple(
-                    _alternated(group, largest_terms(group, start, rank))
-                    for group, start in zip(groups, self.starts, strict=True)
+            sides = _sides(self.kernel)
+            most = max(1, math.prod(sides) // sum(sides))
+            if rank < most:
+                pairs = zip(groups, self._of(most), strict=True)
+                return tuple(
+                    alternated(g, _largest(terms, rank), FEW, LESS_WORK) for g, terms in pairs
                 )
+            self._terms[rank] = tuple(
+                alternated(group, largest_terms(group, start, rank), ALTERNATIONS, MOST_WORK)
+                for group, start in zip(groups, self.starts, strict=True)
+            )
         return self._terms[rank]
 
 
@@ -154,10 +164,16 @@ def _exact(tensor: F64) -> Terms:
     return factors[0], factors[1], factors[2]
 
 
-def _alternated(tensor: F64, terms: Terms) -> Terms:
-    """The terms after as many alternations as are affordable; the best of start and end."""
+def _largest(terms: Terms, rank: int) -> Terms:
+    """The largest of the terms, whose three vectors have the same length."""
+    order = np.argsort(-np.linalg.norm(terms[0], axis=0), kind="stable")[:rank]
+    return terms[0][:, order], terms[1][:, order], terms[2][:, order]
+
+
+def alternated(tensor: F64, terms: Terms, steps: int, work: int) -> Terms:
+    """The terms after at most ``steps`` alternations of at most ``work`` multiply-adds."""
     rank = terms[0].shape[1]
-    steps = min(ALTERNATIONS, MOST_WORK // (3 * tensor.size * rank))
+    steps = min(steps, work // (3 * tensor.size * rank))
     if not steps or not tensor.any():
         return terms
     unfolded = [
@@ -178,7 +194,8 @@ def _alternated(tensor: F64, terms: Terms) -> Terms:
         for axis in range(3):
             factors[axis] = solved(axis, RIDGE)
         factors = _balanced(factors)
-    return solved(0, EXACT), factors[1], factors[2]
+    factors = _balanced([solved(0, EXACT), factors[1], factors[2]])
+    return factors[0], factors[1], factors[2]
 
 
 def _solution(gram: F64, right: F64, ridge: float) -> F64:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dacconv.decompositions import METHODS
 from dacconv.decompositions.costs import cost_share
-from dacconv.decompositions.cp import MOST_WORK, _alternated, _product, largest_terms
+from dacconv.decompositions.cp import MOST_WORK, _product, alternated, largest_terms
 from dacconv.decompositions.svd import channel_svd
 from dacconv.errors import UnsupportedError
 from dacconv.graph.types import Geometry
@@ -39,7 +39,7 @@ def test_fewer_terms_than_dac_needs(seed, rank):
     (kernel,) = smooth_kernel(seed)
     tensor = kernel.reshape(24, 16, 9)
     start = largest_terms(tensor, channel_svd(tensor), rank)
-    end = _alternated(tensor, start)
+    end = alternated(tensor, start, 25, MOST_WORK)
     assert np.linalg.norm(tensor - _product(end)) < 0.95 * np.linalg.norm(tensor - _product(start))
 
 
@@ -80,7 +80,7 @@ def test_a_kernel_of_zeros_and_one_too_large_to_alternate():
     tensor = np.random.default_rng(0).standard_normal((8, 8, 9))
     start = largest_terms(tensor, channel_svd(tensor), 5)
     wide = np.broadcast_to(tensor[:, :, None], (8, 8, MOST_WORK, 9))  # of that size, without bytes
-    assert _alternated(wide, start) is start
+    assert alternated(wide, start, 25, MOST_WORK) is start
 
 
 def test_no_rank_follows_from_singular_values():
