@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # imports are most of the start-up time
     from dacconv.conversion.gates import Gates
     from dacconv.conversion.verification import CheckOptions
     from dacconv.formats.base import LoadOptions
+    from dacconv.graph.precision import Precision
     from dacconv.planning import RankOptions, Selection
     from dacconv.planning.spectra import SplitOptions
     from dacconv.timing.speeds import TimingOptions
@@ -113,6 +114,7 @@ class Settings(Options):
     macs: str | float | None = option(SHARE, None, "The best ranks that keep at most this share of the MACs, as 0.45.", LAYERS, "convert", metavar="SHARE", choice="ranks")
     params: str | float | None = option(SHARE, None, "The best ranks that keep at most this share of the parameters.", LAYERS, "convert", metavar="SHARE", choice="ranks")
     latency: str | float | None = option(SHARE, None, "The best ranks that keep at most this share of the measured time, as 0.6.", LAYERS, "convert", metavar="SHARE", choice="ranks")
+    precision: str | None = option(TEXT, None, "The precision of the layers, alone or after a split: int8 (ONNX; ranges are measured on the inputs of --calibrate), or fp16 and bf16, which are stored only; and exceptions, as int8,conv1=fp32 (fp32).", LAYERS, "convert", metavar="PRECISION,...")
     plan: str | None = option(PATH, None, "A plan in JSON, as --dry-run writes it.", LAYERS, "convert", metavar="FILE", choice="ranks")
     from_sweep: str | None = option(TEXT, None, "A point of a sweep's results; --pick says which.", LAYERS, "convert", metavar="FILE", choice="ranks")
     pick: str | None = option(TEXT, None, "The best point within limits, as 'macs<=0.5'; or knee.", LAYERS, "convert", metavar="WHICH")
@@ -235,6 +237,13 @@ class Settings(Options):
         """How to calibrate: as given, else ``auto`` with a budget and ``none`` without."""
         budgeted = any(getattr(self, name) is not None for name in self.BUDGETS)
         return self.calibrate or ("auto" if budgeted else "none")
+
+    @property
+    def plan_precision(self) -> Precision | None:
+        """The precision of the layers; None where they keep their own."""
+        from dacconv.graph.precision import parse_precision
+
+        return None if self.precision is None else parse_precision(self.precision, "--precision")
 
     @property
     def calibration_options(self) -> CalibrationOptions:

@@ -178,7 +178,7 @@ def prepare(
             return None, f"no calibration: {reason}"
         raise UnsupportedError(f"cannot calibrate: {reason}", where=str(model.path))
     try:
-        inputs = _choose_inputs(model, options, progress)
+        inputs = choose_inputs(model, options, progress)
     except UnsupportedError as error:
         if automatic:
             return None, f"no calibration: {error.what}"
@@ -190,7 +190,7 @@ def prepare(
     return calibrated, inputs.description
 
 
-def _choose_inputs(model: Model, options: CalibrationOptions, progress: Progress) -> Inputs:
+def choose_inputs(model: Model, options: CalibrationOptions, progress: Progress) -> Inputs:
     """The inputs that the options ask for; UnsupportedError where the model does not allow them."""
     source, images = options.source, options.input.images
     if source not in SOURCES:

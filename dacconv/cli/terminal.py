@@ -22,21 +22,19 @@ DISPENSABLE = ("dil.", "stride", "energy", "bytes moved", "kernel", "in", "out",
 def print_table(report: Report) -> None:
     """A row per layer, the totals and, where something was split, what it saves."""
     console = Console(highlight=False)
-    rows = [formatting.row_cells(row) for row in report.rows]
-    kept = fitting([formatting.COLUMNS, *rows, *formatting.summary_rows(report)], console.width)
+    columns, rows = formatting.columns(report), formatting.cells(report)
+    kept = fitting([columns, *rows, *formatting.summary_rows(report)], console.width)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index in kept:
         text = index < formatting.TEXT_COLUMNS
-        table.add_column(
-            formatting.COLUMNS[index], justify="left" if text else "right", overflow="fold"
-        )
+        table.add_column(columns[index], justify="left" if text else "right", overflow="fold")
     for row, cells in zip(report.rows, rows, strict=True):
         style = "green" if row.rank is not None else None if row.eligible else "dim"
         table.add_row(*(_cell(cells[index]) for index in kept), style=style)
     for cells in formatting.summary_rows(report):
         table.add_row(*(_cell(cells[index]) for index in kept), style="bold")
     console.print(table)
-    hidden = [name for i, name in enumerate(formatting.COLUMNS) if i not in kept]
+    hidden = [name for i, name in enumerate(columns) if i not in kept]
     if hidden:
         console.print(f"(hidden for lack of width: {', '.join(hidden)})", style="dim")
 

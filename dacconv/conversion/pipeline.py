@@ -17,6 +17,7 @@ from dacconv.decompositions.forms import AUTO, MULTIPLIER, possible
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Model
 from dacconv.fusions.merged import MergedModel, merged_model
+from dacconv.graph.precision import INT8
 from dacconv.graph.types import Choice, Layer, Plan, Provenance
 from dacconv.planning import Damage, Evidence, RankOptions, Selection, Times, select
 from dacconv.planning.plans import ANY_METHOD, bind, make_plan, methods_of
@@ -28,6 +29,7 @@ from dacconv.support.progress import Progress, silent
 
 if TYPE_CHECKING:  # plain DAC does without them, and starts sooner
     from dacconv.calibration.prepare import Calibrated, CalibrationOptions
+    from dacconv.conversion.precision import RangeInputs
     from dacconv.timing import Speeds, Timer
     from dacconv.timing.speeds import TimingOptions
 
@@ -105,6 +107,7 @@ def choose(
     progress: Progress = silent,
 ) -> Plan:
     """As :func:`plan`, with the forms left open. A budget minimises ``damage`` if it is given."""
+    require_floating(model)
     view = view_of(model, fuse=split.fuse)
     methods = methods_of(ranks.method, budgeted=ranks.budgeted)
     layers = survey_graph(view.graph(), (*methods, *named_methods(ranks.ranks)))
@@ -152,8 +155,10 @@ def bind_plan(
 
     The forms that it leaves open stay open.
     """
+    require_floating(model)
     layers = survey(model, fuse=fuse)
-    require_eligible(layers, model.path)
+    if plan.choices or plan.precision is None:
+        require_eligible(layers, model.path)
     return bind(plan, layers, where=where, allow_costlier=allow_costlier)
 
 
@@ -217,6 +222,7 @@ def convert(
     split: SplitOptions = AS_TRAINED,
     *,
     calibrated: Calibrated | None = None,
+    inputs: RangeInputs | None = None,
     recorded: Mapping[str, Any] | None = None,
     digest: Digest | None = None,
     progress: Progress = silent,
@@ -225,11 +231,15 @@ def convert(
 
     Everything that can be merged without loss is merged, unless ``split.fuse`` is false. With
     ``calibrated`` (see :func:`calibrate`) the layers' outputs are reproduced, not only their
-    kernels, wherever that does no harm. ``digest`` is that of the file, if it is being computed.
+    kernels, wherever that does no harm. A plan with int8 needs ``inputs``, by default those of
+    ``calibrated`` (see ``conversion.precision.range_inputs``). ``digest`` is that of the file, if
+    it is being computed.
 
     Raises:
-        UnsupportedError: a chosen layer has weights that are NaN or infinite.
+        UnsupportedError: a chosen layer has weights that are NaN or infinite; the model cannot be
+            written in the plan's precision.
     """
+    require_floating(model)
     view = view_of(model, fuse=split.fuse)
     graph = view.graph()
     layers = {layer.name: layer for layer in survey_graph(graph)}
@@ -253,7 +263,15 @@ def convert(
             converted, splits = rebuilt, better
     errors = {name: split.error for name, split in splits.items()}
     merging = merging_of(view)
-    report = build_report(model.format, model.graph(), plan=plan, errors=errors, merging=merging)
+    lowered = None
+    if plan.precision is not None:
+        from dacconv.conversion.precision import in_precision
+
+        site = (graph, list(layers.values()))
+        converted, plan, lowered = in_precision(converted, plan, site, inputs, calibrated, progress)
+    report = build_report(
+        model.format, model.graph(), plan=plan, errors=errors, merging=merging, lowered=lowered
+    )
     origin = Provenance(
         version=__version__,
         sha256=(digest or Digest(model.path)).of(*model.files),
@@ -330,6 +348,21 @@ def require_eligible(layers: Sequence[Layer], path: Path) -> None:
         "no layer of this model can be split",
         where=str(path),
         hint=summary or "it holds no conv and no linear layer",
+    )
+
+
+def require_floating(model: Model) -> None:
+    """Raise UnsupportedError for a model in which all convolutions have integer weights."""
+    convs = [node for node in model.graph().nodes if node.op == "conv"]
+    if not convs or any(node.precision != INT8 for node in convs):
+        return
+    kinds = sorted({node.kind for node in convs})
+    behind = " behind DequantizeLinear" if kinds == ["Conv"] else ""
+    raise UnsupportedError(
+        f"a quantised model: all {len(convs)} of its convolutions have integer weights "
+        f"({', '.join(kinds)}{behind})",
+        where=str(model.path),
+        hint="convert the floating-point model that it was made from; --precision int8 quantises",
     )
 
 

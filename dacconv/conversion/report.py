@@ -9,7 +9,14 @@ from typing import Any
 from dacconv.conversion.verdict import verdict_on
 from dacconv.graph import roofline
 from dacconv.graph.cost import Cost, total
-from dacconv.graph.findings import Calibration, Fused, LayerFit, Timings, Verification
+from dacconv.graph.findings import (
+    Calibration,
+    Fused,
+    LayerFit,
+    PrecisionCheck,
+    Timings,
+    Verification,
+)
 from dacconv.graph.plan_json import plan_to_dict, rank_to_json
 from dacconv.graph.roofline import Roofline
 from dacconv.graph.types import Geometry, Graph, Plan, Provenance, Rank, Refusal
@@ -22,7 +29,9 @@ CONVENTION = "1 MAC = one multiply-add; FLOPs = 2 x MACs; bias additions are not
 class Row:
     """One layer before and after. ``rank`` is None where the layer was left alone.
 
-    ``merged_into`` is the layer that a fusion merged this one into.
+    ``merged_into`` is the layer that a fusion merged this one into. ``precision`` is that of the
+    weights where it is known and not that of the computation, ``precision_reason`` why the layer
+    did not get the one that was asked for.
     """
 
     name: str
@@ -43,6 +52,8 @@ class Row:
     roof_before: Roofline = roofline.NOTHING
     roof_after: Roofline = roofline.NOTHING
     merged_into: str | None = None
+    precision: str | None = None
+    precision_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +85,8 @@ class Report:
     """What was done to a model, what it saves, what it costs and what was left alone.
 
     ``verification`` is None where it was not done, and then ``unverified`` says why.
-    ``missed`` are the gates that were missed, a sentence each.
+    ``missed`` are the gates that were missed, a sentence each. ``file_bytes`` are the sizes of
+    the files of the original and of the converted model, where one was written.
     """
 
     format: str
@@ -92,6 +104,8 @@ class Report:
     calibration: Calibration | None = None
     timings: Timings | None = None
     missed: tuple[str, ...] = ()
+    precision: PrecisionCheck | None = None
+    file_bytes: tuple[int, int] | None = None
 
     @property
     def before(self) -> Cost:
@@ -128,6 +142,11 @@ class Report:
         time = self.verification.latency if self.verification else None
         return {"ms": {"before": time.original_ms, "after": time.converted_ms} if time else None}
 
+    def _files(self) -> dict[str, Any]:
+        """The bytes of the files, before and after."""
+        sizes = self.file_bytes
+        return {"file_bytes": {"before": sizes[0], "after": sizes[1]} if sizes else None}
+
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data; ``docs/report.md`` documents the schema."""
         return {
@@ -136,7 +155,7 @@ class Report:
             "format": self.format,
             "order": self.order,
             "layers": [_row_dict(row) for row in self.rows],
-            "totals": _pair(self.before, self.after) | self._time() | _roofs(self),
+            "totals": _pair(self.before, self.after) | self._time() | _roofs(self) | self._files(),
             "uncounted": [asdict(entry) for entry in self.uncounted],
             "fused": [asdict(entry) for entry in self.fused],
             "refusals": _refusal_dicts(self.refusals),
@@ -148,6 +167,7 @@ class Report:
             "verdict": asdict(verdict_on(self.verification, self.unverified)),
             "missed": list(self.missed),
             "calibration": asdict(self.calibration) if self.calibration else None,
+            "precision": asdict(self.precision) if self.precision else None,
             "timings": _timings_dict(self.timings) if self.timings else None,
             "provenance": asdict(self.provenance) if self.provenance else None,
         }
@@ -172,6 +192,8 @@ def _row_dict(row: Row) -> dict[str, Any]:
             "method": row.method,
             "rank": None if row.rank is None else rank_to_json(row.rank),
             "form": row.form,
+            "precision": row.precision,
+            "precision_reason": row.precision_reason,
             "full_rank": None if row.full_rank is None else rank_to_json(row.full_rank),
             **_geometry_dict(row.geometry),
             "sites": row.sites,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from dacconv.conversion.report import Merging, Report, Row, Uncounted
 from dacconv.decompositions import ALL, METHODS, survey
@@ -11,7 +12,7 @@ from dacconv.decompositions.costs import elementwise_bytes, split, whole
 from dacconv.formats.base import Model
 from dacconv.fusions.merged import MergedModel
 from dacconv.graph.cost import NOTHING, Cost, shared_cost
-from dacconv.graph.findings import Fused, LayerError
+from dacconv.graph.findings import Fused, LayerError, LayerPrecision, PrecisionCheck
 from dacconv.graph.layers import uncounted
 from dacconv.graph.types import Choice, Graph, Layer, Plan, Refusal
 from dacconv.planning.base import first_method
@@ -25,11 +26,12 @@ def build_report(
     plan: Plan | None = None,
     errors: Mapping[str, LayerError] | None = None,
     merging: Merging | None = None,
+    lowered: PrecisionCheck | None = None,
 ) -> Report:
     """The report of a plan carried out on ``graph``, or of the model as it is.
 
     ``errors`` holds the kernel error of each layer that was split; ``merging`` what was
-    merged before that.
+    merged before that, ``lowered`` how its precision was lowered.
     """
     layers = survey(graph)
     choices = {choice.layer: choice for choice in plan.choices} if plan else {}
@@ -53,6 +55,9 @@ def build_report(
         )
         for layer in layers
     )
+    if lowered:
+        precisions = {entry.layer: entry for entry in lowered.layers}
+        rows = tuple(_in_precision(row, precisions.get(row.name)) for row in rows)
     shown = [after.get(layer.name, layer) for layer in layers if layer.name not in absorbed]
     return Report(
         format=format,
@@ -66,6 +71,7 @@ def build_report(
         order=graph.order,
         fused=merging.fused if merging else (),
         plan=plan,
+        precision=lowered,
     )
 
 
@@ -120,7 +126,14 @@ def _row(
         form=choice.form if choice and method.forms else None,
         roof_before=whole(before, _cost(before), around[0]),
         roof_after=roof,
+        precision=before.precision or None,
     )
+
+
+def _in_precision(row: Row, entry: LayerPrecision | None) -> Row:
+    if entry is None:
+        return row
+    return replace(row, precision=entry.precision, precision_reason=entry.reason or None)
 
 
 def _absorbed_row(layer: Layer, into: str, around: int | None) -> Row:

@@ -138,6 +138,13 @@ class Model(Protocol):
         """A new model with the edits applied; weights are cast to the target's own dtype."""
         ...
 
+    def precision_refusal(self, precision: str) -> str | None:
+        """The reason why the model cannot be written in a precision; None if it can.
+
+        ``precision`` is one of ``graph.precision.PRECISIONS``. The reason says what to do instead.
+        """
+        ...
+
     def runner(self, *, threads: int | None = None) -> Runner:
         """A function that runs the model in its real runtime, which loads it once.
 
@@ -224,6 +231,63 @@ class Divisible(Protocol):
 
         Raises:
             UnsupportedError: the runtime cannot run the model in parts; the message says why.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Recipe:
+    """How a model is quantised to int8.
+
+    ``kept`` are the layer nodes that stay in floating point, ``activations`` is ``uint8`` or
+    ``int8`` (symmetric), ``ranges`` one of ``graph.precision.RANGES``. ``reduce_range`` gives
+    weights 7 bits. ``correct_bias`` adds to the biases what rounding the weights takes from the
+    mean of the outputs.
+    """
+
+    kept: frozenset[str] = frozenset()
+    activations: str = "uint8"
+    ranges: str = "min-max"
+    reduce_range: bool = False
+    correct_bias: bool = False
+
+
+class Quantiser(Protocol):
+    """A model whose activations were measured, so that it can be quantised in several ways."""
+
+    @property
+    def layers(self) -> frozenset[str]:
+        """The nodes of layers that can be int8."""
+        ...
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """The nodes of layers that cannot be int8, with the reason for each."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Facts for the reader of a report."""
+        ...
+
+    def quantised(self, recipe: Int8Recipe) -> Model:
+        """The model with its layers in int8, except those that the recipe keeps."""
+        ...
+
+    def runner_as_written(self, model: Model) -> Runner:
+        """A function that runs a quantised model without the runtime's optimiser."""
+        ...
+
+
+@runtime_checkable
+class Quantisable(Protocol):
+    """A model of a format that has int8 layers."""
+
+    def quantiser(self, batches: Sequence[Feeds], *, threads: int | None = None) -> Quantiser:
+        """Measure the ranges of the activations on some inputs.
+
+        Raises:
+            UnsupportedError: the model cannot be quantised; the message says why.
         """
         ...
 

@@ -74,6 +74,40 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerPrecision:
+    """The precision that a layer was written in, and the reason where it stays as it was."""
+
+    layer: str
+    precision: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionCheck:
+    """How a model was brought to a lower precision, and the damage of that alone.
+
+    Damages are squared errors of the outputs, relative to their variance, against the same model
+    in fp32: on held-out inputs, on a second family of inputs (None if there is none), and without
+    the runtime's optimiser. ``tried`` are settings with the mean damage of each; above ``limit``
+    sensitive layers were put back to fp32. The settings are those of ``graph.precision``.
+    """
+
+    precision: str
+    inputs: str
+    notes: tuple[str, ...]
+    layers: tuple[LayerPrecision, ...]
+    activations: str = ""
+    ranges: str = ""
+    reduce_range: bool = False
+    correct_bias: bool = False
+    damage: float | None = None
+    second_damage: float | None = None
+    unoptimised_damage: float | None = None
+    limit: float | None = None
+    tried: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RankTime:
     """A split layer in its fastest form: its time and its MACs over those of the original."""
 

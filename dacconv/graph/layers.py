@@ -42,6 +42,7 @@ def _layer(nodes: list[Node]) -> Layer:
         geometries=geometries,
         skip=next(_reasons(nodes), None),
         params=first.params,
+        precision=first.precision,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from dacconv.graph.precision import precision_to_dict
 from dacconv.graph.types import Plan, Rank
 from dacconv.safe_text import visible_lines
 
@@ -24,7 +25,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
             for c in plan.choices
         ],
         "skipped": [{"name": s.layer, "reason": s.reason} for s in plan.skipped],
-    }
+    } | ({"precision": precision_to_dict(plan.precision)} if plan.precision else {})
 
 
 def plan_to_json(plan: Plan) -> str:

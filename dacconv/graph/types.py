@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dacconv.graph.precision import Precision
+
 Array = NDArray[Any]
 FloatArray = NDArray[np.floating[Any]]
 Shape = tuple[int | None, ...]
@@ -189,6 +191,8 @@ class Node:
 
     ``name`` is unique in the graph. ``output`` is the first value that it computes; ``shape``
     the shape of that value. ``kind`` is the format's own operator name, for messages.
+    ``precision`` is the precision that the weight of a layer is stored in, where that is not the
+    one that it is computed in (``int8`` behind DequantizeLinear, ``fp16`` behind a Cast).
     ``weight`` identifies the constant that a conv or linear layer multiplies with: nodes
     with the same ``weight`` share it (for a torch module that is called twice, both calls).
     ``geometry`` is set for conv, conv_transpose and linear. ``skip`` is the reason why this
@@ -236,6 +240,7 @@ class Node:
     skip: str | None = None
     params: int = 0
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +284,7 @@ class Layer:
     ``sites`` are the names of the nodes that share the weight, in order of execution;
     ``geometries`` has one entry per site, or none where the model does not fix the sizes. ``skip``
     is None for an eligible layer, or the reason why it is not; ``params`` is the number of
-    parameters of a layer without geometry.
+    parameters of a layer without geometry. ``precision`` is that of :class:`Node`.
     """
 
     name: str
@@ -288,6 +293,7 @@ class Layer:
     geometries: tuple[Geometry, ...]
     skip: str | None = None
     params: int = 0
+    precision: str = ""
 
     @property
     def geometry(self) -> Geometry:
@@ -320,10 +326,14 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The instructions for all layers: a value that can be printed, edited and read again."""
+    """The instructions for all layers: a value that can be printed, edited and read again.
+
+    ``precision`` is None where every layer keeps the precision that it has.
+    """
 
     choices: tuple[Choice, ...]
     skipped: tuple[Skipped, ...] = ()
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -183,6 +183,7 @@ def _convert(
         decision.plan,
         settings.split_options,
         calibrated=decision.calibrated,
+        inputs=decision.ranges,
         recorded=settings.changed(),
         digest=digest,
         progress=progress,
@@ -209,7 +210,7 @@ def _noted(report: Report, told: str, settings: Settings) -> Report:
     taken layers out of the plan.
     """
     notes = list(report.notes)
-    if report.calibration is None and settings.calibration != "none":
+    if report.calibration is None and settings.calibration != "none" and report.plan != NO_SPLIT:
         notes.append(told)
     for name in BUDGETS:
         share = settings.budget(name)

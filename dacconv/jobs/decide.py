@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dacconv.conversion import pipeline
-from dacconv.errors import UsageError
+from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Model
+from dacconv.graph.precision import INT8
 from dacconv.graph.types import Plan
 from dacconv.planning import Damage, plans
 from dacconv.settings import Settings, option_text
@@ -18,6 +19,7 @@ from dacconv.support.progress import Progress, silent
 
 if TYPE_CHECKING:
     from dacconv.calibration.prepare import Calibrated
+    from dacconv.conversion.precision import RangeInputs
     from dacconv.timing import Timer
 
 SAME_AS_SWEEP = ("fuse", "kernel_scale", "calibrate")
@@ -29,12 +31,14 @@ class Decision:
     """What is to be done to a model, and the evidence for it.
 
     ``inputs`` says in words what ``calibrated`` measures on, or why there is nothing.
+    ``ranges`` are the inputs that a plan with int8 measures ranges on.
     """
 
     plan: Plan
     timer: Timer | None
     calibrated: Calibrated | None
     inputs: str
+    ranges: RangeInputs | None = None
 
 
 def decide(model: Model, settings: Settings, progress: Progress = silent) -> Decision:
@@ -60,7 +64,35 @@ def decide(model: Model, settings: Settings, progress: Progress = silent) -> Dec
             candidates.append(_with_forms(model, settings, chosen, None))
         progress("timing the network", 0, 1)
         plan = fastest(model, candidates, timer, converted)
-    return Decision(plan, timer, calibrated, inputs)
+    plan = replace(plan, precision=chosen.precision)
+    ranges = inputs_for_ranges(model, settings, plan, calibrated, progress)
+    return Decision(plan, timer, calibrated, inputs, ranges)
+
+
+def inputs_for_ranges(
+    model: Model,
+    settings: Settings,
+    plan: Plan,
+    calibrated: Calibrated | None,
+    progress: Progress = silent,
+) -> RangeInputs | None:
+    """The inputs that a plan's int8 measures ranges on; None for a plan without int8.
+
+    Those of the calibration, else those that ``--calibrate`` names, by default drawn images.
+    """
+    precision = plan.precision
+    if precision is None or INT8 not in (precision.default, *dict(precision.layers).values()):
+        return None
+    from dacconv.conversion.precision import NO_INT8, of_calibration, range_inputs
+
+    if reason := model.precision_refusal(INT8):
+        raise UnsupportedError(reason, where=str(model.path))
+    if calibrated is not None:
+        return of_calibration(calibrated.inputs)
+    if settings.calibrate == "none":
+        raise UsageError(NO_INT8, where="--calibrate none", hint="leave it out, or name inputs")
+    source = settings.calibrate or "synthetic"
+    return range_inputs(model, replace(settings.calibration_options, source=source), progress)
 
 
 def calibrate(
@@ -71,7 +103,7 @@ def calibrate(
     Raises:
         DacconvError: they cannot be had, or there is no plan of the kind that is asked for.
     """
-    if settings.calibration == "none":
+    if settings.calibration == "none" or _only_precision(settings):
         return None, "no calibration: weights only"
     # an impossible plan fails before the long work; no kernel is decomposed for a budget here
     trial = choose(model, settings, progress, timer=timer, damage=lambda layer, choice: 0.0)
@@ -98,7 +130,9 @@ def choose(
         raise UsageError("--pick takes a point of a sweep", hint="name its results: --from-sweep")
     if settings.plan is not None:
         return _plan_from_file(model, settings, settings.plan)
-    return pipeline.choose(
+    if _only_precision(settings):
+        return _precision_alone(model, settings)
+    plan = pipeline.choose(
         model,
         settings.rank_options,
         settings.selection,
@@ -108,6 +142,26 @@ def choose(
         damage=damage,
         progress=progress,
     )
+    return replace(plan, precision=settings.plan_precision)
+
+
+def _only_precision(settings: Settings) -> bool:
+    """Whether the settings ask for a precision and for no split."""
+    return settings.precision is not None and not settings.chosen_by("ranks")
+
+
+def _precision_alone(model: Model, settings: Settings) -> Plan:
+    """The plan that splits nothing."""
+    names = ("first_k", "last_k", "layers", "skip", "method", "form", "tune")
+    others = [option_text(n) for n in names if getattr(settings, n) != getattr(Settings(), n)]
+    if others:
+        raise UsageError(
+            f"{', '.join(others)} {'goes' if len(others) == 1 else 'go'} with a split",
+            where="--precision",
+            hint="choose ranks as well (--macs 0.5), or name layers: --precision int8,conv1=fp32",
+        )
+    pipeline.require_floating(model)
+    return Plan((), precision=settings.plan_precision)
 
 
 def timer_for(model: Model, settings: Settings, progress: Progress = silent) -> Timer | None:
@@ -177,7 +231,7 @@ def _require_alone(settings: Settings, name: str) -> None:
     """Raise UsageError where other options choose layers or ranks as well."""
     own = option_text(name)
     others = [text for text in settings.chosen_by("ranks", "layers") if text != own]
-    others += [option_text(n) for n in ("layers", "skip") if getattr(settings, n)]
+    others += [option_text(n) for n in ("layers", "skip", "precision") if getattr(settings, n)]
     if others:
         raise UsageError(f"{own} says it all; it excludes {', '.join(others)}")
 

@@ -18,6 +18,7 @@ from dacconv.formats import read_record
 from dacconv.formats.base import Model, Record
 from dacconv.formats.sniff import kind
 from dacconv.graph.types import Plan
+from dacconv.jobs.decide import inputs_for_ranges
 from dacconv.jobs.settings_file import entries, setting_names
 from dacconv.jobs.write import open_with
 from dacconv.planning.plans import plan_from_dict
@@ -33,7 +34,8 @@ from dacconv.support.files import Digest
 from dacconv.support.progress import Progress, silent
 
 RECORDED_SETTINGS = frozenset(
-    {"method", "energy", "energy_over", "vbmf", "macs", "params", "latency", "allow_costlier",
+    {"method", "precision", "energy", "energy_over", "vbmf", "macs", "params", "latency",
+     "allow_costlier",
      "fuse", "kernel_scale", "form", "calibrate", "calibration_images", "input_mean", "input_std",
      "input_range", "input_layout", "input_order", "device", "input_shape", "key", "seed"}
 )  # fmt: skip
@@ -156,7 +158,7 @@ def _converted(
     if plan.choices:  # for its errors only: the reasons must remain those of the record
         pipeline.bind_plan(model, plan, where=where, allow_costlier=True, fuse=settings.fuse)
     calibrated = None
-    if settings.calibration != "none":
+    if settings.calibration != "none" and plan.choices:
         options = settings.calibration_options
         calibrated, _ = pipeline.calibrate(model, options, settings.split_options, progress)
     result = pipeline.convert(
@@ -164,6 +166,7 @@ def _converted(
         plan,
         settings.split_options,
         calibrated=calibrated,
+        inputs=inputs_for_ranges(model, settings, plan, calibrated, progress),
         recorded=record.provenance["options"],
         progress=progress,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,19 +76,28 @@ def write_verified(
     if not settings.verify:
         report = judged(original, conversion.model, report, settings, progress)
         write = target.keep or not report.missed
-        return Outcome(report, conversion.save(target.path, force=target.force) if write else ())
+        if not write:
+            return Outcome(report, ())
+        written = conversion.save(target.path, force=target.force)
+        return Outcome(replace(report, file_bytes=(sizes(original.files), sizes(written))), written)
     with staging(target.path) as folder:
         files = conversion.save(folder / target.path.name)
         reopened, fault = _reopened(conversion.model, files[0], settings)
         if reopened is None or fault:
             report = replace(report, unverified=fault, missed=(fault,))
             return Outcome(report, (), faulty=True)
+        report = replace(report, file_bytes=(sizes(original.files), sizes(files)))
         report = judged(original, reopened, report, settings, progress, lossless=lossless)
         del reopened  # its file may be mapped, and is renamed now
         if report.missed and not target.keep:
             return Outcome(report, ())
         check_target(original, target.path, force=target.force)
         return Outcome(report, publish(files, target.path.parent))
+
+
+def sizes(files: Iterable[Path]) -> int:
+    """The bytes of some files together."""
+    return sum(file.stat().st_size for file in files)
 
 
 def check_verification(original: Model, settings: Settings) -> None:

@@ -12,6 +12,7 @@ from dacconv.decompositions.costs import cost_share
 from dacconv.decompositions.forms import AUTO, FORMS
 from dacconv.errors import UsageError
 from dacconv.graph.plan_json import PLAN_VERSION, rank_text
+from dacconv.graph.precision import precision_from_dict
 from dacconv.graph.types import Choice, Layer, Plan, Rank, Skipped
 from dacconv.planning import BUDGETS, POLICIES, Evidence, RankOptions, Selection, select
 from dacconv.planning.base import check_rank, method_of, same_rank
@@ -157,7 +158,10 @@ def plan_from_dict(data: object, where: str) -> Plan:
     if not all(is_text(s.get(key, "")) for s in skipped for key in ("name", "reason")):
         raise UsageError("'skipped' holds a name or a reason that is not text", where=where)
     left = tuple(Skipped(s.get("name", ""), s.get("reason", "")) for s in skipped)
-    return Plan(choices, left)
+    precision = data.get("precision")
+    if precision is None:
+        return Plan(choices, left)
+    return Plan(choices, left, precision_from_dict(precision, where))
 
 
 def bind(plan: Plan, layers: Sequence[Layer], *, where: str, allow_costlier: bool) -> Plan:
@@ -178,7 +182,8 @@ def bind(plan: Plan, layers: Sequence[Layer], *, where: str, allow_costlier: boo
             )
         if layer.skip:
             raise UsageError(f"layer {choice.layer} cannot be split: {layer.skip}", where=where)
-    return settle(layers, plan.choices, allow_costlier=allow_costlier)
+    settled = settle(layers, plan.choices, allow_costlier=allow_costlier)
+    return replace(settled, precision=plan.precision)
 
 
 def _choice(entry: object, where: str) -> Choice:

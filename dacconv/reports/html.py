@@ -80,7 +80,7 @@ def page(report: Report) -> Page:
         sections.append(Section("Roofline", (Bullets(tuple(map(_arrows, lines))),)))
     if report.verification:
         sections.append(Section("Verification", (verified(report.verification),)))
-    if report.plan and report.plan.choices:
+    if report.plan and (report.plan.choices or report.plan.precision):
         blocks = (Code("The plan, for --plan", plan_to_json(report.plan)),)
         sections.append(Section("Plan", blocks))
     if origin:
@@ -88,7 +88,7 @@ def page(report: Report) -> Page:
     return Page(
         title=origin.source if origin else f"{report.format} model",
         subtitle=_subtitle(report),
-        facts=(*_savings(report), *_accuracy(report)),
+        facts=(*_savings(report), *_precision(report), *_accuracy(report)),
         sections=tuple(sections),
         alarms=alarms(report.missed),
         opening=opening(report).lines,
@@ -187,6 +187,20 @@ def _savings(report: Report) -> tuple[Fact, ...]:
     )
 
 
+def _precision(report: Report) -> tuple[Fact, ...]:
+    """The precision of the layers and the size of the file, where the precision was lowered."""
+    done, sizes = report.precision, report.file_bytes
+    if done is None:
+        return ()
+    lowered = sum(entry.precision == done.precision for entry in done.layers)
+    facts = [Fact(f"{lowered} of {len(done.layers)}", f"layers in {done.precision}")]
+    if sizes is not None:
+        change = f"{formatting.bytes_text(sizes[0])} → {formatting.bytes_text(sizes[1])}"
+        tone: Tone = "good" if sizes[1] < sizes[0] else ""
+        facts.append(Fact(formatting.saved(*sizes), "of the file saved", change, tone))
+    return tuple(facts)
+
+
 def _accuracy(report: Report) -> tuple[Fact, ...]:
     if report.verification:
         return agreement(report.verification)
@@ -252,19 +266,21 @@ def _table(report: Report) -> Table:
         Row(
             tuple(
                 Cell(_arrows(text), key)
-                for text, key in zip(formatting.row_cells(row), _keys(n, row), strict=True)
+                for text, key in zip(texts, (*_keys(n, row), None), strict=False)
             ),
             kind,
             row.reason or words[kind],
             f"layer-{n}",
             str(n),
         )
-        for n, (row, kind) in enumerate(zip(report.rows, _kinds(report), strict=True), 1)
+        for n, (row, kind, texts) in enumerate(
+            zip(report.rows, _kinds(report), formatting.cells(report), strict=True), 1
+        )
     )
     return Table(
         tuple(
             Column(name, index >= formatting.TEXT_COLUMNS)
-            for index, name in enumerate(formatting.COLUMNS)
+            for index, name in enumerate(formatting.columns(report))
         ),
         rows,
         tuple(tuple(map(_arrows, cells)) for cells in formatting.summary_rows(report)),

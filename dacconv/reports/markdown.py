@@ -59,11 +59,12 @@ def _headline(report: Report) -> str:
 
 
 def _table(report: Report) -> str:
-    left, right = formatting.TEXT_COLUMNS, len(formatting.COLUMNS) - formatting.TEXT_COLUMNS
+    columns = formatting.columns(report)
+    left, right = formatting.TEXT_COLUMNS, len(columns) - formatting.TEXT_COLUMNS
     lines = [
-        _line(formatting.COLUMNS),
+        _line(columns),
         "| " + " | ".join([*["---"] * left, *["---:"] * right]) + " |",
-        *(_line(formatting.row_cells(row)) for row in report.rows),
+        *map(_line, formatting.cells(report)),
         *(_line(cells, bold=True) for cells in formatting.summary_rows(report)),
     ]
     return "\n".join(lines)

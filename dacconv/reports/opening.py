@@ -13,7 +13,7 @@ from dacconv.graph.findings import Latency, Verification
 from dacconv.planning.plans import ANY_METHOD
 
 KEPT = ("input_shape", "arch", "arch_arg", "key", "trust_pickle", "input_mean", "input_std",
-        "input_range", "input_layout", "input_order", "data")  # fmt: skip
+        "input_range", "input_layout", "input_order", "data", "precision")  # fmt: skip
 """Options about the model and its inputs, which the next command needs as well."""
 STEP = 0.1
 """How much more or less of the MACs the next budget keeps."""
@@ -107,6 +107,8 @@ def _change(
     """The options that choose layers, ranks and forms in the next command."""
     budget = next((n for n in ("macs", "params", "latency") if options.get(n) is not None), None)
     share = _share(options[budget]) if budget else None
+    if report.precision and not report.converted and verdict.level in ("broken", "degraded"):
+        return ("--calibrate", "FOLDER")
     if not report.converted:
         return ("--macs", "0.5")
     if verdict.level in ("broken", "degraded"):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dacconv.conversion.report import Report, Row
 from dacconv.decompositions.forms import AUTO
 from dacconv.graph.cost import Cost
-from dacconv.graph.findings import Calibration, RankTime, Timings, Verification
+from dacconv.graph.findings import Calibration, PrecisionCheck, RankTime, Timings, Verification
 from dacconv.graph.plan_json import rank_text
 from dacconv.graph.types import Refusal
 from dacconv.safe_text import visible
@@ -71,6 +71,26 @@ def axes(values: Iterable[int]) -> str:
     return "x".join(map(str, values))
 
 
+PRECISION = "precision"
+"""The last column, of reports in which a layer's precision is known."""
+
+
+def columns(report: Report) -> tuple[str, ...]:
+    """The columns of a report's table: ``COLUMNS``, and the precision where one is known."""
+    return (*COLUMNS, PRECISION) if _has_precision(report) else COLUMNS
+
+
+def cells(report: Report) -> list[tuple[str, ...]]:
+    """The cells of every row under the columns of a report."""
+    if not _has_precision(report):
+        return [row_cells(row) for row in report.rows]
+    return [(*row_cells(row), row.precision or "-") for row in report.rows]
+
+
+def _has_precision(report: Report) -> bool:
+    return any(row.precision is not None for row in report.rows)
+
+
 def row_cells(row: Row) -> tuple[str, ...]:
     """The cells of one row under ``COLUMNS``."""
     return (
@@ -124,12 +144,14 @@ def saved_cells(report: Report) -> tuple[str, ...]:
 def summary_rows(report: Report) -> list[tuple[str, ...]]:
     """The totals and, where there is a plan, what it saves."""
     rows = [total_cells(report)]
-    return rows if report.plan is None else [*rows, saved_cells(report)]
+    if report.plan is not None:
+        rows.append(saved_cells(report))
+    return [(*row, "") for row in rows] if _has_precision(report) else rows
 
 
 def plain_table(report: Report) -> list[str]:
     """The table as lines of aligned text, however long."""
-    return aligned([COLUMNS, *map(row_cells, report.rows), *summary_rows(report)], TEXT_COLUMNS)
+    return aligned([columns(report), *cells(report), *summary_rows(report)], TEXT_COLUMNS)
 
 
 def aligned(rows: Sequence[Sequence[str]], text_columns: int) -> list[str]:
@@ -250,6 +272,7 @@ def facts(report: Report, *, by_layer: bool = True) -> list[str]:
         ]
     if report.calibration:
         lines += _calibrated(report, report.calibration, by_layer=by_layer)
+    lines += precision_lines(report)
     if report.fused:
         lines.append(f"merged without loss: {_merged(report)}")
     if report.unmerged and by_layer:
@@ -286,6 +309,61 @@ def _calibrated(report: Report, done: Calibration, *, by_layer: bool) -> list[st
             for name, fit in fits
         ]
     return lines
+
+
+def precision_lines(report: Report) -> list[str]:
+    """How the precision was lowered and what that alone does, and the sizes of the files."""
+    lines = []
+    done = report.precision
+    if done is not None:
+        lowered = [entry for entry in done.layers if entry.precision == done.precision]
+        lines.append(f"{len(lowered)} of {len(done.layers)} layers in {done.precision}{_how(done)}")
+        reasons: dict[str, list[str]] = {}
+        for entry in done.layers:
+            if entry.reason:
+                reasons.setdefault(entry.reason, []).append(entry.layer)
+        lines += [f"left in fp32: {_listed(names)}: {reason}" for reason, names in reasons.items()]
+        if done.damage is not None:
+            lines += _damage(done)
+        lines += done.notes
+    if report.file_bytes:
+        before, after = report.file_bytes
+        lines.append(
+            f"file: {bytes_text(before)} > {bytes_text(after)}, {saved(before, after)} saved"
+        )
+    return lines
+
+
+def _how(done: PrecisionCheck) -> str:
+    """The settings of int8 in words."""
+    if not done.activations:
+        return ""
+    words = [f"activations {done.activations} within {done.ranges} ranges",
+             f"weights of {7 if done.reduce_range else 8} bits per channel"]  # fmt: skip
+    if done.reduce_range:
+        words.append("7 bits since this processor's 8-bit products saturate (no VNNI, no AMX)")
+    if done.correct_bias:
+        words.append("biases corrected")
+    return ": " + ", ".join(words)
+
+
+def _damage(done: PrecisionCheck) -> list[str]:
+    """The damage of the precision alone, and of the settings that were tried."""
+    second = f", second family {error(done.second_damage)}" if done.second_damage else ""
+    whole = f", without the runtime's optimiser {error(done.unoptimised_damage)}"
+    lines = [
+        f"squared relative output error of {done.precision} alone: held out {error(done.damage)}"
+        f"{second}{whole if done.unoptimised_damage is not None else ''}",
+        f"ranges measured on {done.inputs}",
+    ]
+    if done.tried:
+        lines.append(f"tried: {'; '.join(f'{what} {error(e)}' for what, e in done.tried)}")
+    return lines
+
+
+def bytes_text(size: int) -> str:
+    """``1.10 MB``: bytes in powers of ten, as file managers show them."""
+    return f"{number(size)}B"
 
 
 def _merged(report: Report) -> str:

@@ -29,3 +29,31 @@ def processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def has_int8_dot_products() -> bool:
+    """Whether the processor sums 8-bit products without saturating: VNNI, AMX, or one of Arm.
+
+    True where the operating system does not say.
+    """
+    if is_arm():
+        return True
+    flags = _flags()
+    return not flags or any("vnni" in flag or flag == "amx_int8" for flag in flags)
+
+
+def is_arm() -> bool:
+    """Whether the processor is an Arm."""
+    return platform.machine().lower() in ("arm64", "aarch64") or platform.machine().startswith(
+        "armv"
+    )
+
+
+def _flags() -> frozenset[str]:
+    """The features of the processor that Linux lists; empty elsewhere."""
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    flags = [line.partition(":")[2].split() for line in lines if line.startswith("flags")]
+    return frozenset(flags[0]) if flags else frozenset()

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from onnx import GraphProto
+from onnx import GraphProto, TensorProto
 
-from dacconv.errors import UnsupportedError
 from dacconv.formats.onnx.constants import Constants
 from dacconv.formats.onnx.document import Document, Entry, entry_of, subgraphs, unique
 from dacconv.formats.onnx.fixed_sizes import GraphFacts
 from dacconv.formats.onnx.geometry import conv_attributes, conv_geometry
 from dacconv.formats.onnx.inputs import declared_specs, default_notes
-from dacconv.formats.onnx.layers import QUANTISED_CONVS, quantised
+from dacconv.formats.onnx.layers import QUANTISED_CONVS
 from dacconv.formats.onnx.load import version_notes
 from dacconv.formats.onnx.roles import Role, role
+from dacconv.graph.precision import BF16, FP16, INT8
 from dacconv.graph.types import Graph, Node, ValueSpec
 
+_HALVES: dict[int, str] = {TensorProto.FLOAT16: FP16, TensorProto.BFLOAT16: BF16}
 _LAYERS = frozenset({"conv", "conv_transpose", "linear"})
 
 
@@ -61,6 +62,7 @@ def _nodes(document: Document, facts: GraphFacts) -> Iterator[Node]:
             skip=node_role.skip,
             params=_params(entry, facts.constants, owned),
             attrs=node_role.attrs,
+            precision=_stored_precision(entry, facts.constants) if node_role.op in _LAYERS else "",
         )
 
 
@@ -138,19 +140,15 @@ def _subgraph_convs(
         )
 
 
-def refuse_quantised(document: Document, constants: Constants, where: str) -> None:
-    """Refuse a model in which all convolutions have integer weights.
-
-    Raises:
-        UnsupportedError: it is such a model; the message says what to do.
-    """
-    convs = [e for e in document.entries if e.op == "Conv" or e.op in QUANTISED_CONVS]
-    if convs and all(quantised(entry, constants) for entry in convs):
-        kinds = sorted({entry.op for entry in convs})
-        behind = " behind DequantizeLinear" if kinds == ["Conv"] else ""
-        raise UnsupportedError(
-            f"a quantised model: all {len(convs)} of its convolutions have integer weights "
-            f"({', '.join(kinds)}{behind})",
-            where=where,
-            hint="convert the floating-point model that it was made from, then quantise the result",
-        )
+def _stored_precision(entry: Entry, constants: Constants) -> str:
+    """The precision that a layer's weight is stored in, where it is not computed in it."""
+    if entry.op in QUANTISED_CONVS:
+        return INT8
+    for name in entry.proto.input[:2]:
+        for step in constants.chain(name) if name in constants.computed else ():
+            if step.op == "DequantizeLinear":
+                return INT8
+            if step.op == "Cast" and step.proto.input[0] in constants.document.tensors:
+                stored = constants.document.tensors[step.proto.input[0]].data_type
+                return _HALVES.get(stored, "")
+    return ""

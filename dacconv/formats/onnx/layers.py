@@ -98,18 +98,6 @@ def origin(name: str, constants: Constants) -> str:
     return name
 
 
-def quantised(entry: Entry, constants: Constants) -> bool:
-    """Whether a node is a convolution on integer weights."""
-    if entry.op in QUANTISED_CONVS:
-        return True
-    if entry.op != "Conv" or len(entry.proto.input) < 2:
-        return False
-    weight = entry.proto.input[1]
-    return weight in constants and any(
-        node.op == "DequantizeLinear" for node in constants.chain(weight)
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Linear:
     """A linear layer: the names of its matrix and of its data, and its geometry.

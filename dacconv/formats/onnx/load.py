@@ -47,7 +47,7 @@ def read(path: Path) -> Document:
     if not data:
         raise FormatError("the file is empty", where=str(path))
     try:
-        document = _document(data, path)
+        document = document_of(data, path)
     except (wire.WireError, DecodeError, UnicodeError) as error:
         raise FormatError(
             f"not a readable ONNX file: {_description(error)}",
@@ -70,7 +70,8 @@ def _description(error: Exception) -> str:
     return "its structure is broken"
 
 
-def _document(data: memoryview, path: Path) -> Document:
+def document_of(data: memoryview, path: Path) -> Document:
+    """The document of a serialised model; external data is beside ``path``."""
     graph_bytes = _graph_bytes(data)
     header = ModelProto.FromString(wire.without(data, {_GRAPH}))
     parts = GraphProto.FromString(wire.only(graph_bytes, {_NODE}))

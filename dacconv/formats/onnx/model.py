@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from dacconv.errors import UnsupportedError
-from dacconv.formats.base import Feeds, Forward, LoadOptions, Runner, Visit
+from dacconv.formats.base import Feeds, Forward, LoadOptions, Quantiser, Runner, Visit
 from dacconv.formats.onnx.affine import batch_norm, loose_affine, loose_affine_axis
 from dacconv.formats.onnx.constants import Constants
 from dacconv.formats.onnx.document import Document, Entry
 from dacconv.formats.onnx.fixed_sizes import FixedSizes, GraphFacts
-from dacconv.formats.onnx.graph import graph_of, refuse_quantised
+from dacconv.formats.onnx.graph import graph_of
 from dacconv.formats.onnx.inputs import declared_specs, input_specs
 from dacconv.formats.onnx.layers import read_conv
 from dacconv.formats.onnx.load import read
@@ -45,12 +45,11 @@ def load(path: Path, options: LoadOptions) -> OnnxModel:
 
     Raises:
         FormatError: the file cannot be read or is damaged.
-        UnsupportedError: it is too old, or all of its convolutions are quantised.
+        UnsupportedError: it is too old.
         UsageError: ``options.input_shapes`` contradict the model.
     """
     document = read(path)
     model = OnnxModel(path, document, options)
-    refuse_quantised(document, model.constants, str(path))
     model.inputs()
     return model
 
@@ -171,6 +170,10 @@ class OnnxModel:
         document = rewrite(self.document, self._facts, edits)
         return type(self)(self.path, document, self.options)
 
+    def precision_refusal(self, precision: str) -> str | None:
+        """None: ONNX has every precision; a single layer may have a reason."""
+        return None
+
     def session(self, *, threads: int | None = None, optimise: bool = True) -> Any:
         """An ONNX Runtime session; ``optimise=False`` runs the graph as it is written."""
         return document_session(self.document, threads=threads, optimise=optimise)
@@ -252,6 +255,12 @@ class OnnxModel:
             raise UnsupportedError("gradients need torch, which is not installed") from error
         sources = [spec.name for spec in self.inputs()]
         return differentiable(self.document, self.constants, sources, nodes, device)
+
+    def quantiser(self, batches: Sequence[Feeds], *, threads: int | None = None) -> Quantiser:
+        """See :class:`dacconv.formats.base.Quantisable`."""
+        from dacconv.formats.onnx.precision.int8 import quantiser
+
+        return quantiser(self, batches, threads=threads)
 
     def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
         """Write ONNX, with external data if the original had some or the model is too large."""

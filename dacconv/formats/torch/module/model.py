@@ -40,6 +40,7 @@ from dacconv.formats.torch.module.run import (
 from dacconv.formats.torch.module.surgery import Edited, Tree, rewrite_module, rewrite_refusal
 from dacconv.formats.torch.module.trace import Trace, trace
 from dacconv.formats.torch.module.walk import Stop, in_step, stopping
+from dacconv.formats.torch.precision import precision_refusal
 from dacconv.graph.types import (
     Affine,
     Array,
@@ -225,6 +226,10 @@ class TracedModel:
     def call_names(self) -> Mapping[str, str]:
         """None: a module's calls are known by the modules that make them."""
         return {}
+
+    def precision_refusal(self, precision: str) -> str | None:
+        """The reason why the model cannot be written in a precision; None if it can."""
+        return precision_refusal(precision, "module")
 
     def runner(self, *, threads: int | None = None) -> Runner:
         """Runs the module in eval mode without gradients."""

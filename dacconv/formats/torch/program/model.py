@@ -25,6 +25,7 @@ from dacconv.formats.torch.files.record import make_record, to_json
 from dacconv.formats.torch.gradients import frozen
 from dacconv.formats.torch.module.run import flat_outputs, told_shapes, without_onednn
 from dacconv.formats.torch.module.walk import Stop, Stopping, in_step
+from dacconv.formats.torch.precision import precision_refusal
 from dacconv.formats.torch.program.edit import edit_program, rewrite_refusal
 from dacconv.formats.torch.program.graph import Reading, read_program
 from dacconv.formats.torch.program.part import live, part
@@ -205,6 +206,10 @@ class ProgramModel:
         if not smallest.is_number or (expression.is_symbol and int(smallest) <= 2):
             return shape  # torch.export says 2 where it means any
         return (int(smallest), *shape[1:])
+
+    def precision_refusal(self, precision: str) -> str | None:
+        """The reason why the model cannot be written in a precision; None if it can."""
+        return precision_refusal(precision, self.format)
 
     def runner(self, *, threads: int | None = None) -> Runner:
         """Runs ``program.module()``."""

@@ -19,6 +19,7 @@ from dacconv.formats.base import LoadOptions, Runner
 from dacconv.formats.torch.convs import from_numpy, to_numpy
 from dacconv.formats.torch.files.entries import wrapper_prefix
 from dacconv.formats.torch.files.record import make_record
+from dacconv.formats.torch.precision import precision_refusal
 from dacconv.formats.torch.state.file import StateFile
 from dacconv.formats.torch.state.weights_read import read_nodes
 from dacconv.graph.types import (
@@ -155,6 +156,10 @@ class WeightsModel:
                 **{edit.target: tuple(convs_of(edit.branches)) for edit in edits},
             },
         )
+
+    def precision_refusal(self, precision: str) -> str | None:
+        """The reason why the model cannot be written in a precision; None if it can."""
+        return precision_refusal(precision, self.format)
 
     def runner(self, *, threads: int | None = None) -> Runner:
         """Raises UnsupportedError: there is no code to run."""
