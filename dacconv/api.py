@@ -97,6 +97,7 @@ def plan(
 
     >>> plan(model, rank=2, last_k=5)
     >>> plan(model, macs=0.45, method="auto")
+    >>> plan(model, precision="int8")
 
     Args:
         model: an opened model.
@@ -104,14 +105,17 @@ def plan(
         speeds: measured or estimated times of the layers.
         progress: called with a task, the steps done and their number.
         settings: options; exactly one of ``rank``, ``ranks``, ``energy``, ``macs``, ``params`` and
-            ``latency`` is needed.
+            ``latency`` is needed, or ``precision`` alone.
 
     Raises:
         UsageError: options that contradict each other or the model, or unknown ones.
         UnsupportedError: the model has no layer that can be split.
     """
     values = Settings.of(**settings)
-    return pipeline.plan(
+    if values.precision is not None and not values.chosen_by("ranks"):
+        pipeline.require_floating(model)
+        return Plan((), precision=values.plan_precision)
+    result = pipeline.plan(
         model,
         values.rank_options,
         values.selection,
@@ -120,6 +124,7 @@ def plan(
         speeds=speeds,
         progress=progress,
     )
+    return replace(result, precision=values.plan_precision)
 
 
 def convert(
@@ -137,13 +142,25 @@ def convert(
         plan: what to do to each layer.
         calibrated: inputs from :func:`calibrate`: the layers' outputs are reproduced on them.
         progress: called with a task, the steps done and their number.
-        settings: ``fuse`` and ``kernel_scale``.
+        settings: ``fuse`` and ``kernel_scale``; for int8 also ``calibrate``, ``seed`` and those
+            about the input, for the inputs that ranges are measured on where ``calibrated`` is
+            None.
 
     Raises:
-        UnsupportedError: a chosen layer has weights that are NaN or infinite.
+        UnsupportedError: a chosen layer has weights that are NaN or infinite; the model cannot be
+            written in the plan's precision.
     """
-    split = Settings.of(**settings).split_options
-    return pipeline.convert(model, plan, split, calibrated=calibrated, progress=progress)
+    from dacconv.jobs.decide import inputs_for_ranges
+
+    values = Settings.of(**settings)
+    return pipeline.convert(
+        model,
+        plan,
+        values.split_options,
+        calibrated=calibrated,
+        inputs=inputs_for_ranges(model, values, plan, calibrated, progress),
+        progress=progress,
+    )
 
 
 def fuse(model: Model, progress: Progress = silent) -> Conversion:

@@ -124,12 +124,17 @@ def choose(
 
     A budget minimises ``damage`` if it is given.
     """
+    precision = settings.plan_precision
     if settings.from_sweep is not None:
-        return _plan_from_sweep(model, settings, settings.from_sweep)
+        plan = _plan_from_sweep(model, settings, settings.from_sweep)
+        return replace(plan, precision=precision)
     if settings.pick is not None:
         raise UsageError("--pick takes a point of a sweep", hint="name its results: --from-sweep")
     if settings.plan is not None:
-        return _plan_from_file(model, settings, settings.plan)
+        plan = _plan_from_file(model, settings, settings.plan)
+        if precision is not None and plan.precision is not None:
+            raise UsageError("the plan has a precision already", where="--precision")
+        return plan if precision is None else replace(plan, precision=precision)
     if _only_precision(settings):
         return _precision_alone(model, settings)
     plan = pipeline.choose(
@@ -142,7 +147,7 @@ def choose(
         damage=damage,
         progress=progress,
     )
-    return replace(plan, precision=settings.plan_precision)
+    return replace(plan, precision=precision)
 
 
 def _only_precision(settings: Settings) -> bool:
@@ -231,7 +236,7 @@ def _require_alone(settings: Settings, name: str) -> None:
     """Raise UsageError where other options choose layers or ranks as well."""
     own = option_text(name)
     others = [text for text in settings.chosen_by("ranks", "layers") if text != own]
-    others += [option_text(n) for n in ("layers", "skip", "precision") if getattr(settings, n)]
+    others += [option_text(n) for n in ("layers", "skip") if getattr(settings, n)]
     if others:
         raise UsageError(f"{own} says it all; it excludes {', '.join(others)}")
 

@@ -139,6 +139,7 @@ def prepare(
     bench = Bench(model, setup, progress)
     if _needs_processes(bench, workers):
         start(workers)
+    pipeline.require_floating(model)
     rows = eligible_by(bench.variants.layers, grid.methods)
     pipeline.require_eligible(rows, model.path)
     selected = select(rows, options.selection)

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from dacconv.api import fuse, plan
 from dacconv.errors import DacconvError, FormatError, UnsupportedError
 from dacconv.formats.base import LoadOptions
 from dacconv.formats.onnx.model import load
@@ -342,8 +343,9 @@ def quantised_conv(name: str, source: str, result: str) -> tuple[list[Any], dict
 
 def test_a_quantised_model_is_refused(tmp_path: Path) -> None:
     nodes, constants = quantised_conv("conv", "x", "y")
+    net = opened(model(nodes, constants), tmp_path)
     with pytest.raises(UnsupportedError, match=r"quantised model: all 1 .*QLinearConv") as caught:
-        opened(model(nodes, constants), tmp_path)
+        plan(net, rank=1)
     assert "floating-point model" in str(caught.value)
 
 
@@ -353,8 +355,9 @@ def test_weights_behind_dequantize_are_quantised(tmp_path: Path) -> None:
         node("Conv", ["x", "w"], ["y"], name="conv"),
     ]
     constants = {"wq": np.ones((4, 4, 3, 3), np.int8), "s": np.array(0.1, np.float32)}
+    net = opened(model(nodes, constants), tmp_path)
     with pytest.raises(UnsupportedError, match=r"Conv behind DequantizeLinear"):
-        opened(model(nodes, constants), tmp_path)
+        fuse(net)
 
 
 def test_a_partly_quantised_model_gets_skips(tmp_path: Path) -> None:
@@ -375,8 +378,9 @@ def test_dynamic_quantisation_is_refused(tmp_path: Path) -> None:
         node("ConvInteger", ["q", "wq", "z"], ["i"], name="conv"),
         node("Cast", ["i"], ["y"], to=1),
     ]
+    net = opened(model(nodes, {"wq": np.ones((4, 4, 3, 3), np.int8)}), tmp_path)
     with pytest.raises(UnsupportedError, match="ConvInteger"):
-        opened(model(nodes, {"wq": np.ones((4, 4, 3, 3), np.int8)}), tmp_path)
+        plan(net, precision="int8")
 
 
 def test_a_repeated_initializer_is_noted(tmp_path: Path) -> None:
