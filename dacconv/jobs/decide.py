@@ -78,20 +78,19 @@ def inputs_for_ranges(
 ) -> RangeInputs | None:
     """The inputs that a plan's int8 measures ranges on; None for a plan without int8.
 
-    Those of the calibration, else those that ``--calibrate`` names, by default drawn images.
+    Those of the calibration, else those that ``--calibrate`` names, by default drawn images
+    (also with ``none``, which is about the layers that are split).
     """
     precision = plan.precision
     if precision is None or INT8 not in (precision.default, *dict(precision.layers).values()):
         return None
-    from dacconv.conversion.precision import NO_INT8, of_calibration, range_inputs
+    from dacconv.conversion.precision import of_calibration, range_inputs
 
     if reason := model.precision_refusal(INT8):
         raise UnsupportedError(reason, where=str(model.path))
     if calibrated is not None:
         return of_calibration(calibrated.inputs)
-    if settings.calibrate == "none":
-        raise UsageError(NO_INT8, where="--calibrate none", hint="leave it out, or name inputs")
-    source = settings.calibrate or "synthetic"
+    source = settings.calibrate if settings.calibrate not in (None, "none") else "synthetic"
     return range_inputs(model, replace(settings.calibration_options, source=source), progress)
 
 

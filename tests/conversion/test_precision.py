@@ -13,6 +13,7 @@ import pytest
 
 import dacconv
 from dacconv.calibration.prepare import CalibrationOptions
+from dacconv.conversion.pipeline import view_of
 from dacconv.conversion.precision import RangeInputs, layer_nodes, quantised, range_inputs
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Feeds, Int8Recipe, Runner
@@ -118,7 +119,8 @@ def test_the_nodes_of_split_layers(net: dacconv.Model) -> None:
     plan = dacconv.plan(net, ranks={"conv2": 2, "conv3": 3}, form="sum")
     converted = dacconv.convert(net, plan).model
     layers = dacconv.survey(net)
-    nodes = layer_nodes(net.graph(), converted.graph(), dacconv.survey(net, fuse=False))
+    merged = view_of(net, fuse=True).graph()
+    nodes = layer_nodes(merged, converted.graph(), layers)
     assert nodes["conv1"]
     assert len(nodes["conv2"]) == 5
     assert nodes["fc"] == ["fc"]
