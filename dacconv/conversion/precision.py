@@ -15,10 +15,9 @@ from fnmatch import fnmatchcase
 from dacconv.calibration.inputs.families import Inputs
 from dacconv.calibration.prepare import Calibrated, CalibrationOptions, choose_inputs
 from dacconv.calibration.study import relative_error
-from dacconv.conversion.check_inputs import count_samples
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Feeds, Int8Recipe, Model, Quantisable, Quantiser, Runner
-from dacconv.formats.inputs import FAMILIES, reason_not_runnable, seeded_inputs
+from dacconv.formats.inputs import FAMILIES, count_samples, reason_not_runnable, seeded_inputs
 from dacconv.graph.findings import LayerPrecision, PrecisionCheck
 from dacconv.graph.precision import FP32, INT8, RANGES, Precision
 from dacconv.graph.types import Array, Graph, Layer, Plan

@@ -8,12 +8,21 @@ from collections.abc import Iterable, Sequence
 from dacconv.conversion.report import Report, Row
 from dacconv.decompositions.forms import AUTO
 from dacconv.graph.cost import Cost
-from dacconv.graph.findings import Calibration, PrecisionCheck, RankTime, Timings, Verification
+from dacconv.graph.findings import Calibration, RankTime, Timings, Verification
 from dacconv.graph.plan_json import rank_text
 from dacconv.graph.types import Refusal
+from dacconv.reports.numbers import UNKNOWN as UNKNOWN
+from dacconv.reports.numbers import axes as axes
+from dacconv.reports.numbers import bytes_text as bytes_text
+from dacconv.reports.numbers import change as change
+from dacconv.reports.numbers import error as error
+from dacconv.reports.numbers import listed
+from dacconv.reports.numbers import number as number
+from dacconv.reports.numbers import saved as saved
+from dacconv.reports.numbers import share as share
+from dacconv.reports.precision_words import precision_lines
 from dacconv.safe_text import visible
 
-UNKNOWN = "?"
 COLUMNS = (
     "layer",
     "kernel",
@@ -31,44 +40,6 @@ COLUMNS = (
 )
 TEXT_COLUMNS = 1
 """How many columns, from the left, hold text; the others are numbers."""
-
-
-def number(value: float | None) -> str:
-    """Three digits and a unit prefix: ``1.85 G``; ``?`` for None."""
-    if value is None:
-        return UNKNOWN
-    for limit, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(value) >= limit * 0.9995:
-            return f"{_digits(value / limit)}{unit}"
-    return f"{value:g}"
-
-
-def share(value: float | None) -> str:
-    """A share as a percentage with one decimal: ``42.7 %``."""
-    return UNKNOWN if value is None else f"{100 * value:.1f} %"
-
-
-def error(value: float | None) -> str:
-    """A relative error with three significant digits."""
-    return UNKNOWN if value is None else f"{value:.3g}"
-
-
-def change(before: float | None, after: float | None) -> str:
-    """``before > after`` with units, or the one number where nothing changed."""
-    was, now = number(before), number(after)
-    return was if was == now else f"{was} > {now}"
-
-
-def saved(before: float | None, after: float | None) -> str:
-    """The share saved, ``?`` where a side is unknown."""
-    if before is None or after is None or not before:
-        return UNKNOWN
-    return share(1 - after / before).replace("-0.0 %", "0.0 %")
-
-
-def axes(values: Iterable[int]) -> str:
-    """``3x3``; one number where all axes are the same and it is no kernel."""
-    return "x".join(map(str, values))
 
 
 PRECISION = "precision"
@@ -267,7 +238,7 @@ def facts(report: Report, *, by_layer: bool = True) -> list[str]:
         lines.append("MACs and bytes moved are unknown without the sizes: give --input-shape")
     if by_layer:
         lines += [
-            f"left alone: {_listed(names)}: {reason}"
+            f"left alone: {listed(names)}: {reason}"
             for reason, names in left_alone(report.refusals).items()
         ]
     if report.calibration:
@@ -311,61 +282,6 @@ def _calibrated(report: Report, done: Calibration, *, by_layer: bool) -> list[st
     return lines
 
 
-def precision_lines(report: Report) -> list[str]:
-    """How the precision was lowered and what that alone does, and the sizes of the files."""
-    lines = []
-    done = report.precision
-    if done is not None:
-        lowered = [entry for entry in done.layers if entry.precision == done.precision]
-        lines.append(f"{len(lowered)} of {len(done.layers)} layers in {done.precision}{_how(done)}")
-        reasons: dict[str, list[str]] = {}
-        for entry in done.layers:
-            if entry.reason:
-                reasons.setdefault(entry.reason, []).append(entry.layer)
-        lines += [f"left in fp32: {_listed(names)}: {reason}" for reason, names in reasons.items()]
-        if done.damage is not None:
-            lines += _damage(done)
-        lines += done.notes
-    if report.file_bytes:
-        before, after = report.file_bytes
-        lines.append(
-            f"file: {bytes_text(before)} > {bytes_text(after)}, {saved(before, after)} saved"
-        )
-    return lines
-
-
-def _how(done: PrecisionCheck) -> str:
-    """The settings of int8 in words."""
-    if not done.activations:
-        return ""
-    words = [f"activations {done.activations} within {done.ranges} ranges",
-             f"weights of {7 if done.reduce_range else 8} bits per channel"]  # fmt: skip
-    if done.reduce_range:
-        words.append("7 bits since this processor's 8-bit products saturate (no VNNI, no AMX)")
-    if done.correct_bias:
-        words.append("biases corrected")
-    return ": " + ", ".join(words)
-
-
-def _damage(done: PrecisionCheck) -> list[str]:
-    """The damage of the precision alone, and of the settings that were tried."""
-    second = f", second family {error(done.second_damage)}" if done.second_damage else ""
-    whole = f", without the runtime's optimiser {error(done.unoptimised_damage)}"
-    lines = [
-        f"squared relative output error of {done.precision} alone: held out {error(done.damage)}"
-        f"{second}{whole if done.unoptimised_damage is not None else ''}",
-        f"ranges measured on {done.inputs}",
-    ]
-    if done.tried:
-        lines.append(f"tried: {'; '.join(f'{what} {error(e)}' for what, e in done.tried)}")
-    return lines
-
-
-def bytes_text(size: int) -> str:
-    """``1.10 MB``: bytes in powers of ten, as file managers show them."""
-    return f"{number(size)}B"
-
-
 def _merged(report: Report) -> str:
     """How often each kind of merge was done, the most frequent first."""
     kinds = Counter(entry.what for entry in report.fused)
@@ -377,7 +293,7 @@ def _merged(report: Report) -> str:
 def _unmerged(report: Report, most: int = 3) -> list[str]:
     """What could not be merged: all of it where merging was the job, else in short."""
     reasons = left_alone(report.unmerged)
-    lines = [f"not merged: {_listed(names)}: {reason}" for reason, names in reasons.items()]
+    lines = [f"not merged: {listed(names)}: {reason}" for reason, names in reasons.items()]
     if report.plan and report.plan.choices and len(lines) > most:
         rest = sum(len(names) for names in list(reasons.values())[most:])
         lines = [*lines[:most], f"not merged: {rest} more, for reasons that --json lists"]
@@ -408,7 +324,7 @@ def verification(check: Verification) -> list[str]:
         )
     if check.not_finite:
         lines.append(
-            f"not compared: the original's output {_listed(list(check.not_finite))} is NaN or "
+            f"not compared: the original's output {listed(list(check.not_finite))} is NaN or "
             "infinite on every kind of input that was tried: nothing is known of its error"
         )
     if len(check.outputs) > 1 or not all(output.matches for output in check.outputs):
@@ -445,13 +361,3 @@ def _costs(before: Cost, after: Cost) -> tuple[str, ...]:
 
 def _same(values: tuple[int, ...]) -> str:
     return "-" if not values else str(values[0]) if len(set(values)) == 1 else axes(values)
-
-
-def _listed(names: list[str], limit: int = 4) -> str:
-    if len(names) <= limit:
-        return ", ".join(names)
-    return f"{', '.join(names[:limit])} and {len(names) - limit} more"
-
-
-def _digits(value: float) -> str:
-    return f"{value:#.3g}".rstrip(".")
