@@ -16,11 +16,19 @@ from dacconv.calibration.inputs.families import Inputs
 from dacconv.calibration.prepare import Calibrated, CalibrationOptions, choose_inputs
 from dacconv.calibration.study import relative_error
 from dacconv.errors import UnsupportedError, UsageError
-from dacconv.formats.base import Feeds, Int8Recipe, Model, Quantisable, Quantiser, Runner
+from dacconv.formats.base import (
+    Feeds,
+    HalfStorable,
+    Int8Recipe,
+    Model,
+    Quantisable,
+    Quantiser,
+    Runner,
+)
 from dacconv.formats.inputs import FAMILIES, count_samples, reason_not_runnable, seeded_inputs
 from dacconv.graph.findings import LayerPrecision, PrecisionCheck
-from dacconv.graph.precision import FP32, INT8, RANGES, Precision
-from dacconv.graph.types import Array, Graph, Layer, Plan
+from dacconv.graph.precision import BF16, FP16, FP32, INT8, RANGES, Precision
+from dacconv.graph.types import LAYER_OPS, Array, Graph, Layer, Plan
 from dacconv.support.machine import has_int8_dot_products, is_arm
 from dacconv.support.progress import Progress, silent
 
@@ -106,13 +114,70 @@ def in_precision(
     require_known(precision, names, plan_name=str(converted.path))
     nodes = layer_nodes(graph, converted.graph(), layers)
     if INT8 not in wanted:
-        raise UnsupportedError("fp16 is not there yet")
+        model, settled, check = in_half(converted, precision, nodes)
+        return model, replace(plan, precision=settled), check
     if inputs is None and calibrated is not None:
         inputs = of_calibration(calibrated.inputs)
     if inputs is None:
         raise UsageError(NO_INT8, hint="--calibrate synthetic draws them")
     model, settled, check = quantised(converted, precision, nodes, inputs, progress)
+    if wanted - {INT8}:
+        model, settled, half = in_half(model, precision, nodes, check)
+        settled = replace(
+            settled,
+            activations=check.activations,
+            ranges=check.ranges,
+            reduce_range=check.reduce_range,
+            correct_bias=check.correct_bias,
+        )
+        check = replace(check, layers=half.layers)
     return model, replace(plan, precision=settled), check
+
+
+def in_half(
+    model: Model,
+    precision: Precision,
+    nodes: Mapping[str, Sequence[str]],
+    before: PrecisionCheck | None = None,
+) -> tuple[Model, Precision, PrecisionCheck]:
+    """The model with weights stored in half precision where the precision says so.
+
+    ``before`` is what was done to other layers. Returns the model, the precision with nothing
+    open, and what was done.
+    """
+    if not isinstance(model, HalfStorable):
+        raise UnsupportedError(f"this format stores no {precision.default}")
+    ops = {node.name: node.op for node in model.graph().nodes}
+    chosen = {
+        node: precision.of(name)
+        for name, members in nodes.items()
+        if precision.of(name) in (FP16, BF16)
+        for node in members
+        if ops.get(node) in LAYER_OPS
+    }
+    result, reasons = model.stored_in_half(chosen)
+    known = {entry.layer: entry for entry in before.layers} if before else {}
+    entries = []
+    for name, members in nodes.items():
+        wanted = precision.of(name)
+        if wanted not in (FP16, BF16):
+            entries.append(known.get(name) or LayerPrecision(name, FP32))
+            continue
+        mine = [node for node in members if node in chosen]
+        left = [reasons[node] for node in mine if node in reasons]
+        entries.append(
+            LayerPrecision(name, FP32, left[0] if left else "it has no constant weight")
+            if len(left) == len(mine)
+            else LayerPrecision(name, wanted, left[0] if left else "")
+        )
+    check = PrecisionCheck(
+        precision=precision.default,
+        inputs="",
+        notes=("weights are stored in half precision and computed in fp32: smaller files, but "
+               "neither less memory nor less time",),
+        layers=tuple(entries),
+    )  # fmt: skip
+    return result, precision.settled({e.layer: e.precision for e in entries}), check
 
 
 def require_known(precision: Precision, names: Sequence[str], *, plan_name: str) -> None:
@@ -228,7 +293,7 @@ class _Study:
 
     def recipe(self, precision: Precision) -> Int8Recipe:
         """The recipe of the settings that are fixed, with the layers that the user keeps."""
-        kept = [n for name in self.nodes if precision.of(name) == FP32 for n in self.nodes[name]]
+        kept = [n for name in self.nodes if precision.of(name) != INT8 for n in self.nodes[name]]
         partly = [
             n for name, nodes in self.nodes.items() for n in nodes if self._reason(name) is not None
         ]
@@ -251,7 +316,7 @@ class _Study:
                 if known.get(name) == INT8:
                     raise UsageError(f"layer {name} cannot be int8: {reason}")
                 reasons[name] = reason
-            elif precision.of(name) == FP32:
+            elif precision.of(name) != INT8:
                 reasons[name] = "" if precision.complete else "as it was asked for"
         return reasons
 

@@ -293,6 +293,18 @@ class Quantisable(Protocol):
 
 
 @runtime_checkable
+class HalfStorable(Protocol):
+    """A model of a format that can store weights in half precision and compute in float32."""
+
+    def stored_in_half(self, layers: Mapping[str, str]) -> tuple[Model, dict[str, str]]:
+        """The model with the weights of some layer nodes stored in ``fp16`` or ``bf16``.
+
+        ``layers`` maps nodes to these. Also returns the reason for each node that stays as it is.
+        """
+        ...
+
+
+@runtime_checkable
 class Differentiable(Protocol):
     """A model through which torch can compute gradients."""
 

@@ -74,6 +74,22 @@ def test_quantised_files_are_inspected_and_checked_but_not_converted(net: Path) 
             convert_file(target, Settings.of(**settings), output=net.with_name("twice.onnx"))
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8,fc=fp16,conv1=bf16"])
+def test_half_precision_is_stored_and_reproduced(net: Path, precision: str) -> None:
+    outcome = converted(net, precision=precision)
+    (target,) = outcome.written
+    assert outcome.report.precision is not None
+    stored = {row.name: row.precision for row in inspect_file(target, Settings()).rows}
+    assert stored == {row.name: row.precision for row in outcome.report.rows}
+    assert stored["fc"] == "bf16" if precision == "bf16" else stored["fc"] == "fp16"
+    check = outcome.report.verification
+    assert check is not None
+    assert check.relative_error is not None
+    assert check.relative_error < 0.2
+    assert target.stat().st_size < 0.8 * net.stat().st_size
+    assert reproduce(net, target, {}).exact
+
+
 def test_the_inputs_and_outputs_stay_floating_point(net: Path) -> None:
     (target,) = converted(net, precision="int8").written
     first, second = onnx.load(net), onnx.load(target)

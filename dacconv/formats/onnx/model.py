@@ -262,6 +262,13 @@ class OnnxModel:
 
         return quantiser(self, batches, threads=threads)
 
+    def stored_in_half(self, layers: Mapping[str, str]) -> tuple[OnnxModel, dict[str, str]]:
+        """See :class:`dacconv.formats.base.HalfStorable`."""
+        from dacconv.formats.onnx.precision.half import stored_in_half
+
+        document, reasons = stored_in_half(self.document, self.constants, layers)
+        return type(self)(self.path, document, self.options), reasons
+
     def save(self, path: Path, *, provenance: Mapping[str, Any], plan: Plan) -> tuple[Path, ...]:
         """Write ONNX, with external data if the original had some or the model is too large."""
         return save(self.document, path, provenance, plan)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dacconv.graph.precision import FP32, INT8
 
-_FORMATS = {"pt2": "a torch.export program", "module": "a pickled module"}
 _EXPORT = "export the network (torch.onnx.export) and convert the .onnx file"
 
 
-def precision_refusal(precision: str, format: str) -> str | None:
+def precision_refusal(precision: str) -> str | None:
     """The reason why a model of a torch format cannot be written in a precision, or None."""
     if precision == FP32:
         return None
     if precision == INT8:
         return f"int8 is written into ONNX files only: {_EXPORT}"
-    if format in _FORMATS:
-        return (
-            f"{_FORMATS[format]} with weights in {precision} would compute in {precision} as "
-            f"well, which is not stored precision only: save its state dict, or {_EXPORT}"
-        )
-    return None
+    return (
+        f"{precision} is written into ONNX files only; torch would compute in {precision} as well: "
+        f"{_EXPORT}"
+    )

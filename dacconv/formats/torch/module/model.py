@@ -229,7 +229,7 @@ class TracedModel:
 
     def precision_refusal(self, precision: str) -> str | None:
         """The reason why the model cannot be written in a precision; None if it can."""
-        return precision_refusal(precision, "module")
+        return precision_refusal(precision)
 
     def runner(self, *, threads: int | None = None) -> Runner:
         """Runs the module in eval mode without gradients."""

@@ -19,7 +19,6 @@ from dacconv.formats.torch.members import named_modules, own_methods, submodule
 from dacconv.formats.torch.module.blocks import describe_replaced
 from dacconv.formats.torch.module.model import TracedModel, require_tree
 from dacconv.formats.torch.module.surgery import names_of
-from dacconv.formats.torch.precision import precision_refusal
 from dacconv.formats.torch.state.file import StateFile
 from dacconv.formats.torch.state.specs import Facts, folded, layer_facts, over
 from dacconv.graph.types import Plan, Rewrite
@@ -79,10 +78,6 @@ class StateModel(TracedModel):
             for key, parameter in module.named_parameters():
                 parameter.data = new[prefix + key].to(parameter.dtype)
         return made
-
-    def precision_refusal(self, precision: str) -> str | None:
-        """The reason why the weights cannot be stored in a precision; None if they can."""
-        return precision_refusal(precision, self.format)
 
     def side_files(self, path: Path) -> tuple[Path, ...]:
         """The plan, where the file has no room for it."""

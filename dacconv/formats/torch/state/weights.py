@@ -159,7 +159,7 @@ class WeightsModel:
 
     def precision_refusal(self, precision: str) -> str | None:
         """The reason why the model cannot be written in a precision; None if it can."""
-        return precision_refusal(precision, self.format)
+        return precision_refusal(precision)
 
     def runner(self, *, threads: int | None = None) -> Runner:
         """Raises UnsupportedError: there is no code to run."""
