@@ -53,7 +53,7 @@ def test_what_stays_in_fp32(tmp_path: Path) -> None:
     names = ("overflows", "shared", "computed")
     half, reasons = net.stored_in_half(dict.fromkeys(names, "fp16"))
     assert "overflow in fp16" in reasons["overflows"]
-    assert "also read by sum" in reasons["shared"]
+    assert "also read by Add" in reasons["shared"]
     assert "not a constant" in reasons["computed"]
     assert half.document.tensors.keys() == net.document.tensors.keys()
 
