@@ -434,18 +434,3 @@ def overlaid(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, 
         if any(name in others for name in names):
             values = {key: value for key, value in values.items() if key not in names}
     return {**values, **others}
-
-
-def options_table(command: str) -> str:
-    """The options of a command as a Markdown table, for the documentation."""
-    lines = ["| option | meaning |", "| --- | --- |"]
-    for group in COMMANDS[command]:
-        for each, declaration in group.declared(command):
-            typed = option_text(each.name)
-            both = (typed, f"--no-{typed[2:]}") if declaration.kind == SWITCH else (typed,)
-            names = ", ".join(declaration.names or both)
-            metavar = f" {declaration.metavar}" if declaration.metavar else ""
-            words = declaration.words.get(command, declaration.help)
-            cells = (f"`{names}{metavar}`", words)
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"

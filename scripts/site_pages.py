@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dacconv.settings import COMMANDS, options_table
+from dacconv.settings import COMMANDS, SWITCH, option_text
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = ROOT / "docs/options.md"
@@ -26,6 +26,21 @@ The options that decide what a conversion does are also keys of a TOML file, wit
 front (`last-k = 3`), and keyword arguments of the [Python API](api.md), with underscores
 (`last_k=3`).
 """
+
+
+def options_table(command: str) -> str:
+    """The options of a command as a Markdown table, for the documentation."""
+    lines = ["| option | meaning |", "| --- | --- |"]
+    for group in COMMANDS[command]:
+        for each, declaration in group.declared(command):
+            typed = option_text(each.name)
+            both = (typed, f"--no-{typed[2:]}") if declaration.kind == SWITCH else (typed,)
+            names = ", ".join(declaration.names or both)
+            metavar = f" {declaration.metavar}" if declaration.metavar else ""
+            words = declaration.words.get(command, declaration.help)
+            cells = (f"`{names}{metavar}`", words)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def options_page() -> str:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dacconv.settings import COMMANDS, Option, option_text, options_table
+from dacconv.settings import COMMANDS, Option, option_text
 
 DECLARED = [
     (name, field.name, declaration)
