@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from dacconv.settings import COMMANDS, Option, option_text
+from scripts.site_pages import options_table
 
 DECLARED = [
     (name, field.name, declaration)
