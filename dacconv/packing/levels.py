@@ -23,6 +23,8 @@ from dacconv.packing.squeeze import expand, squeeze
 
 MOST_LEVELS = 1 << 12
 MOST_CLASSES = 16
+MOST_SIDE = 16 << 20
+"""Bytes of side information, unpacked, beyond four times the bytes of the tensors."""
 _QUARTERS = np.array([1.0, 1.189207115002721, 1.4142135623730951, 1.681792830507429], np.float32)
 _CLASS_COUNTS = (1, 2, 4, 8, MOST_CLASSES)
 _MOST_STEPS = 127
@@ -110,7 +112,9 @@ def from_levels(facts: Mapping[str, Any], data: Buffer, lengths: Sequence[int]) 
     if type(packed) is not int or not 0 <= packed <= len(view):
         raise PackedError("the data of rounded tensors is damaged")
     if length != sum(sum(head.parts) for head in heads):
-        raise PackedError("the facts about rounded tensors have another length")
+        raise PackedError("the side information of rounded tensors has another length")
+    if length > MOST_SIDE + 4 * sum(lengths):
+        raise PackedError("the side information of rounded tensors is larger than it may be")
     sides = _split(heads, expand(view[:packed], length))
     decoder = Decoder(view[packed:])
     result = []

@@ -25,8 +25,9 @@ F64 = NDArray[np.float64]
 
 BLOCK = 64
 """Columns after which the errors so far are carried over to all that follow."""
-DAMPING = 0.01
-"""The share of the mean second moment that is added to all, for directions that no input had."""
+DAMPING = (0.01, 0.1, 1.0)
+"""Shares of the mean second moment that are added to all, for directions that no input had; the
+first with which the matrix can be factored is taken."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,8 +49,8 @@ class Metric:
         return float((diagonals**2).mean())
 
 
-def metric_of(second: F64, kernel: F64) -> Metric:
-    """The metric of a layer.
+def metric_of(second: F64, kernel: F64) -> Metric | None:
+    """The metric of a layer; None where its inputs were not finite.
 
     Args:
         second: the second moments of the patches, ``(groups, n, n)``.
@@ -62,12 +63,27 @@ def metric_of(second: F64, kernel: F64) -> Metric:
     for g, (moment, rows) in enumerate(zip(second, np.split(kernel, groups), strict=True)):
         power += float(np.einsum("on,on->", rows @ moment, rows))
         order = np.argsort(-np.diag(moment), kind="stable")
-        damped = moment[np.ix_(order, order)]
-        damped[np.diag_indices(n)] += DAMPING * max(np.trace(moment) / n, 1e-30)
-        # the Cholesky factor of the reversed matrix, reversed, is upper triangular
-        factors[g] = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
-        orders[g] = order
+        factor = _upper_factor(moment[np.ix_(order, order)])
+        if factor is None:
+            return None
+        factors[g], orders[g] = factor, order
     return Metric(factors, orders, power)
+
+
+def _upper_factor(moment: F64) -> F64 | None:
+    """The upper triangular ``R`` with ``R R^T`` equal to a damped second moment."""
+    n = len(moment)
+    mean = max(float(np.trace(moment)) / n, 1e-30)
+    if not np.isfinite(moment).all():
+        return None
+    for share in DAMPING:
+        damped = moment.copy()
+        damped[np.diag_indices(n)] += share * mean
+        try:  # the Cholesky factor of the reversed matrix, reversed, is upper triangular
+            return np.asarray(np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1])
+        except np.linalg.LinAlgError:
+            continue
+    return None
 
 
 def rounded(kernel: F64, metric: Metric | None, step: float, gains: F64, most: int) -> Levels:

@@ -134,7 +134,9 @@ def with_metrics(
         left[which] -= 1
         if not left[which]:  # every layer with this weight has been seen
             merged = weights[which].kernel * weights[which].gains[:, None]
-            metrics[which] = metric_of(sums.pop(which), merged)
+            metric = metric_of(sums.pop(which), merged)
+            if metric is not None:
+                metrics[which] = metric
         return outputs
 
     model.walk(list(convs), visit, (*inputs.fitted, *inputs.held))

@@ -109,3 +109,12 @@ def test_side_information_of_another_size_is_refused(side) -> None:
     facts, packed = to_levels([(levels_of(3, 4, 3, 3, 11), "float32")])
     with pytest.raises(PackedError):
         from_levels({**facts, "side": side}, packed, [4 * 36])
+
+
+def test_a_bomb_of_tables_takes_no_memory() -> None:
+    """Small tensors that claim large tables."""
+    entry = ["float32", 1, 1, 1, 4096, 16]
+    part = 4 + 4 * 4096 + 1 + 1 + 1 + 1 + 2 * 15 + 2 * 4096 * 16
+    facts = {"tensors": [entry] * 100_000, "side": [0, 100_000 * part]}
+    with pytest.raises(PackedError, match="larger than it may be"):
+        from_levels(facts, b"", [4] * 100_000)

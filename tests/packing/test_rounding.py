@@ -89,6 +89,10 @@ def test_inputs_of_rank_one_and_zeros_can_be_rounded() -> None:
     kernel = np.random.default_rng(0).standard_normal((4, 9))
     for moment in (np.ones((9, 9)), np.zeros((9, 9))):
         metric = metric_of(moment[None], kernel)
+        assert metric is not None
         assert np.isfinite(rounded(kernel, metric, 0.3, np.ones(4), 99).values("float32")).all()
+    assert metric_of(np.full((1, 9, 9), np.nan), kernel) is None
+    indefinite = np.diag([1.0] * 8 + [-0.05])
+    assert metric_of(indefinite[None], kernel) is not None
     zeros = rounded(np.zeros((4, 9)), None, 1.0, np.zeros(4), 99)
     assert not zeros.values("float32").any()
