@@ -105,10 +105,10 @@ class Calls:
             second = second.args[0]
         if not isinstance(second, fx.Node) or second not in self.constants:
             return None
-        given = call["other"] if name == "matmul" else call["mat2"]
-        if given.meta["val"].ndim != 2:
+        matrix = call["other"] if name == "matmul" else call["mat2"]
+        if matrix.meta["val"].ndim != 2:
             return None
-        rows, columns = (int(s) for s in given.meta["val"].shape)
+        rows, columns = (int(s) for s in matrix.meta["val"].shape)
         return second, (columns, rows), name == "addmm"
 
     def _norm(self, node: fx.Node) -> Meaning:
@@ -117,10 +117,10 @@ class Calls:
         if call.get("training"):
             skip = "a BatchNorm in training mode: what it does depends on the batch"
         parts = [call[key] for key in ("weight", "bias", "running_mean", "running_var")]
-        given = [part for part in parts if part is not None]
+        present = [part for part in parts if part is not None]
         if skip is None and not (parts[2] in self.constants and parts[3] in self.constants):
             return Meaning()
-        if skip is None and any(part not in self.constants for part in given):
+        if skip is None and any(part not in self.constants for part in present):
             return Meaning()
         extra = [u for u in node.users if u.target is operator.getitem and u.args[1] != 0]
         if skip is None and any(u.users for u in extra):
@@ -130,8 +130,8 @@ class Calls:
     def _affine_axis(self, node: fx.Node) -> int | None:
         """The axis of arithmetic with constants, per channel or scalar; None for other calls."""
         kind = arithmetic(node)
-        made = node.meta.get("val")
-        if kind is None or not isinstance(made, torch.Tensor) or not made.is_floating_point():
+        result = node.meta.get("val")
+        if kind is None or not isinstance(result, torch.Tensor) or not result.is_floating_point():
             return None
         call = bind(node)
         if call.get("rounding_mode") or not is_constant_number(call.get("alpha", 1)):
@@ -141,7 +141,7 @@ class Calls:
         if len(values) != 1 or (kind == "div" and sides[0] is not values[0]):
             return None
         source = values[0].meta.get("val")
-        if not isinstance(source, torch.Tensor) or source.dtype != made.dtype:
+        if not isinstance(source, torch.Tensor) or source.dtype != result.dtype:
             return None
         if self.shape(values[0]) != self.shape(node):
             return None
@@ -150,15 +150,16 @@ class Calls:
             return 1
         if not isinstance(other, fx.Node) or other not in self.constants:
             return None
-        shape = (1,) * (made.ndim - self.constants[other].ndim) + tuple(self.constants[other].shape)
+        constant = self.constants[other]
+        shape = (1,) * (result.ndim - constant.ndim) + tuple(constant.shape)
         wide = [axis for axis, size in enumerate(shape) if size != 1]
-        return None if len(wide) > 1 or len(shape) > made.ndim else next(iter(wide), 1)
+        return None if len(wide) > 1 or len(shape) > result.ndim else next(iter(wide), 1)
 
     def conv(self, node: fx.Node, weight: fx.Node) -> Conv:
         """The conv or linear layer of a call whose weight is a constant."""
         call, tensor = bind(node), self.constants[weight]
-        found = call.get("bias", call.get("self") if op_name(node) == "addmm" else None)
-        bias = self.constants.get(found) if isinstance(found, fx.Node) else None
+        addend = call.get("bias", call.get("self") if op_name(node) == "addmm" else None)
+        bias = self.constants.get(addend) if isinstance(addend, fx.Node) else None
         kind = conv_kind(node)
         if kind is None:
             turned = tensor.T if tuple(tensor.shape) != self._matrix_shape(node) else tensor
@@ -179,8 +180,8 @@ class Calls:
         )
 
     def _matrix_shape(self, node: fx.Node) -> tuple[int, ...]:
-        found = self._matrix(node)
-        return found[1] if found else ()
+        matrix = self._matrix(node)
+        return matrix[1] if matrix else ()
 
     def affine(self, node: fx.Node) -> Affine:
         """The scale and shift of an affine call, in float64."""

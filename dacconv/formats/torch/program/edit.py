@@ -373,12 +373,12 @@ class _Editor:
     def _ordered(self) -> dict[str, Any]:
         """The state dict with new entries where the signature has them, old ones as they were."""
         order = [str(spec.target) for spec in self.specs if spec.target in self.state]
-        known = set(self.program.state_dict)
-        if not set(order) - known:
+        own_names = set(self.program.state_dict)
+        if not set(order) - own_names:
             return self.state
-        made: dict[str, Any] = dict.fromkeys(order)
-        made |= self.state
-        return made
+        state: dict[str, Any] = dict.fromkeys(order)
+        state |= self.state
+        return state
 
 
 def _shape(node: fx.Node) -> object:

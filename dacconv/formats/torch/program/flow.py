@@ -61,30 +61,30 @@ def written(node: fx.Node) -> fx.Node | None:
     call = bind(node)
     for argument in schema.arguments:
         if argument.alias_info is not None and argument.alias_info.is_write:
-            found = call.get(argument.name)
-            return found if isinstance(found, fx.Node) else None
+            operand = call.get(argument.name)
+            return operand if isinstance(operand, fx.Node) else None
     return None
 
 
 def holders(node: fx.Node) -> list[fx.Node]:
     """The node and everything whose memory it may be a view of, itself first."""
-    found = [node]
-    while op_name(found[-1]) in VIEWS and found[-1].op == "call_function":
-        first = found[-1].args[0]
+    views = [node]
+    while op_name(views[-1]) in VIEWS and views[-1].op == "call_function":
+        first = views[-1].args[0]
         if not isinstance(first, fx.Node):
             break
-        found.append(first)
-    return found
+        views.append(first)
+    return views
 
 
 def changed_later(graph: fx.Graph) -> set[fx.Node]:
     """Nodes whose value a call in place changes: they are no constants."""
-    found: set[fx.Node] = set()
+    users: set[fx.Node] = set()
     for node in graph.nodes:
         target = written(node) if node.op == "call_function" else None
         if target is not None:
-            found.update(holders(target))
-    return found
+            users.update(holders(target))
+    return users
 
 
 def evaluate(
@@ -98,8 +98,8 @@ def evaluate(
         return None
     with torch.no_grad():
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: constants[n])
-        made = node.target(*args, **kwargs)
-    return made if isinstance(made, torch.Tensor) else None
+        value = node.target(*args, **kwargs)
+    return value if isinstance(value, torch.Tensor) else None
 
 
 def fill_of(node: fx.Node, constants: Mapping[fx.Node, torch.Tensor]) -> Fill | None:
@@ -111,19 +111,19 @@ def fill_of(node: fx.Node, constants: Mapping[fx.Node, torch.Tensor]) -> Fill | 
     view = call["self"]
     if not isinstance(view, fx.Node) or op_name(view) != "slice":
         return None
-    found: tuple[int, int, int] | None = None
+    interval: tuple[int, int, int] | None = None
     while op_name(view) == "slice" and view.op == "call_function":
         part = _part(view)
-        if part is None or (part[1:] != (0, -1) and found is not None):
+        if part is None or (part[1:] != (0, -1) and interval is not None):
             return None
-        found = found if part[1:] == (0, -1) else part
+        interval = interval if part[1:] == (0, -1) else part
         view = view.args[0]
         if not isinstance(view, fx.Node):
             return None
     value = _per_channel(raw, node, constants)
-    if found is None or value is None:
+    if interval is None or value is None:
         return None
-    return Fill(view, *found, value)
+    return Fill(view, *interval, value)
 
 
 def is_part_of_fill(node: fx.Node, constants: Mapping[fx.Node, torch.Tensor]) -> bool:
@@ -161,15 +161,15 @@ def _per_channel(
     raw: object, node: fx.Node, constants: Mapping[fx.Node, torch.Tensor]
 ) -> torch.Tensor | None:
     """The constant that is written, one number per channel; None where it varies more."""
-    made = node.meta.get("val")
+    result = node.meta.get("val")
     if isinstance(raw, (int, float)) and is_constant_number(raw):
         return torch.tensor([float(raw)], dtype=torch.float64)
     while isinstance(raw, fx.Node) and raw not in constants and op_name(raw) == "expand":
         raw = raw.args[0]
-    if not isinstance(raw, fx.Node) or raw not in constants or not isinstance(made, torch.Tensor):
+    if not isinstance(raw, fx.Node) or raw not in constants or not isinstance(result, torch.Tensor):
         return None
     value = constants[raw].to(torch.float64)
-    value = value.reshape((1,) * (made.ndim - value.ndim) + tuple(value.shape))
+    value = value.reshape((1,) * (result.ndim - value.ndim) + tuple(value.shape))
     for axis in range(value.ndim):
         if axis != 1:
             first = value.narrow(axis, 0, 1)

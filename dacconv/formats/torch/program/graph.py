@@ -40,9 +40,9 @@ def constant(program: ExportedProgram, spec: InputSpec) -> torch.Tensor | None:
     if spec.kind not in _CONSTANTS or spec.target is None:
         return None
     for home in (program.state_dict, program.constants):
-        found = home.get(spec.target)
-        if isinstance(found, torch.Tensor):
-            return found
+        tensor = home.get(spec.target)
+        if isinstance(tensor, torch.Tensor):
+            return tensor
     return None
 
 
@@ -208,9 +208,9 @@ class _Reader:
 
     def _sources(self, node: fx.Node) -> Iterator[fx.Node]:
         """The values that a call reads, an argument that occurs twice twice."""
-        found: list[fx.Node] = []
-        fx.map_arg((node.args, node.kwargs), found.append)
-        return (n for n in found if n in self.values and n not in self.constants)
+        operands: list[fx.Node] = []
+        fx.map_arg((node.args, node.kwargs), operands.append)
+        return (n for n in operands if n in self.values and n not in self.constants)
 
     def _offer(self, name: str, node: fx.Node, op: Op, weight: fx.Node | None) -> None:
         if weight is not None and weight in self.constants:
@@ -232,8 +232,8 @@ class _Reader:
     def _size(self, size: Any) -> int | None:
         if isinstance(size, int):
             return size
-        found = size.node.expr.subs(dict(self.symbols))
-        return int(found) if found.is_number else None
+        number = size.node.expr.subs(dict(self.symbols))
+        return int(number) if number.is_number else None
 
     def _owners(self, graph: fx.Graph) -> Iterator[str]:
         """Modules that hold others, or whose name a layer with weights will take."""

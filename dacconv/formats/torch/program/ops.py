@@ -35,13 +35,13 @@ def bind(node: fx.Node) -> dict[str, Any]:
     """The arguments of a call by name, with the defaults that torch.export leaves out."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return dict(node.kwargs)
-    given = dict(node.kwargs)
+    keywords = dict(node.kwargs)
     bound: dict[str, Any] = {}
     for index, argument in enumerate(node.target._schema.arguments):
         if index < len(node.args):
             bound[argument.name] = node.args[index]
-        elif argument.name in given:
-            bound[argument.name] = given[argument.name]
+        elif argument.name in keywords:
+            bound[argument.name] = keywords[argument.name]
         elif argument.has_default_value():
             bound[argument.name] = argument.default_value
     return bound
@@ -84,7 +84,7 @@ def conv_geometry(node: fx.Node, weight: torch.Tensor, sizes: Sizes) -> Geometry
     groups = int(call["groups"])
     first, second = int(weight.shape[0]), int(weight.shape[1]) * groups
     transposed = op == "conv_transpose"
-    source, made = sizes(call["input"]), sizes(node)
+    source, result = sizes(call["input"]), sizes(node)
     return Geometry(
         in_channels=first if transposed else second,
         out_channels=second if transposed else first,
@@ -94,8 +94,8 @@ def conv_geometry(node: fx.Node, weight: torch.Tensor, sizes: Sizes) -> Geometry
         groups=groups,
         bias=call.get("bias") is not None,
         input_size=_known(source[-axes:] if source else None),
-        output_size=_known(made[-axes:] if made else None),
-        batch=(made[0] or 1) if made and len(made) == axes + 2 else 1,
+        output_size=_known(result[-axes:] if result else None),
+        batch=(result[0] or 1) if result and len(result) == axes + 2 else 1,
         itemsize=weight.element_size(),
         transposed=transposed,
     )
@@ -107,9 +107,9 @@ def _known(size: tuple[int | None, ...] | None) -> tuple[int, ...] | None:
     return tuple(s for s in size if s is not None)
 
 
-def matrix_geometry(shape: Sequence[int], bias: bool, made: Any, itemsize: int) -> Geometry:
+def matrix_geometry(shape: Sequence[int], bias: bool, result: Any, itemsize: int) -> Geometry:
     """The geometry of a linear layer with a weight of shape ``(out, in)``."""
-    rows = None if made is None else [1 if s is None else s for s in made[:-1]]
+    rows = None if result is None else [1 if s is None else s for s in result[:-1]]
     return Geometry(
         in_channels=int(shape[1]),
         out_channels=int(shape[0]),
@@ -128,31 +128,31 @@ def matrix_geometry(shape: Sequence[int], bias: bool, made: Any, itemsize: int) 
 def describe(node: fx.Node, sizes: Sizes) -> tuple[Op, Mapping[str, Any]]:
     """The op and attrs, as ``Node`` promises them, of a call without constant tensors."""
     name, call = op_name(node), bind(node)
-    made = sizes(node)
+    shape = sizes(node)
     if name in ("add", "add_", "sub", "sub_", "rsub"):
-        return _addition(name, call, made, sizes)
-    if name == "cat" and made is not None:
-        return "concat", {"axis": int(call["dim"]) % len(made)}
+        return _addition(name, call, shape, sizes)
+    if name == "cat" and shape is not None:
+        return "concat", {"axis": int(call["dim"]) % len(shape)}
     if "pool" in name:
         return "pool", _pool(name, call)
-    if name in ("pad", "constant_pad_nd") and made is not None:
-        return "pad", _pad(call, len(made))
-    if name in ("permute", "transpose", "t") and made is not None:
-        return "transpose", {"perm": _perm(name, call, len(made))}
+    if name in ("pad", "constant_pad_nd") and shape is not None:
+        return "pad", _pad(call, len(shape))
+    if name in ("permute", "transpose", "t") and shape is not None:
+        return "transpose", {"perm": _perm(name, call, len(shape))}
     if name in ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "reshape_as", "view_as"):
-        return _reshape(call, made, sizes)
+        return _reshape(call, shape, sizes)
     if name in _SAME or (name in ("dropout", "dropout_") and not call["train"]):
         return "identity", {}
     return "other", {}
 
 
-def _addition(name: str, call: Call, made: Any, sizes: Sizes) -> tuple[Op, Mapping[str, Any]]:
+def _addition(name: str, call: Call, shape: Any, sizes: Sizes) -> tuple[Op, Mapping[str, Any]]:
     sides = [call["self"], call["other"]]
     values = [side.meta.get("val") for side in sides if isinstance(side, fx.Node)]
     dtypes = [v.dtype for v in values if isinstance(v, torch.Tensor)]
     if len(dtypes) != 2 or dtypes[0] != dtypes[1]:
         return "other", {}
-    if not is_constant_number(call.get("alpha", 1)) or any(sizes(s) != made for s in sides):
+    if not is_constant_number(call.get("alpha", 1)) or any(sizes(s) != shape for s in sides):
         return "other", {}
     alpha = float(call.get("alpha", 1))
     if name == "rsub":
@@ -191,12 +191,12 @@ def _pad(call: Call, ndim: int) -> Mapping[str, Any]:
     }
 
 
-def _reshape(call: Call, made: Any, sizes: Sizes) -> tuple[Op, Mapping[str, Any]]:
+def _reshape(call: Call, after: Any, sizes: Sizes) -> tuple[Op, Mapping[str, Any]]:
     source = call.get("self", call.get("input"))
     before = sizes(source) if isinstance(source, fx.Node) else None
-    if not before or not made or before[-1] is None or before[-1] != made[-1]:
+    if not before or not after or before[-1] is None or before[-1] != after[-1]:
         return "other", {}
-    return "reshape", {"ranks": (len(before), len(made))}
+    return "reshape", {"ranks": (len(before), len(after))}
 
 
 def _perm(name: str, call: Call, ndim: int) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ def live(program: ExportedProgram, node: fx.Node) -> tuple[str, ...]:
     nodes = list(program.graph.nodes)
     at = nodes.index(node)
     before, constants = set(nodes[:at]), _constants(program)
-    found, seen = set[fx.Node](), set[fx.Node]()
+    boundary, seen = set[fx.Node](), set[fx.Node]()
     waiting = [read for later in nodes[at:] for read in later.all_input_nodes]
     while waiting:
         value = waiting.pop()
@@ -46,37 +46,37 @@ def live(program: ExportedProgram, node: fx.Node) -> tuple[str, ...]:
             continue
         seen.add(value)
         if isinstance(value.meta.get("val"), torch.Tensor):
-            found.add(value)
+            boundary.add(value)
         else:
             waiting += value.all_input_nodes
-    return tuple(value.name for value in nodes[:at] if value in found)
+    return tuple(value.name for value in nodes[:at] if value in boundary)
 
 
 def part(
-    program: ExportedProgram, given: Sequence[str], wanted: Sequence[str] | None
+    program: ExportedProgram, sources: Sequence[str], targets: Sequence[str] | None
 ) -> Callable[[Mapping[str, Array]], Any]:
-    """A function from the values ``given`` to a dict of those ``wanted``, or to the outputs.
+    """A function from the values ``sources`` to a dict of those ``targets``, or to the outputs.
 
     Raises:
         UnsupportedError: a value is neither given nor computed, or the program cannot be cut.
     """
     _require_dataflow(program)
     by_name = {node.name: node for node in program.graph.nodes}
-    ends = _outputs(program) if wanted is None else {name: name for name in wanted}
-    missing = [name for name in (*given, *ends.values()) if name not in by_name]
+    ends = _outputs(program) if targets is None else {name: name for name in targets}
+    missing = [name for name in (*sources, *ends.values()) if name not in by_name]
     if missing:
         raise UnsupportedError(f"the program has no value '{missing[0]}'")
-    fed = [by_name[name] for name in given]
+    fed = [by_name[name] for name in sources]
     graph, constants = fx.Graph(), _constants(program)
-    made = {node: graph.placeholder(node.name) for node in fed}
-    needed = _needed([by_name[name] for name in ends.values()], made, constants)
+    copies = {node: graph.placeholder(node.name) for node in fed}
+    needed = _needed([by_name[name] for name in ends.values()], copies, constants)
     for node in program.graph.nodes:
-        if node in needed and node not in made:
+        if node in needed and node not in copies:
             if node.name in constants:
-                made[node] = graph.get_attr(node.name)
+                copies[node] = graph.get_attr(node.name)
             else:
-                made[node] = graph.node_copy(node, made.__getitem__)
-    graph.output({key: made[by_name[name]] for key, name in ends.items()})
+                copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output({key: copies[by_name[name]] for key, name in ends.items()})
     weights = {node.name: constants[node.name] for node in needed if node.name in constants}
     module = fx.GraphModule(weights, graph)
     copied = any(in_place(node) is not None for node in needed)
@@ -88,7 +88,7 @@ def part(
                 values = module(*tensors)
         except RuntimeError as error:  # of a size that does not fit, say
             raise UnsupportedError(f"torch cannot run the program in parts: {error}") from error
-        return values if wanted is not None else _unflattened(program, values)
+        return values if targets is not None else _unflattened(program, values)
 
     return run
 
@@ -96,26 +96,26 @@ def part(
 def _constants(program: ExportedProgram) -> dict[str, torch.Tensor]:
     """Parameters, buffers and lifted constants by the names of their placeholders."""
     specs = program.graph_signature.input_specs
-    found = {spec.arg.name: constant(program, spec) for spec in specs}
-    return {name: tensor for name, tensor in found.items() if tensor is not None}
+    tensors = {spec.arg.name: constant(program, spec) for spec in specs}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 def _needed(
-    ends: Sequence[fx.Node], given: Mapping[fx.Node, Any], constants: Mapping[str, Any]
+    ends: Sequence[fx.Node], sources: Mapping[fx.Node, Any], constants: Mapping[str, Any]
 ) -> set[fx.Node]:
     """What the ends are made of, down to what is given and to constants."""
-    found, waiting = set[fx.Node](), list(ends)
+    ancestors, waiting = set[fx.Node](), list(ends)
     while waiting:
         node = waiting.pop()
-        if node in found:
+        if node in ancestors:
             continue
-        found.add(node)
-        if node in given or node.name in constants:
+        ancestors.add(node)
+        if node in sources or node.name in constants:
             continue
         if node.op != "call_function":
             raise UnsupportedError(f"value '{node.name}' is neither given nor computed")
         waiting += node.all_input_nodes
-    return found
+    return ancestors
 
 
 def _require_dataflow(program: ExportedProgram) -> None:
