@@ -60,6 +60,7 @@ FORMATS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...], int]] = {
     "safetensors": (
         ("net.safetensors",),
         (("inspect", "@"), ("convert", "@", *_SKIP, "-o", "out.safetensors")), 10),
+    "packed": (("a.dcz", "b.dcz"), (("unpack", "@", "--force", "-o", "out.onnx"),), 10),
     "plan": (("plan.json",), (("convert", "a.onnx", "--plan", "@", "--no-verify", "--force",
                                "-o", "out.onnx"),), 10),
     "TOML": (

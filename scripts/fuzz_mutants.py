@@ -6,6 +6,7 @@ A mutant follows from its format and its number alone, so that it can be made ag
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import json
 import random
@@ -62,6 +63,8 @@ def make_seeds(folder: Path, run: Callable[[list[str]], object]) -> None:
         Image.fromarray(pixels[..., 0] if name == "b" else pixels).save(
             folder / "images" / f"{name}.png"
         )
+    run(["pack", "a.onnx", "--lossless", "-o", "a.dcz"])
+    run(["pack", "b.onnx", "--bits", "4", "--calibrate", "none", "--no-verify", "-o", "b.dcz"])
     run(["convert", "a.onnx", "--rank", "1", "--dry-run", "--no-verify", "-o", "plan.json"])
     run(
         ["convert", "a.onnx", "--rank", "1", "-o", "d.onnx", "--no-verify", "--json", "report.json"]
@@ -351,6 +354,21 @@ def change_safetensors(data: bytes, rng: random.Random) -> bytes:
     return struct.pack("<Q", len(header)) + header + data[8 + length :]
 
 
+def change_packed(data: bytes, rng: random.Random) -> bytes:
+    """Change the header or the streams of a packed model; its checksum stays right."""
+    import zstandard
+
+    at = 24 + struct.unpack("<Q", data[8:16])[0]
+    header, streams = zstandard.ZstdDecompressor().decompress(data[24:at]), data[at:-32]
+    if rng.random() < 0.6:
+        header = change_json(header, rng)
+    else:
+        streams = change_bytes(streams, rng)
+    squeezed = zstandard.ZstdCompressor().compress(header)
+    body = data[:8] + struct.pack("<2Q", len(squeezed), len(header)) + squeezed + streams
+    return body + hashlib.sha256(body).digest()
+
+
 def change_png(data: bytes, rng: random.Random) -> bytes:
     """Change, double or remove a chunk of a PNG; checksums stay right."""
     chunks, at = [], 8
@@ -396,6 +414,6 @@ def change_lines(data: bytes, rng: random.Random) -> bytes:
 
 _MUTATORS: Mapping[str, Mutate] = {
     "json": change_json, "onnx": change_message, "safetensors": change_safetensors,
-    "png": change_png, "toml": change_lines, "csv": change_lines,
+    "dcz": change_packed, "png": change_png, "toml": change_lines, "csv": change_lines,
     **dict.fromkeys(("pt2", "pt", "pth", "npz"), change_archive),
 }  # fmt: skip

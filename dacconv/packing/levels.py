@@ -50,9 +50,9 @@ class Levels:
 
     def values(self, dtype: str) -> Array:
         """The numbers, ``(rows, columns)``; the same bits on every machine."""
-        levels = self.multiples.astype(np.float32) * np.float32(self.step)
         columns = np.repeat(self.column_steps, self.indices.shape[1] // len(self.column_steps))
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
+            levels = self.multiples.astype(np.float32) * np.float32(self.step)
             values = levels[self.indices] * scales(self.row_steps)[:, None] * scales(columns)
             return values.astype(dtype_of(dtype))
 

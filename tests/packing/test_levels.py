@@ -111,6 +111,12 @@ def test_side_information_of_another_size_is_refused(side) -> None:
         from_levels({**facts, "side": side}, packed, [4 * 36])
 
 
+def test_values_that_overflow_are_infinite_without_a_warning() -> None:
+    ones = np.full(1, 127, np.int8)
+    levels = Levels(np.array([[0, 1]], np.int32), 3e38, np.array([-9, 9], np.int32), ones, ones)
+    assert np.isinf(levels.values("float16")).all()
+
+
 def test_a_bomb_of_tables_takes_no_memory() -> None:
     """Small tensors that claim large tables."""
     entry = ["float32", 1, 1, 1, 4096, 16]
