@@ -53,15 +53,15 @@ def print_cells(rows: Sequence[Sequence[str]], marked: Sequence[bool]) -> None:
 def print_levels(table: Levels) -> None:
     """A table of a sweep, good cells green and bad ones red."""
     console = Console(highlight=False)
-    made = Table(box=None, pad_edge=False, header_style="bold")
+    rendered = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(table.columns):
-        made.add_column(_cell(name), justify="right" if index else "left", overflow="fold")
+        rendered.add_column(_cell(name), justify="right" if index else "left", overflow="fold")
     levels = table.levels or (((None,) * len(table.columns)),) * len(table.rows)
     for cells, level in zip(table.rows, levels, strict=True):
-        made.add_row(
+        rendered.add_row(
             *(Text(safe_line(c), style=_style(x)) for c, x in zip(cells, level, strict=True))
         )
-    console.print(made)
+    console.print(rendered)
 
 
 def _cell(text: str) -> str:

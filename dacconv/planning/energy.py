@@ -56,12 +56,12 @@ def cheapest_rank(layer: Layer, method: Method, decomposition: Decomposition, sh
 
     For a method of several ranks.
     """
-    kept = [
+    sufficient = [
         rank
         for rank in method.candidates(layer.geometry)
         if 1 - decomposition.relative_error(rank) ** 2 >= share - 1e-12
     ]
-    return min(kept, key=lambda rank: cost_share(layer.geometry, method.name, rank))
+    return min(sufficient, key=lambda rank: cost_share(layer.geometry, method.name, rank))
 
 
 def smallest_rank(values: F64, share: float, over: str = "mean") -> int:
@@ -72,7 +72,7 @@ def smallest_rank(values: F64, share: float, over: str = "mean") -> int:
     """
     squared = np.cumsum(values**2, axis=1)
     total = squared[:, -1:]
-    kept = np.divide(squared, total, out=np.ones_like(squared), where=total > 0)
-    curve = kept.mean(axis=0) if over == "mean" else kept.min(axis=0)
+    shares = np.divide(squared, total, out=np.ones_like(squared), where=total > 0)
+    curve = shares.mean(axis=0) if over == "mean" else shares.min(axis=0)
     reached = np.flatnonzero(curve >= share - 1e-12)
     return int(reached[0]) + 1 if reached.size else int(values.shape[1])

@@ -59,13 +59,13 @@ def pack(layers: Sequence[Sequence[Option]], budget: int) -> Packing | None:
         costs, damages = all_costs[keep], all_damages[keep]
         trail.append((keep // len(options), keep % len(options)))
     state = len(costs) - 1  # the frontier runs from cheap to harmless
-    found, picks = state, []
+    best, picks = state, []
     for parents, choices in reversed(trail):
         picks.append(int(choices[state]))
         state = int(parents[state])
-    damage_found = float(damages[found])
-    gap = max(0.0, damage_found - lower_bound(layers, budget)) if rounded else 0.0
-    return Packing(tuple(reversed(picks)), int(costs[found]), damage_found, gap)
+    total = float(damages[best])
+    gap = max(0.0, total - lower_bound(layers, budget)) if rounded else 0.0
+    return Packing(tuple(reversed(picks)), int(costs[best]), total, gap)
 
 
 def lower_bound(layers: Sequence[Sequence[Option]], budget: int) -> float:

@@ -30,15 +30,15 @@ def make_plan(options: RankOptions, selection: Selection, evidence: Evidence) ->
     Raises:
         UsageError: no policy or several, a bad rank, an impossible selection, an unknown method.
     """
-    given = [name for name in POLICIES if _is_given(getattr(options, name))]
-    if len(given) != 1:
-        have = " and ".join(f"--{name}" for name in given) or "none"
+    policies = [name for name in POLICIES if _is_given(getattr(options, name))]
+    if len(policies) != 1:
+        have = " and ".join(f"--{name}" for name in policies) or "none"
         raise UsageError(
             f"one way to choose ranks is needed, {have} given",
             hint="--rank R, --ranks NAME=R,..., --energy 0.95, --vbmf, --macs 0.45, --params 0.5, "
             "--latency 0.6, or --plan FILE",
         )
-    (policy,) = given
+    (policy,) = policies
     budgeted = policy in (*BUDGETS, "latency")
     methods = methods_of(options.method, budgeted=budgeted)
     named = named_methods(options.ranks)
@@ -90,7 +90,7 @@ def eligible_by(layers: Sequence[Layer], methods: Sequence[Method]) -> tuple[Lay
 def settle(layers: Sequence[Layer], choices: Sequence[Choice], *, allow_costlier: bool) -> Plan:
     """A plan for all layers: ranks clipped to full rank, costlier splits left alone."""
     by_name = {choice.layer: choice for choice in choices}
-    kept: list[Choice] = []
+    splits: list[Choice] = []
     skipped: list[Skipped] = []
     for layer in layers:
         choice = by_name.get(layer.name)
@@ -109,8 +109,8 @@ def settle(layers: Sequence[Layer], choices: Sequence[Choice], *, allow_costlier
                 note = f"{why} ({clipped.note})" if clipped.note else why
                 skipped.append(Skipped(layer.name, note))
             else:
-                kept.append(clipped)
-    return Plan(tuple(kept), tuple(skipped))
+                splits.append(clipped)
+    return Plan(tuple(splits), tuple(skipped))
 
 
 def clip(choice: Choice, full_rank: Rank) -> Choice:

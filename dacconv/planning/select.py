@@ -35,13 +35,13 @@ def select(layers: Sequence[Layer], selection: Selection) -> tuple[Layer, ...]:
         raise UsageError(
             "--first-k and --last-k exclude each other", hint="give one, or list --layers"
         )
-    wanted = {name for glob in selection.layers for name in _wanted(glob, layers)}
+    chosen_names = {name for glob in selection.layers for name in _wanted(glob, layers)}
     unwanted = {name for glob in selection.skip for name in match(glob, layers, option="--skip")}
     chosen = [
         layer
         for layer in layers
         if layer.skip is None
-        and (not selection.layers or layer.name in wanted)
+        and (not selection.layers or layer.name in chosen_names)
         and layer.name not in unwanted
     ]
     first = _check_k(selection.first_k, len(chosen), "--first-k")
@@ -59,15 +59,15 @@ def match(glob: str, layers: Iterable[Layer], *, option: str) -> list[str]:
     A name that occurs literally wins over its reading as a glob (names may hold brackets).
     """
     names = [layer.name for layer in layers]
-    found = [glob] if glob in names else [name for name in names if fnmatchcase(name, glob)]
-    if not found:
+    matches = [glob] if glob in names else [name for name in names if fnmatchcase(name, glob)]
+    if not matches:
         near = get_close_matches(glob, names, n=3, cutoff=0.4) or names[:3]
         raise UsageError(
             f"no layer matches '{glob}'",
             where=option,
             hint=f"the nearest are {', '.join(near)}; `dacconv inspect` lists them all",
         )
-    return found
+    return matches
 
 
 def _wanted(glob: str, layers: Sequence[Layer]) -> list[str]:

@@ -66,7 +66,7 @@ def rank_beyond_noise(values: F64, rows: int, columns: int) -> int:
     lower = max(lower, upper * 1e-12)
     noise = upper
     if lower < upper:
-        found = minimize_scalar(
+        minimum = minimize_scalar(
             lambda variance: (
                 _free_energy(squared / (columns * variance), ratio, edge)
                 + (rows - count) * math.log(variance)
@@ -75,7 +75,7 @@ def rank_beyond_noise(values: F64, rows: int, columns: int) -> int:
             method="bounded",
             options={"xatol": 1e-9},
         )
-        noise = float(found.x)
+        noise = float(minimum.x)
     return int((squared > columns * noise * edge).sum())
 
 

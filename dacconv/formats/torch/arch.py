@@ -27,27 +27,27 @@ def build(arch: str, arguments: Mapping[str, Any]) -> nn.Module:
         raise UsageError("no factory named", where=where, hint=_HOW)
     with user_code(f"importing {source}", where, _HOW):
         module = import_source(source, where, _HOW)
-    found: Any = module
+    target: Any = module
     for part in attribute.split("."):
-        if not hasattr(found, part):
+        if not hasattr(target, part):
             raise UsageError(
                 f"{source} has no '{attribute}'", where=where, hint=_near(module, attribute)
             )
-        found = getattr(found, part)
-    if isinstance(found, nn.Module) and not arguments:
-        return found
-    if not callable(found):
+        target = getattr(target, part)
+    if isinstance(target, nn.Module) and not arguments:
+        return target
+    if not callable(target):
         raise UsageError(f"'{attribute}' is no function or class", where=where, hint=_HOW)
     call = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     with user_code(f"{attribute}({call})", where, "--arch-arg NAME=VALUE passes arguments"):
-        made = found(**arguments)
-    if not isinstance(made, nn.Module):
+        net = target(**arguments)
+    if not isinstance(net, nn.Module):
         raise UsageError(
-            f"{attribute}({call}) returned {_what(made)}, not a torch.nn.Module",
+            f"{attribute}({call}) returned {_what(net)}, not a torch.nn.Module",
             where=where,
             hint="name a function or class that returns the network itself",
         )
-    return made
+    return net
 
 
 def _near(module: ModuleType, attribute: str) -> str:

@@ -67,8 +67,8 @@ def weight_problem(weight: torch.Tensor) -> str | None:
 
 def from_numpy(array: Array, like: torch.Tensor) -> torch.Tensor:
     """A tensor of the dtype and device of ``like`` that owns its data."""
-    made = torch.from_numpy(np.array(array, order="C", copy=True))
-    return made.to(dtype=like.dtype, device=like.device)
+    tensor = torch.from_numpy(np.array(array, order="C", copy=True))
+    return tensor.to(dtype=like.dtype, device=like.device)
 
 
 def padding_of(module: _ConvNd) -> tuple[tuple[int, int], ...]:
@@ -202,7 +202,7 @@ def linear_geometry(weight: torch.Tensor, bias: bool, result: torch.Tensor | Non
 class Builder:
     """Makes layers like ``like``; arrays that are the same object become one Parameter."""
 
-    made: dict[int, tuple[Array, nn.Parameter]] = field(default_factory=dict)
+    parameters: dict[int, tuple[Array, nn.Parameter]] = field(default_factory=dict)
 
     def branches(self, branches: Branches, like: nn.Module) -> nn.Module:
         """A sum of chains as one module: the conv itself where it is a single layer."""
@@ -236,10 +236,10 @@ class Builder:
         return layers
 
     def _parameter(self, array: Array, stored: Array, like: torch.Tensor) -> nn.Parameter:
-        if id(array) not in self.made:
+        if id(array) not in self.parameters:
             tensor = nn.Parameter(from_numpy(stored, like), requires_grad=like.requires_grad)
-            self.made[id(array)] = (array, tensor)  # keeps the array, and so its id, alive
-        return self.made[id(array)][1]
+            self.parameters[id(array)] = (array, tensor)  # keeps the array, and so its id, alive
+        return self.parameters[id(array)][1]
 
 
 Spec: TypeAlias = Mapping[str, Any]

@@ -66,16 +66,16 @@ class Measured:
 class _Layer:
     """A layer's original weights and factors as tensors at their place."""
 
-    def __init__(self, given: Factored, place: torch.device) -> None:
+    def __init__(self, layer: Factored, place: torch.device) -> None:
         def tensor(array: Array) -> Tensor:
             return torch.tensor(np.asarray(array, np.float32), device=place)
 
-        self.given = given
-        out = given.conv.out_channels
-        self.weight = tensor(given.conv.weight)
-        self.bias = tensor(np.zeros(out) if given.conv.bias is None else given.conv.bias)
-        factors = [tensor(a) for a in (*given.factors, given.bias)]
-        terms, _, result = given.formula.partition("->")
+        self.layer = layer
+        out = layer.conv.out_channels
+        self.weight = tensor(layer.conv.weight)
+        self.bias = tensor(np.zeros(out) if layer.conv.bias is None else layer.conv.bias)
+        factors = [tensor(a) for a in (*layer.factors, layer.bias)]
+        terms, _, result = layer.formula.partition("->")
         self.equation = ",".join(f"g{term}" for term in terms.split(",")) + f"->g{result}"
         self.sizes = [max(float(f.square().mean().sqrt()), 1e-3) for f in factors]
         self.free = [f / size for f, size in zip(factors, self.sizes, strict=True)]
@@ -96,10 +96,10 @@ class _Layer:
 
     def result(self) -> Factored:
         *factors, bias = (to_numpy(f).astype(np.float64) for f in self.factors())
-        return replace(self.given, factors=tuple(factors), bias=bias)
+        return replace(self.layer, factors=tuple(factors), bias=bias)
 
     def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        conv = self.given.conv
+        conv = self.layer.conv
         pads = paddings(conv, tuple(x.shape[2:]))
         around = tuple(before for before, _ in pads)
         if conv.pad_mode != "zeros" or any(before != after for before, after in pads):
@@ -115,23 +115,23 @@ def measure(
     run: Forward, layers: Sequence[Factored], batches: Sequence[Feeds], place: torch.device
 ) -> Measured:
     """The original and the factors side by side."""
-    known = {layer.node: _Layer(layer, place) for layer in layers}
+    modules = {layer.node: _Layer(layer, place) for layer in layers}
     sums: dict[str, list[Tensor]] = {}
     expected, actual = [], []
-    wanted: dict[str, Tensor] = {}
+    targets: dict[str, Tensor] = {}
     count = 0
 
     def teach(node: str, x: Tensor) -> Tensor:
-        wanted[node] = y = known[node].original(x)
+        targets[node] = y = modules[node].original(x)
         return y.clone()  # what comes next may write into it
 
     def follow(node: str, x: Tensor) -> Tensor:
-        y, target = known[node].split(x), wanted.pop(node).double()
+        y, target = modules[node].split(x), targets.pop(node).double()
         parts = (y.double() - target).square(), target, target.square()
-        found = [part.transpose(0, 1).flatten(1).sum(1) for part in parts]
-        found.append(torch.full_like(found[0], target[:, 0].numel()))
+        totals = [part.transpose(0, 1).flatten(1).sum(1) for part in parts]
+        totals.append(torch.full_like(totals[0], target[:, 0].numel()))
         old = sums.get(node)
-        sums[node] = found if old is None else [a + b for a, b in zip(old, found, strict=True)]
+        sums[node] = totals if old is None else [a + b for a, b in zip(old, totals, strict=True)]
         return y
 
     with torch.no_grad():
@@ -154,24 +154,24 @@ def tune(
     steps: Iterable[Sequence[Feeds]],
     count: int,
     place: torch.device,
-    told: Callable[[int], None],
+    report: Callable[[int], None],
 ) -> list[Factored] | None:
     """The factors after ``count`` steps, each on the batches that ``steps`` gives it.
 
     ``powers`` are those of ``measure``. None where the errors are not finite.
     """
-    known = {layer.node: _Layer(layer, place) for layer in layers}
-    free = [factor.requires_grad_(True) for layer in known.values() for factor in layer.free]
+    modules = {layer.node: _Layer(layer, place) for layer in layers}
+    free = [factor.requires_grad_(True) for layer in modules.values() for factor in layer.free]
     descent = _Descent(free)
     for index, batches in enumerate(steps):
-        told(index)
+        report(index)
         for feeds in batches:
-            loss = _distance(run, known, powers, feeds) / len(batches)
+            loss = _distance(run, modules, powers, feeds) / len(batches)
             if not bool(torch.isfinite(loss)):
                 return None
             loss.backward()  # type: ignore[no-untyped-call]
         descent.step(RATE * _schedule(index, count))
-    return [layer.result() for layer in known.values()]
+    return [layer.result() for layer in modules.values()]
 
 
 class _Descent:
@@ -184,10 +184,10 @@ class _Descent:
 
     def step(self, rate: float) -> None:
         """One step along the gradients, which are then forgotten."""
-        found = [torch.zeros_like(one) if one.grad is None else one.grad for one in self.free]
+        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in self.free]
         with torch.no_grad():
             adam(
-                self.free, found, self.firsts, self.seconds, [], self.counts, foreach=True,
+                self.free, gradients, self.firsts, self.seconds, [], self.counts, foreach=True,
                 amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=rate, weight_decay=0.0,
                 eps=1e-8, maximize=False,
             )  # fmt: skip
@@ -196,19 +196,19 @@ class _Descent:
 
 
 def _distance(
-    run: Forward, known: Mapping[str, _Layer], powers: Mapping[str, float], feeds: Feeds
+    run: Forward, modules: Mapping[str, _Layer], powers: Mapping[str, float], feeds: Feeds
 ) -> Tensor:
-    wanted: dict[str, Tensor] = {}
+    targets: dict[str, Tensor] = {}
     terms: list[Tensor] = []
 
     def teach(node: str, x: Tensor) -> Tensor:
-        wanted[node] = y = known[node].original(x)
+        targets[node] = y = modules[node].original(x)
         return y.clone()
 
     def follow(node: str, x: Tensor) -> Tensor:
-        y = known[node].split(x)
+        y = modules[node].split(x)
         if powers[node] > 0:
-            target = wanted.pop(node)
+            target = targets.pop(node)
             error = F.mse_loss(y, target, reduction="sum") / (y.numel() / y.shape[1])
             terms.append(error / powers[node])
         return y

@@ -39,12 +39,12 @@ def place_for(device: str | None) -> torch.device:
 
 def frozen(module: M, place: torch.device) -> M:
     """A copy in float32 at ``place`` whose parameters take no gradients."""
-    made = copy.deepcopy(module)
-    with own_methods(made):
-        made = made.to(place).float()
-    for parameter in parameters(made):
+    clone = copy.deepcopy(module)
+    with own_methods(clone):
+        clone = clone.to(place).float()
+    for parameter in parameters(clone):
         parameter.requires_grad_(False)
-    return made
+    return clone
 
 
 @contextmanager

@@ -30,22 +30,22 @@ _DEPTH = 3
 
 def entries(content: Any, kind: type) -> dict[Trail, Any]:
     """All entries that are modules (``nn.Module``) or state dicts (``Mapping``), by trail."""
-    found: dict[Trail, Any] = {}
+    entries_by_trail: dict[Trail, Any] = {}
 
     def visit(value: Any, trail: Trail) -> None:
         if kind is nn.Module:
             if isinstance(value, nn.Module):
-                found[trail] = value
+                entries_by_trail[trail] = value
                 return
         elif is_state_dict(value):
-            found[trail] = value
+            entries_by_trail[trail] = value
         if isinstance(value, Mapping) and len(trail) < _DEPTH:
             for key, item in value.items():
                 if isinstance(key, str):
                     visit(item, (*trail, key))
 
     visit(content, ())
-    return found
+    return entries_by_trail
 
 
 def is_state_dict(value: Any) -> bool:
@@ -77,11 +77,11 @@ def pick(content: Any, kind: type, key: str | None, where: str) -> tuple[Trail, 
         UsageError: no entry at ``key``, or several to choose from without it.
         FormatError: nothing of that kind in the file.
     """
-    found = entries(content, kind)
+    choices = entries(content, kind)
     if key is not None:
-        return _at(content, found, key, where)
-    with_convs = {trail: value for trail, value in found.items() if has_convs(value)}
-    candidates = with_convs or found
+        return _at(content, choices, key, where)
+    with_convs = {trail: value for trail, value in choices.items() if has_convs(value)}
+    candidates = with_convs or choices
     if () in candidates:
         return (), candidates[()]
     if len(candidates) > 1:
@@ -101,11 +101,11 @@ def pick(content: Any, kind: type, key: str | None, where: str) -> tuple[Trail, 
     return next(iter(candidates.items()))
 
 
-def _at(content: Any, found: Mapping[Trail, Any], key: str, where: str) -> tuple[Trail, Any]:
-    for trail, value in found.items():
+def _at(content: Any, choices: Mapping[Trail, Any], key: str, where: str) -> tuple[Trail, Any]:
+    for trail, value in choices.items():
         if ".".join(trail) == key:
             return trail, value
-    names = [".".join(trail) or "the file itself" for trail in found]
+    names = [".".join(trail) or "the file itself" for trail in choices]
     raise UsageError(
         f"no weights at --key {key}",
         where=where,
@@ -134,20 +134,20 @@ def rekeyed(original: Any, items: Iterable[tuple[str, Any]], renamed: Mapping[st
 
     ``renamed`` has the entries to add to the ``_metadata`` of ``Module.state_dict``.
     """
-    made = type(original)() if isinstance(original, dict) else {}
+    copy = type(original)() if isinstance(original, dict) else {}
     try:
-        made.update(items)
+        copy.update(items)
     except TypeError:
-        made = dict(items)
+        copy = dict(items)
     metadata = getattr(original, "_metadata", None)
     if isinstance(metadata, dict):
-        setattr(made, "_metadata", type(metadata)({**metadata, **renamed}))  # noqa: B010
-    return made
+        setattr(copy, "_metadata", type(metadata)({**metadata, **renamed}))  # noqa: B010
+    return copy
 
 
-def best_prefix(keys: Iterable[str], wanted: Iterable[str]) -> str:
-    """The prefix under which most of ``wanted`` are among ``keys``; the shortest such."""
-    have, needed = set(keys), list(wanted)
+def best_prefix(keys: Iterable[str], targets: Iterable[str]) -> str:
+    """The prefix under which most of ``targets`` are among ``keys``; the shortest such."""
+    have, needed = set(keys), list(targets)
     best, most = "", -1
     for prefix in sorted(set(prefixes(have)), key=lambda p: (len(p), p)):
         count = sum(prefix + key in have for key in needed)

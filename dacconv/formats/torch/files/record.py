@@ -38,7 +38,7 @@ def make_record(
     ``replaced`` maps the same names to the geometry of the layers that were there before; None
     where it is not known, as in the files of earlier versions.
     """
-    made = {
+    fields = {
         "record_version": RECORD_VERSION,
         "provenance": provenance,
         "entry": entry,
@@ -46,7 +46,7 @@ def make_record(
         "modules": modules,
         **({} if replaced is None else {"replaced": replaced}),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(made, default=str, sort_keys=True))
+    plain: dict[str, Any] = json.loads(json.dumps(fields, default=str, sort_keys=True))
     return plain
 
 

@@ -36,7 +36,7 @@ def constant_affine(
     name: str,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    made: torch.Tensor,
+    result: torch.Tensor,
     is_constant: Callable[[torch.Tensor], bool],
 ) -> tuple[Affine, int] | None:
     """The affine per channel that a call computes, and its axis; None where it is none."""
@@ -48,24 +48,24 @@ def constant_affine(
         return None
     sides = [first] if kind == "neg" else [first, other]
     data = [s for s in sides if isinstance(s, torch.Tensor) and not is_constant(s)]
-    if len(data) != 1 or data[0].shape != made.shape or data[0].dtype != made.dtype:
+    if len(data) != 1 or data[0].shape != result.shape or data[0].dtype != result.dtype:
         return None
     swapped = kind != "neg" and data[0] is other and data[0] is not first
-    if not made.is_floating_point() or (kind == "div" and swapped):
+    if not result.is_floating_point() or (kind == "div" and swapped):
         return None
-    found = _constant(first if swapped else other, made)
-    if found is None:
+    constant = _constant(first if swapped else other, result)
+    if constant is None:
         return None
-    value, axis = found
+    value, axis = constant
     return arithmetic_affine(kind, value, float(alpha), swapped=swapped), axis
 
 
-def _constant(raw: Any, made: torch.Tensor) -> tuple[FloatArray, int] | None:
+def _constant(raw: Any, result: torch.Tensor) -> tuple[FloatArray, int] | None:
     if isinstance(raw, Number):
         return np.asarray(float(raw)), 1
-    if not isinstance(raw, torch.Tensor) or raw.ndim > made.ndim:
+    if not isinstance(raw, torch.Tensor) or raw.ndim > result.ndim:
         return None
-    shape = (1,) * (made.ndim - raw.ndim) + tuple(raw.shape)
+    shape = (1,) * (result.ndim - raw.ndim) + tuple(raw.shape)
     wide = [axis for axis, size in enumerate(shape) if size != 1]
     if len(wide) > 1:
         return None

@@ -50,7 +50,7 @@ def per_axis(value: Any, axes: int) -> tuple[int, ...]:
 
 
 def conv_call(
-    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], made: torch.Tensor
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: torch.Tensor
 ) -> tuple[Op, Any, Geometry | None] | None:
     """``(op, weight, geometry)`` of a functional conv or linear call; None for other calls."""
     short = short_name(name)
@@ -59,18 +59,18 @@ def conv_call(
         weight = call["weight"]
         if weight.ndim != 2:
             return None
-        return "linear", weight, linear_geometry(weight, call.get("bias") is not None, made)
+        return "linear", weight, linear_geometry(weight, call.get("bias") is not None, result)
     axes = {"1d": 1, "2d": 2, "3d": 3}.get(short[-2:], 0)
     if short == f"conv{axes}d":
         call = bound(_CONV_ARGS, args, kwargs)
-        return "conv", call["weight"], _geometry(call, axes, made, transposed=False)
+        return "conv", call["weight"], _geometry(call, axes, result, transposed=False)
     if short == f"conv_transpose{axes}d":
         call = bound(_TRANSPOSED_ARGS, args, kwargs)
-        return "conv_transpose", call["weight"], _geometry(call, axes, made, transposed=True)
+        return "conv_transpose", call["weight"], _geometry(call, axes, result, transposed=True)
     return None
 
 
-def _geometry(call: Call, axes: int, made: torch.Tensor, *, transposed: bool) -> Geometry:
+def _geometry(call: Call, axes: int, result: torch.Tensor, *, transposed: bool) -> Geometry:
     weight, source = call["weight"], call["input"]
     groups = int(call.get("groups", 1))
     first, second = int(weight.shape[0]), int(weight.shape[1]) * groups
@@ -83,31 +83,31 @@ def _geometry(call: Call, axes: int, made: torch.Tensor, *, transposed: bool) ->
         groups=groups,
         bias=call.get("bias") is not None,
         input_size=tuple(source.shape[-axes:]),
-        output_size=tuple(made.shape[-axes:]),
-        batch=made.shape[0] if made.ndim == axes + 2 else 1,
+        output_size=tuple(result.shape[-axes:]),
+        batch=result.shape[0] if result.ndim == axes + 2 else 1,
         itemsize=weight.element_size(),
         transposed=transposed,
     )
 
 
 def describe_call(
-    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], made: torch.Tensor
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: torch.Tensor
 ) -> tuple[Op, Mapping[str, Any]]:
     """The op and attrs, as ``Node`` promises them, of a call that is no conv."""
     short = short_name(name)
     if short in _ADDS or short in _SUBS:
-        return _addition(short, args, kwargs, made)
+        return _addition(short, args, kwargs, result)
     if short in _CATS:
         call = bound(("tensors", "dim"), args, kwargs)
-        return "concat", {"axis": int(call.get("dim", 0)) % made.ndim}
+        return "concat", {"axis": int(call.get("dim", 0)) % result.ndim}
     if "pool" in short:
         return "pool", _pool(short, args, kwargs)
     if short == "pad":
-        return _pad(bound(("input", "pad", "mode", "value"), args, kwargs), made)
+        return _pad(bound(("input", "pad", "mode", "value"), args, kwargs), result)
     if short in ("permute", "transpose", "swapaxes"):
-        return _transpose(short, args, kwargs, made)
+        return _transpose(short, args, kwargs, result)
     source = args[0] if args and isinstance(args[0], torch.Tensor) else None
-    unchanged = source is not None and (source.shape, source.dtype) == (made.shape, made.dtype)
+    unchanged = source is not None and (source.shape, source.dtype) == (result.shape, result.dtype)
     if short in _IDENTITIES and unchanged:
         training = bound(("input", "p", "training"), args, kwargs).get("training", True)
         if short != "dropout" or not training:
@@ -116,14 +116,14 @@ def describe_call(
 
 
 def _addition(
-    short: str, args: Sequence[Any], kwargs: Mapping[str, Any], made: torch.Tensor
+    short: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: torch.Tensor
 ) -> tuple[Op, Mapping[str, Any]]:
     call = bound(("input", "other"), args, kwargs)
     a, b, alpha = call.get("input"), call.get("other"), call.get("alpha", 1)
     for side in (a, b):
-        if not isinstance(side, torch.Tensor) or side.shape != made.shape:
+        if not isinstance(side, torch.Tensor) or side.shape != result.shape:
             return "other", {}
-        if side.dtype != made.dtype:
+        if side.dtype != result.dtype:
             return "other", {}
     sign = -1.0 if short in _SUBS else 1.0
     return "add", {"coefficients": (1.0, sign * float(alpha))}
@@ -149,10 +149,10 @@ def _pool(short: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping
     }
 
 
-def _pad(call: Call, made: torch.Tensor) -> tuple[Op, Mapping[str, Any]]:
+def _pad(call: Call, result: torch.Tensor) -> tuple[Op, Mapping[str, Any]]:
     flat = [int(p) for p in call["pad"]]
     pairs = [(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)]  # the last axis first
-    pads = [(0, 0)] * (made.ndim - len(pairs)) + pairs[::-1]
+    pads = [(0, 0)] * (result.ndim - len(pairs)) + pairs[::-1]
     value = call.get("value")
     return "pad", {
         "pads": tuple(pads),
@@ -162,17 +162,17 @@ def _pad(call: Call, made: torch.Tensor) -> tuple[Op, Mapping[str, Any]]:
 
 
 def _transpose(
-    short: str, args: Sequence[Any], kwargs: Mapping[str, Any], made: torch.Tensor
+    short: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: torch.Tensor
 ) -> tuple[Op, Mapping[str, Any]]:
-    axes = list(range(made.ndim))
+    axes = list(range(result.ndim))
     if short == "permute":
         given = kwargs.get("dims", args[1:])
         flat = given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
-        perm = tuple(int(d) % made.ndim for d in flat)
+        perm = tuple(int(d) % result.ndim for d in flat)
         return "transpose", {"perm": perm}
     call = bound(("input", "dim0", "dim1"), args, kwargs)
     if "dim0" not in call or "dim1" not in call:
         return "other", {}
-    first, second = int(call["dim0"]) % made.ndim, int(call["dim1"]) % made.ndim
+    first, second = int(call["dim0"]) % result.ndim, int(call["dim1"]) % result.ndim
     axes[first], axes[second] = axes[second], axes[first]
     return "transpose", {"perm": tuple(axes)}

@@ -38,7 +38,7 @@ class _Batch:
     go: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     arrived: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     at: str | None = None
-    given: torch.Tensor | None = None
+    waiting: torch.Tensor | None = None
     answer: torch.Tensor | None = None
     result: Any = None
     error: BaseException | None = None
@@ -70,10 +70,10 @@ def in_step(run: Callable[[int, Stop], Any], count: int, visit: Visit) -> list[A
             (place,) = places
             if place is None:
                 return [batch.result for batch in batches]
-            given = [batch.given for batch in batches if batch.given is not None]
-            made = visit(place, [to_numpy(tensor) for tensor in given])
-            for batch, tensor, array in zip(batches, given, made, strict=True):
-                batch.given = None
+            waiting = [batch.waiting for batch in batches if batch.waiting is not None]
+            outputs = visit(place, [to_numpy(tensor) for tensor in waiting])
+            for batch, tensor, array in zip(batches, waiting, outputs, strict=True):
+                batch.waiting = None
                 batch.answer = torch.from_numpy(np.ascontiguousarray(array)).to(tensor)
     finally:
         for batch, thread in zip(batches, threads, strict=True):
@@ -84,7 +84,7 @@ def in_step(run: Callable[[int, Stop], Any], count: int, visit: Visit) -> list[A
 
 def _work(run: Callable[[int, Stop], Any], batch: _Batch) -> None:
     def stop(node: str, x: torch.Tensor) -> torch.Tensor:
-        batch.at, batch.given = node, x
+        batch.at, batch.waiting = node, x
         batch.arrived.release()
         batch.go.acquire()
         if batch.ended or batch.answer is None:
@@ -115,7 +115,7 @@ def stopping(
     A module that is called several times has several nodes, in the order of its calls.
     """
     local = threading.local()
-    wanted = frozenset(nodes)
+    targets = frozenset(nodes)
     calls: dict[str, list[str]] = {}
     for node, path in sites.items():
         calls.setdefault(path, []).append(node)
@@ -126,9 +126,9 @@ def stopping(
     patched: list[nn.Module] = []
     try:
         for path, names in calls.items():
-            if wanted.intersection(names):
+            if targets.intersection(names):
                 conv = submodule(module, path)
-                conv.forward = _replacement(conv.forward, path, names, wanted, local)
+                conv.forward = _replacement(conv.forward, path, names, targets, local)
                 patched.append(conv)
         yield begin
     finally:
@@ -140,13 +140,13 @@ def _replacement(
     original: Callable[..., Any],
     path: str,
     names: Sequence[str],
-    wanted: frozenset[str],
+    targets: frozenset[str],
     local: threading.local,
 ) -> Callable[..., Any]:
     def forward(x: torch.Tensor, *more: Any, **named: Any) -> Any:
         call = local.done[path]
         local.done[path] += 1
-        if call < len(names) and names[call] in wanted:
+        if call < len(names) and names[call] in targets:
             return local.stop(names[call], x)
         return original(x, *more, **named)
 

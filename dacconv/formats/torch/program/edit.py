@@ -85,7 +85,7 @@ class _Editor:
     state: dict[str, Any]
     fake: Any
     free: str
-    made: dict[int, tuple[Array, fx.Node]] = field(default_factory=dict)
+    parameters: dict[int, tuple[Array, fx.Node]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, program: ExportedProgram, reading: Reading) -> _Editor:
@@ -287,8 +287,8 @@ class _Editor:
 
     def _parameter(self, array: Array, stored: Array, wish: str, like: fx.Node) -> fx.Node:
         """The placeholder of a new parameter, made once per ``array``, beside the old one."""
-        if id(array) in self.made:
-            return self.made[id(array)][1]
+        if id(array) in self.parameters:
+            return self.parameters[id(array)][1]
         old = _home(like)
         index = next(i for i, spec in enumerate(self.specs) if spec.arg.name == old.name)
         model = constant(self.program, self.specs[index])
@@ -308,7 +308,7 @@ class _Editor:
         self.specs.insert(
             index, InputSpec(InputKind.PARAMETER, TensorArgument(name=node.name), name)
         )
-        self.made[id(array)] = (array, node)  # keeps the array, and so its id, alive
+        self.parameters[id(array)] = (array, node)  # keeps the array, and so its id, alive
         return node
 
     # -- the end ------------------------------------------------------------------------
