@@ -114,7 +114,7 @@ class Settings(Options):
     macs: str | float | None = option(SHARE, None, "The best ranks that keep at most this share of the MACs, as 0.45.", LAYERS, "convert", metavar="SHARE", choice="ranks")
     params: str | float | None = option(SHARE, None, "The best ranks that keep at most this share of the parameters.", LAYERS, "convert", metavar="SHARE", choice="ranks")
     latency: str | float | None = option(SHARE, None, "The best ranks that keep at most this share of the measured time, as 0.6.", LAYERS, "convert", metavar="SHARE", choice="ranks")
-    precision: str | None = option(TEXT, None, "The precision of the layers, alone or after a split: int8 (ONNX; ranges are measured on the inputs of --calibrate), or fp16 and bf16, which are stored only; and exceptions, as int8,conv1=fp32 (fp32).", LAYERS, "convert", metavar="PRECISION,...")
+    precision: str | None = option(TEXT, None, "The precision of the layers, alone or after a split: int8 (ONNX; ranges are measured on the inputs of --calibrate), auto (int8 where it is measured to be faster and the damage is small), or fp16 and bf16, which are stored only; and exceptions, as int8,conv1=fp32 (fp32).", LAYERS, "convert", metavar="PRECISION,...")
     plan: str | None = option(PATH, None, "A plan in JSON, as --dry-run writes it.", LAYERS, "convert", metavar="FILE", choice="ranks")
     from_sweep: str | None = option(TEXT, None, "A point of a sweep's results; --pick says which.", LAYERS, "convert", metavar="FILE", choice="ranks")
     pick: str | None = option(TEXT, None, "The best point within limits, as 'macs<=0.5'; or knee.", LAYERS, "convert", metavar="WHICH")

@@ -29,7 +29,7 @@ from dacconv.support.progress import Progress, silent
 
 if TYPE_CHECKING:  # plain DAC does without them, and starts sooner
     from dacconv.calibration.prepare import Calibrated, CalibrationOptions
-    from dacconv.conversion.precision import RangeInputs
+    from dacconv.conversion.range_inputs import RangeInputs
     from dacconv.timing import Speeds, Timer
     from dacconv.timing.speeds import TimingOptions
 

@@ -14,6 +14,8 @@ from dacconv.support.json_values import is_text, shown
 FP32, INT8, FP16, BF16 = "fp32", "int8", "fp16", "bf16"
 PRECISIONS = (FP32, INT8, FP16, BF16)
 """The precisions that a layer can be written in."""
+AUTO = "auto"
+"""Int8 where it is measured to be faster and its damage is small, else fp32."""
 ACTIVATIONS = ("uint8", "int8")
 """The types of quantised activations."""
 RANGES = ("min-max", "percentile", "mse")
@@ -25,7 +27,8 @@ ten thousand, or the range with the least squared error of rounding and clipping
 class Precision:
     """The precision of every layer, and how int8 is done.
 
-    ``default`` is the precision of the layers that ``layers`` does not name; ``layers`` holds
+    ``default`` is the precision of the layers that ``layers`` does not name, or ``AUTO``;
+    ``layers`` holds
     pairs of a name (or a glob, before the plan is carried out) and a precision. Settings that are
     None are chosen by the error on held-out inputs when the plan is carried out: ``activations``,
     ``ranges``, ``reduce_range`` (weights of 7 bits, for processors whose 8-bit products
@@ -50,6 +53,11 @@ class Precision:
                 precision = value
         return precision
 
+    @property
+    def may_be_int8(self) -> bool:
+        """Whether some layers are to be int8, or may be."""
+        return bool({INT8, AUTO} & {self.default, *(value for _, value in self.layers)})
+
     def settled(self, layers: Mapping[str, str]) -> Precision:
         """The precision with an entry for every layer."""
         return replace(self, layers=tuple(layers.items()), complete=True)
@@ -64,11 +72,11 @@ def parse_precision(text: str, where: str) -> Precision:
     default, layers = None, []
     for part in text.split(","):
         name, sign, value = part.strip().rpartition("=")
-        if value not in PRECISIONS or (sign and not name):
+        if value not in (PRECISIONS if sign else (*PRECISIONS, AUTO)) or (sign and not name):
             raise UsageError(
                 f"'{value}' is no precision",
                 where=where,
-                hint=f"give one of {', '.join(PRECISIONS)}, and exceptions as in int8,conv1=fp32",
+                hint=f"give one of {', '.join((*PRECISIONS, AUTO))}; int8,conv1=fp32 has an exception",
             )
         if sign:
             layers.append((name, value))
@@ -96,7 +104,7 @@ def precision_from_dict(data: object, where: str) -> Precision:
             hint='write "precision": {"default": "int8", "layers": {"conv1": "fp32"}}',
         )
     allowed: dict[str, tuple[object, ...]] = {
-        "default": PRECISIONS,
+        "default": (*PRECISIONS, AUTO),
         "activations": (*ACTIVATIONS, None),
         "ranges": (*RANGES, None),
         "reduce_range": (True, False, None),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dacconv.conversion import pipeline
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Model
-from dacconv.graph.precision import INT8
+from dacconv.graph.precision import AUTO, INT8
 from dacconv.graph.types import Plan
 from dacconv.planning import Damage, plans
 from dacconv.settings import Settings, option_text
@@ -19,7 +19,7 @@ from dacconv.support.progress import Progress, silent
 
 if TYPE_CHECKING:
     from dacconv.calibration.prepare import Calibrated
-    from dacconv.conversion.precision import RangeInputs
+    from dacconv.conversion.range_inputs import RangeInputs
     from dacconv.timing import Timer
 
 SAME_AS_SWEEP = ("fuse", "kernel_scale", "calibrate")
@@ -82,11 +82,13 @@ def inputs_for_ranges(
     (also with ``none``, which is about the layers that are split).
     """
     precision = plan.precision
-    if precision is None or INT8 not in (precision.default, *dict(precision.layers).values()):
+    if precision is None or not precision.may_be_int8:
         return None
-    from dacconv.conversion.precision import of_calibration, range_inputs
+    from dacconv.conversion.range_inputs import of_calibration, range_inputs
 
     if reason := model.precision_refusal(INT8):
+        if precision.default == AUTO:
+            return None
         raise UnsupportedError(reason, where=str(model.path))
     if calibrated is not None:
         return of_calibration(calibrated.inputs)

@@ -14,7 +14,7 @@ import pytest
 import dacconv
 from dacconv.calibration.prepare import CalibrationOptions
 from dacconv.conversion.pipeline import view_of
-from dacconv.conversion.precision import RangeInputs, layer_nodes, quantised, range_inputs
+from dacconv.conversion.range_inputs import RangeInputs, layer_nodes, quantised, range_inputs
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Feeds, Int8Recipe, Runner
 from dacconv.graph.plan_json import plan_to_dict

@@ -9,8 +9,10 @@ import onnx
 import pytest
 import torch
 
+from dacconv.conversion import verification
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats import open_model
+from dacconv.graph.findings import Latency
 from dacconv.graph.plan_json import plan_to_json
 from dacconv.jobs.convert import compare_files, convert_file, dry_run, inspect_file
 from dacconv.jobs.reproduce import reproduce
@@ -96,6 +98,16 @@ def test_the_inputs_and_outputs_stay_floating_point(net: Path) -> None:
     onnx.checker.check_model(second)
     assert list(first.graph.input) == list(second.graph.input)
     assert list(first.graph.output) == list(second.graph.output)
+
+
+def test_auto_is_int8_only_where_that_is_faster(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for speedup, expected in ((2.0, "int8"), (0.9, "fp32")):
+        time = Latency(1.0, 1 / speedup, speedup, speedup, speedup, 20, 1, (speedup, speedup))
+        monkeypatch.setattr(verification, "side_by_side", lambda *_, time=time: time)
+        outcome = converted(net, precision="auto,conv1=fp32")
+        assert {row.precision for row in outcome.report.rows if row.name != "conv1"} == {expected}
+        assert reproduce(net, outcome.written[0], {}).exact
+    assert "not measured to be faster" in "\n".join(words.facts(outcome.report))
 
 
 def test_a_plan_is_written_edited_and_fed_back(net: Path) -> None:
