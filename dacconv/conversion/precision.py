@@ -50,8 +50,8 @@ def in_precision(
             result = in_precision(converted, lowered, original, inputs, None, progress)
         except UnsupportedError as error:
             return _in_fp32(converted, plan, layers, f"no int8: {error.what}")
-        reason = _not_worth_it(converted, result[0], result[2], inputs)
-        return _in_fp32(converted, plan, layers, reason) if reason else result
+        doubt = _not_worth_it(converted, result[0], result[2], inputs)
+        return _in_fp32(converted, plan, layers, doubt) if doubt else result
     for each in sorted(wanted):
         if reason := converted.precision_refusal(each):
             raise UnsupportedError(reason, where=str(converted.path))

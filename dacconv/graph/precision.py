@@ -76,7 +76,7 @@ def parse_precision(text: str, where: str) -> Precision:
             raise UsageError(
                 f"'{value}' is no precision",
                 where=where,
-                hint=f"give one of {', '.join((*PRECISIONS, AUTO))}; int8,conv1=fp32 has an exception",
+                hint=f"known: {', '.join((*PRECISIONS, AUTO))}; an exception: int8,conv1=fp32",
             )
         if sign:
             layers.append((name, value))
