@@ -13,8 +13,10 @@ import pytest
 
 import dacconv
 from dacconv.calibration.prepare import CalibrationOptions
+from dacconv.conversion.int8 import quantised
 from dacconv.conversion.pipeline import view_of
-from dacconv.conversion.range_inputs import RangeInputs, layer_nodes, quantised, range_inputs
+from dacconv.conversion.precision import layer_nodes
+from dacconv.conversion.range_inputs import RangeInputs, range_inputs
 from dacconv.errors import UnsupportedError, UsageError
 from dacconv.formats.base import Feeds, Int8Recipe, Runner
 from dacconv.graph.plan_json import plan_to_dict
