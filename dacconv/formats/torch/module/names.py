@@ -48,7 +48,8 @@ def tensor_key(tensor: torch.Tensor) -> tuple[Any, ...]:
     if tensor.layout != torch.strided or tensor.numel() == 0:
         return (id(tensor),)
     try:
-        return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        place = id(tensor) if tensor.is_meta else tensor.data_ptr()
+        return (place, tuple(tensor.shape), tensor.stride(), tensor.dtype)
     except RuntimeError:  # under vmap and the like there is no memory to point to
         return (id(tensor),)
 
