@@ -40,15 +40,15 @@ class Network:
             shape = shapes.get(key, ())
             if len(shape) <= axis:
                 return
-            fitting[argument] = shape[axis] if unit == 1 else shape[axis] / unit
-            if unit > 1 and argument not in FRACTIONS.get(self.name, ()):
-                fitting[argument] = shape[axis] // unit
+            size = shape[axis]
+            whole = unit == 1 or self.name not in FRACTIONS
+            fitting[argument] = size // unit if whole else size / unit
         for more in self.tried:
-            yield fitting | more
+            yield fitting | dict(more)
 
 
-FRACTIONS = {"mobilenet_v1": ("width",), "shufflenet_v1": ("width",)}
-"""Arguments that need not be whole numbers."""
+FRACTIONS = ("mobilenet_v1", "shufflenet_v1")
+"""The networks whose width need not be a whole number."""
 
 
 def _resnet(name: str, caveat: str = "") -> Network:

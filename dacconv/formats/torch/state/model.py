@@ -46,7 +46,16 @@ class StateModel(TracedModel):
         modules = self._specs(earlier["modules"])
         replaced = {name: self.originals[name] for name in modules if name in self.originals}
         record = make_record(plan, provenance, modules, self.source.entry, replaced)
+        if (known := self._known_network()) is not None:
+            record["arch"] = known
         return self.source.save(path, self._changed(), record)
+
+    def _known_network(self) -> dict[str, Any] | None:
+        """The network of ``dacconv.zoo`` that the file can be opened with again."""
+        package, _, name = (self.options.arch or "").partition(":")
+        if package != "dacconv.zoo":
+            return None
+        return {"name": name, "arguments": dict(self.options.arch_args)}
 
     def _specs(self, earlier: Mapping[str, Any]) -> dict[str, Any]:
         """What takes the place of which module, this time and at earlier conversions."""
@@ -124,10 +133,13 @@ Place = Callable[[nn.Module, StateFile], Iterable[object]]
 """Puts the layers of an earlier conversion into the architecture, one after the other."""
 
 
-def load_state(source: StateFile, options: LoadOptions, place: Place) -> StateModel:
+def load_state(
+    source: StateFile, options: LoadOptions, place: Place, recognised: tuple[str, ...] = ()
+) -> StateModel:
     """Build the architecture and load the state dict into it, strictly.
 
-    A state dict that was converted before gets its layers by ``place``.
+    A state dict that was converted before gets its layers by ``place``. ``recognised`` says in the
+    report which network was recognised, if one was.
 
     Raises:
         UsageError: the factory fails, or its keys and the file's are not the same.
@@ -144,7 +156,7 @@ def load_state(source: StateFile, options: LoadOptions, place: Place) -> StateMo
         pass
     prefix = fill(module, source.state, str(path), f"--arch {options.arch}")
     left = [key for key in source.state if not key.startswith(prefix)]
-    facts = list(source.facts())
+    facts = [*recognised, *source.facts()]
     if left:
         facts.append(f"entries outside '{prefix}' are kept as they are: {', '.join(left[:4])}")
     return StateModel(

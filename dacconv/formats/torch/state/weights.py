@@ -59,6 +59,7 @@ class WeightsModel:
     source: StateFile
     options: LoadOptions = field(default_factory=LoadOptions)
     changes: Mapping[str, tuple[Conv, ...]] = field(default_factory=dict)
+    facts: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -88,7 +89,7 @@ class WeightsModel:
         )
         for name, chain in self.changes.items():
             nodes = tuple(n for node in nodes for n in _changed_nodes(node, name, chain))
-        notes = (_NOTE, *(() if ordered else (_SORTED,)), *self.source.facts())
+        notes = (_NOTE, *self.facts, *(() if ordered else (_SORTED,)), *self.source.facts())
         return Graph(nodes, (), tuple(n.output for n in nodes[-1:]), order="file", notes=notes)
 
     def graph(self) -> Graph:
@@ -196,9 +197,11 @@ class WeightsModel:
         return changed
 
 
-def load_weights(source: StateFile, options: LoadOptions) -> WeightsModel:
-    """The model of a state dict alone."""
-    return WeightsModel(source.checkpoint.path, source, options)
+def load_weights(
+    source: StateFile, options: LoadOptions, facts: tuple[str, ...] = ()
+) -> WeightsModel:
+    """The model of a state dict alone; ``facts`` are for the report."""
+    return WeightsModel(source.checkpoint.path, source, options, facts=facts)
 
 
 def _changed_nodes(node: Node, name: str, chain: Sequence[Conv]) -> list[Node]:
