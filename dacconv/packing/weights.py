@@ -28,6 +28,9 @@ FEWEST_NUMBERS = 64
 """A kernel of fewer numbers is left as it is: it would take more room than it saves."""
 MOST_NUMBERS = 5000
 """The most numbers of a patch for which second moments are computed."""
+LEAST_GAIN = 1e-3
+"""The smallest gain of a channel, over the largest of its layer."""
+_MOST_AFFINES = 12
 ROWS_PER_NUMBER, FEWEST_ROWS = 6, 8192
 """The positions that second moments are computed from."""
 
@@ -76,10 +79,10 @@ def find_weights(
         match = next((form for form in _forms(conv, dtypes) if form[0] in spans), None)
         if conv.weight.size < FEWEST_NUMBERS:
             continue
-        if match is None:
-            notes.append(f"{name}: its weight is not in the file as it is used")
-        elif not np.isfinite(conv.weight.astype(np.float64)).all():
+        if not np.isfinite(conv.weight.astype(np.float64)).all():
             notes.append(f"{name}: its weight has numbers that are NaN or infinite")
+        elif match is None:
+            notes.append(f"{name}: its weight is not in the file as it is used")
         else:
             nodes.setdefault(match[0], []).append(name)
             first.setdefault(match[0], (conv, match[1]))
@@ -183,20 +186,31 @@ def _kernel(conv: Conv) -> F64:
 
 
 def _gains(model: Model, names: Sequence[str], conv: Conv) -> F64:
-    """The scale of the BatchNorm behind a conv, where that alone reads it; else ones."""
-    rows = len(_stored_array(conv))
-    ones = np.ones(rows)
-    nodes = model.graph().nodes
+    """What each output channel is multiplied with right behind a conv, as by a BatchNorm.
+
+    Ones where anything else reads the conv, or several layers have the same weight.
+    """
+    gains = np.ones(len(_stored_array(conv)))
     if len(names) != 1 or conv.transposed:
-        return ones
-    output = next(node.output for node in nodes if node.name == names[0])
-    readers = [node for node in nodes if output in node.inputs]
-    if len(readers) != 1 or readers[0].op != "affine":
-        return ones
-    scale = np.abs(model.affine(readers[0].name).scale).ravel()
-    if scale.shape != ones.shape or not np.isfinite(scale).all() or not scale.any():
-        return ones
-    return np.maximum(scale, 1e-3 * float(scale.max()))
+        return gains
+    nodes = model.graph().nodes
+    value = next(node.output for node in nodes if node.name == names[0])
+    for _ in range(_MOST_AFFINES):
+        readers = [node for node in nodes if value in node.inputs]
+        if len(readers) != 1 or readers[0].op not in ("affine", "identity", "transpose"):
+            break
+        if readers[0].op == "affine":
+            try:
+                scale = np.abs(model.affine(readers[0].name).scale).ravel()
+            except UnsupportedError:
+                break
+            if scale.size not in (1, gains.size) or not np.isfinite(scale).all():
+                break
+            gains = gains * scale
+        value = readers[0].output
+    if not gains.any():
+        return np.ones_like(gains)
+    return np.maximum(gains, LEAST_GAIN * float(gains.max()))
 
 
 def _through(conv: Conv, xs: Sequence[Array]) -> tuple[list[FloatArray], F64]:
