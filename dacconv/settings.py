@@ -10,7 +10,7 @@ the properties of :class:`Settings` build these values.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -155,8 +155,13 @@ class Settings(Options):
     BUDGETS: ClassVar[tuple[str, ...]] = ("macs", "params", "latency")
 
     def changed(self) -> dict[str, Any]:
-        """The settings that differ from the defaults, as JSON has them, for the provenance."""
-        default = Settings()
+        """The settings that differ from the defaults, as JSON has them, for the provenance.
+
+        Without the number of threads where no times are measured: it does not change the result.
+        """
+        default = (
+            Settings() if self.tune or self.latency else replace(Settings(), threads=self.threads)
+        )
         return {
             f.name: list(value) if isinstance(value, tuple) else value
             for f in fields(self)

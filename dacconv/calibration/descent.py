@@ -21,6 +21,7 @@ from dacconv.formats.inputs import count_samples, joined
 from dacconv.graph.cost import shared_cost
 from dacconv.graph.layers import survey
 from dacconv.support.progress import Progress
+from dacconv.support.threads import fixed_torch_threads
 
 if TYPE_CHECKING:
     from dacconv.formats.base import Forward
@@ -57,7 +58,8 @@ def tuned(
         reason = "a model of this format gives no gradients"
         return dict(found), f"the factors were not tuned together: {reason}"
     try:
-        with model.differentiable([target.node for target in mine], device=device) as run:
+        nodes = [target.node for target in mine]
+        with model.differentiable(nodes, device=device) as run, fixed_torch_threads():
             made = _tuned(run, mine, found, inputs, steps, device, seed, progress)
     except UnsupportedError as error:
         return dict(found), f"the factors were not tuned together: {error.what}"

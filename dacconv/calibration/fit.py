@@ -17,6 +17,7 @@ import numpy as np
 from dacconv.calibration.moments import F64, Moments, best_bias, output_error, shrink, solve
 from dacconv.decompositions import Factors, Formula
 from dacconv.decompositions.formula import KERNEL
+from dacconv.support.threads import one_blas_thread
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridge strengths that are tried, as shares of the mean variance of the patches."""
@@ -151,9 +152,9 @@ def reduced_rank(formula: Formula, moments: Moments, factors: Factors) -> Factor
 
     kernel = solve(moments.cov, moments.cross).T
     size, rank = len(kernel), factors[formula.carrier].shape[-1]
-    _, vectors = scipy.linalg.eigh(
-        kernel @ moments.cross, subset_by_index=(size - rank, size - 1), check_finite=False
-    )
+    explained, leading = kernel @ moments.cross, (size - rank, size - 1)
+    with one_blas_thread():
+        _, vectors = scipy.linalg.eigh(explained, subset_by_index=leading, check_finite=False)
     columns = np.ascontiguousarray(vectors[:, ::-1])
     (index,) = (i for i in range(len(formula.terms)) if i != formula.carrier)
     term = formula.terms[index]

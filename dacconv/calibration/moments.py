@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dacconv.graph.types import FloatArray
+from dacconv.support.threads import one_blas_thread
 
 F64 = NDArray[np.float64]
 
@@ -141,10 +142,11 @@ def solve(matrix: F64, right: F64) -> F64:
         regular = matrix.copy()
         regular[np.diag_indices(size)] += jitter * amount
         try:
-            factor = scipy.linalg.cho_factor(regular, overwrite_a=True, check_finite=False)
+            with one_blas_thread():
+                factor = scipy.linalg.cho_factor(regular, overwrite_a=True, check_finite=False)
+                solution = scipy.linalg.cho_solve(factor, right, check_finite=False)
         except np.linalg.LinAlgError:
             continue
-        solution = scipy.linalg.cho_solve(factor, right, check_finite=False)
         if np.isfinite(solution).all():
             return np.asarray(solution)
     return np.zeros_like(right)

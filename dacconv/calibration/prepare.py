@@ -27,6 +27,7 @@ from dacconv.fusions.merged import MergedModel
 from dacconv.graph.types import Choice, FloatArray, Layer, Node
 from dacconv.planning.spectra import Spectra
 from dacconv.support.progress import Progress
+from dacconv.support.threads import fixed_torch_threads
 
 STEPS = 120
 """The approximate steps of one distillation, to estimate its effort."""
@@ -81,6 +82,7 @@ class Calibrated:
     device: str | None
     progress: Progress
 
+    @fixed_torch_threads()
     def prices(
         self, layers: Sequence[Layer], choices: Mapping[str, Sequence[Choice]]
     ) -> dict[str, Price]:
@@ -90,6 +92,7 @@ class Calibrated:
         plain = {t.name: {c: spectra.factors(c) for c in choices[t.name]} for t in targets}
         return study.price(_walkable(self.flat), targets, plain, self.inputs, self.progress)
 
+    @fixed_torch_threads()
     def rebuilt(
         self,
         layers: Sequence[Layer],
@@ -121,6 +124,7 @@ class Calibrated:
             progress=self.progress,
         )
 
+    @fixed_torch_threads()
     def harm(self, converted: Model) -> tuple[float, ...]:
         """Relative squared output error on the held-out half, then on each judging family."""
         original, changed = self.flat.runner(), converted.runner()
@@ -155,6 +159,7 @@ class Calibrated:
         return self.flat.conv(node.name).weight.shape == self.view.conv(site).weight.shape
 
 
+@fixed_torch_threads()
 def prepare(
     model: Model,
     view: Model | MergedModel,

@@ -15,6 +15,7 @@ import numpy as np
 
 from dacconv.decompositions.formula import F64, KERNEL, Factors, Formula, unfold
 from dacconv.graph.types import FloatArray, Rank
+from dacconv.support.threads import one_blas_thread
 
 SAFE_RATIO = 1e-9
 """Squared singular values below this share of the largest are lost to rounding in a Gram
@@ -98,10 +99,12 @@ def _decomposed(matrix: F64) -> tuple[F64, F64]:
     full = min(matrix.shape)
     is_wide = len(matrix) < matrix.shape[1]
     gram = matrix @ matrix.T if is_wide else matrix.T @ matrix
-    squared, vectors = scipy.linalg.eigh(gram, check_finite=False, driver="evd")
+    with one_blas_thread():
+        squared, vectors = scipy.linalg.eigh(gram, check_finite=False, driver="evd")
     squared, vectors = squared[::-1][:full], vectors[:, ::-1][:, :full]
     if squared[-1] <= SAFE_RATIO * squared[0]:
-        _, values, right = scipy.linalg.svd(matrix, full_matrices=False, check_finite=False)
+        with one_blas_thread():
+            _, values, right = scipy.linalg.svd(matrix, full_matrices=False, check_finite=False)
         return np.asarray(values), np.asarray(right)
     values = np.sqrt(squared)
     right = (vectors.T @ matrix) / values[:, None] if is_wide else vectors.T
@@ -117,9 +120,12 @@ def left_vectors(matrix: F64) -> F64:
     import scipy.linalg
 
     if matrix.shape[1] < len(matrix):
-        vectors, _, _ = scipy.linalg.svd(matrix, full_matrices=False, check_finite=False)
+        with one_blas_thread():
+            vectors, _, _ = scipy.linalg.svd(matrix, full_matrices=False, check_finite=False)
     else:
-        _, ascending = scipy.linalg.eigh(matrix @ matrix.T, check_finite=False, driver="evd")
+        gram = matrix @ matrix.T
+        with one_blas_thread():
+            _, ascending = scipy.linalg.eigh(gram, check_finite=False, driver="evd")
         vectors = ascending[:, ::-1]
     return signed(np.ascontiguousarray(vectors.T)).T
 

@@ -12,15 +12,14 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import TypeVar
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from dacconv.decompositions.formula import F64, Factors
 from dacconv.decompositions.spectrum import SAFE_RATIO, SingularValues, signed
 from dacconv.graph.types import FloatArray, Rank
+from dacconv.support.threads import one_blas_thread
 
 T = TypeVar("T")
 
@@ -123,12 +122,6 @@ def _true_svd(weight: FloatArray) -> tuple[F64, F64]:
     return np.asarray(values), signed(right)
 
 
-@cache
-def _libraries() -> ThreadpoolController:
-    """The BLAS that numpy has loaded; to look for it takes milliseconds."""
-    return ThreadpoolController()
-
-
 def _by_channels(function: Callable[..., T], weight: FloatArray, *more: F64) -> list[T]:
     """``function`` on slices of the input channels, in threads; ``more`` is indexed alike.
 
@@ -136,7 +129,7 @@ def _by_channels(function: Callable[..., T], weight: FloatArray, *more: F64) -> 
     own threads only get in the way of matrices this small.
     """
     bounds = range(0, weight.shape[1], SLICE)
-    with _libraries().limit(limits=1, user_api="blas"):
+    with one_blas_thread():
         if len(bounds) == 1:
             return [function(weight, *more)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -166,7 +166,19 @@ class Model(Protocol):
         ...
 
     def side_files(self, path: Path) -> tuple[Path, ...]:
-        """The files that ``save(path)`` would write beside ``path`` (not ``path`` itself)."""
+        """The files that ``save(path)`` would write beside ``path`` (not ``path`` itself).
+
+        Without those whose names follow from their bytes; see ``Replacing``.
+        """
+        ...
+
+
+@runtime_checkable
+class Replacing(Protocol):
+    """A model with side files that have other names each time, so that no old one is replaced."""
+
+    def replaced_files(self, path: Path) -> tuple[Path, ...]:
+        """The side files of earlier models at ``path``, which are of no use after ``save``."""
         ...
 
 

@@ -219,9 +219,12 @@ def _with_note(outcome: Outcome, handling: Handling) -> Outcome:
 
 
 def possible_outputs(task: Task) -> set[Path]:
-    """The files that a task may write: model, external data, the plan beside it, and reports."""
+    """The files that a task may write: model, the plan beside it, and reports.
+
+    External data is named after the model and its own bytes.
+    """
     output = task.output
-    paths = {output, output.with_name(f"{output.name}.data"), *task.reports.values()}
+    paths = {output, *task.reports.values()}
     if output.suffix not in (".onnx", ".pt2"):
         paths.add(output.with_suffix(".plan.json"))
     return paths

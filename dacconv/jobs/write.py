@@ -14,7 +14,7 @@ from dacconv.conversion.verification import verify
 from dacconv.conversion.weight_comparison import compare_weights
 from dacconv.errors import DacconvError, UsageError
 from dacconv.formats import open_model
-from dacconv.formats.base import Model
+from dacconv.formats.base import Model, Replacing
 from dacconv.formats.inputs import reason_not_runnable
 from dacconv.settings import Settings
 from dacconv.support.files import publish, staging
@@ -92,7 +92,8 @@ def write_verified(
         if report.missed and not target.keep:
             return Outcome(report, ())
         check_target(original, target.path, force=target.force)
-        return Outcome(report, publish(files, target.path.parent))
+        replaced = original.replaced_files(target.path) if isinstance(original, Replacing) else ()
+        return Outcome(report, publish(files, target.path.parent, replaced))
 
 
 def sizes(files: Iterable[Path]) -> int:

@@ -11,7 +11,7 @@ import platform
 import re
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,12 +44,15 @@ def require_folder(path: Path, where: str = "") -> None:
 
 
 @contextmanager
-def replacing(*targets: Path) -> Iterator[tuple[Path, ...]]:
+def replacing(
+    *targets: Path, renamed: Mapping[Path, Path] | None = None
+) -> Iterator[tuple[Path, ...]]:
     """Temporary paths beside ``targets``, which are renamed to them when the block succeeds.
 
     They are renamed in the order of ``targets``, so a file that refers to others comes last.
     On any error the temporary files are removed and the targets stay as they were. A
-    temporary path has the same suffix as its target.
+    temporary path has the same suffix as its target. ``renamed`` maps targets to other names in
+    the same folder, where a name follows from what is written; the block may fill it.
 
     Raises:
         WriteError: the folder is missing, not writable or full.
@@ -68,9 +71,9 @@ def replacing(*targets: Path) -> Iterator[tuple[Path, ...]]:
             umask = os.umask(0)
             os.umask(umask)
             for temporary, target in zip(temporaries, targets, strict=True):
-                current = target
+                current = (renamed or {}).get(target, target)
                 temporary.chmod(0o666 & ~umask)  # mkstemp creates private files
-                temporary.replace(target)
+                temporary.replace(current)
         except OSError as error:
             raise as_write_error(error, current) from error
     finally:
@@ -109,8 +112,10 @@ def staging(target: Path) -> Iterator[Path]:
         _unfinished.discard(folder)
 
 
-def publish(files: Sequence[Path], folder: Path) -> tuple[Path, ...]:
+def publish(files: Sequence[Path], folder: Path, replaced: Sequence[Path] = ()) -> tuple[Path, ...]:
     """Move files into ``folder``; return their new paths. The first file is moved last.
+
+    After that the files ``replaced`` are removed, which only the old first file needed.
 
     Raises:
         WriteError: the operating system refuses.
@@ -121,6 +126,8 @@ def publish(files: Sequence[Path], folder: Path) -> tuple[Path, ...]:
             file.replace(target)
         except OSError as error:
             raise as_write_error(error, target) from error
+    for old in set(replaced).difference(targets):
+        _remove(old)
     return targets
 
 

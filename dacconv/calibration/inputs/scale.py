@@ -23,6 +23,7 @@ from dacconv.formats.base import Model
 from dacconv.fusions.merged import MergedModel
 from dacconv.graph.patches import patches
 from dacconv.graph.types import Conv, FloatArray, Node
+from dacconv.support.threads import one_blas_thread
 
 LARGE_BIAS_RATIO = 16
 """Biases of more times the response show that the first conv was trained on 0..255."""
@@ -97,7 +98,9 @@ def _fit_to_statistics(
     ridge = 1e-3 * float((left**2).mean()) * np.eye(channels)
     middle_offset = -gain * images.mean(axis=(0, *range(2, images.ndim)))
     residual = (target - sums @ middle_offset) * weights
-    offset = middle_offset + np.linalg.solve(left.T @ left + ridge * len(left), left.T @ residual)
+    with one_blas_thread():
+        rest = np.linalg.solve(left.T @ left + ridge * len(left), left.T @ residual)
+    offset = middle_offset + rest
     if not (np.isfinite(gain) and np.isfinite(offset).all()) or gain == 0:
         return None
     description = (

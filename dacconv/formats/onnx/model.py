@@ -24,7 +24,7 @@ from dacconv.formats.onnx.load import read
 from dacconv.formats.onnx.operators import CannotEvaluate
 from dacconv.formats.onnx.rewrite import rewrite, rewrite_refusal
 from dacconv.formats.onnx.run import document_session, live, resume, runner, runtime, walk
-from dacconv.formats.onnx.save import inline_size, needs_side_file, save, side_path
+from dacconv.formats.onnx.save import data_files, inline_size, save
 from dacconv.formats.onnx.shapes import InferredShapes, infer
 from dacconv.graph.types import (
     Affine,
@@ -274,8 +274,12 @@ class OnnxModel:
         return save(self.document, path, provenance, plan)
 
     def side_files(self, path: Path) -> tuple[Path, ...]:
-        """The external data file, if one is written."""
-        return (side_path(path),) if needs_side_file(self.document) else ()
+        """None: an external data file is named after its bytes, and so replaces no other one."""
+        return ()
+
+    def replaced_files(self, path: Path) -> tuple[Path, ...]:
+        """The external data files of models that were written to ``path`` before."""
+        return data_files(path)
 
     def _entry(self, node: str) -> Entry:
         try:

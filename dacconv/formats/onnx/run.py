@@ -14,7 +14,7 @@ from dacconv.errors import UnsupportedError
 from dacconv.formats.base import Feeds, Runner, Visit
 from dacconv.formats.onnx.constants import Constants
 from dacconv.formats.onnx.document import Document, Entry, pieces
-from dacconv.formats.onnx.save import INLINE_LIMIT, inline_size, write
+from dacconv.formats.onnx.save import INLINE_LIMIT, inline_size, write_with_data
 from dacconv.formats.onnx.tensors import onnx_dtype
 from dacconv.graph.types import Array
 
@@ -90,8 +90,7 @@ def document_session(document: Document, **options: Any) -> Any:
         return session(b"".join(pieces(document)), **options)
     with tempfile.TemporaryDirectory(prefix="dacconv-") as folder:
         path = Path(folder) / "model.onnx"
-        with path.open("wb") as stream, path.with_name("model.onnx.data").open("wb") as side:
-            write(document, stream, side, "model.onnx.data")
+        write_with_data(document, path)
         return session(path, **options)
 
 

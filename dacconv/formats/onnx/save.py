@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,9 +39,18 @@ def needs_side_file(document: Document) -> bool:
     return document.external or inline_size(document) > INLINE_LIMIT
 
 
-def side_path(path: Path) -> Path:
-    """The external data file of the model at ``path``."""
-    return path.with_name(path.name + ".data")
+def data_files(path: Path) -> tuple[Path, ...]:
+    """The external data files that were written for a model at ``path``; there may be several.
+
+    A data file is called ``NAME.DIGEST.data`` after the model and its own bytes. So a model that
+    replaces another one never has the same data file: were the program killed between the two
+    renames, the old graph would still find its old data.
+    """
+    pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.data")
+    try:
+        return tuple(sorted(p for p in path.parent.iterdir() if pattern.fullmatch(p.name)))
+    except OSError:
+        return ()
 
 
 def save(
@@ -52,32 +64,80 @@ def save(
     stamped = _stamped(document, provenance, plan)
     if not needs_side_file(document):
         with replacing(path) as (temporary,), temporary.open("wb") as stream:
-            write(stamped, stream, None, "")
+            write(stamped, stream)
         return (path,)
-    side = side_path(path)
+    unnamed, names = path.with_name(f"{path.name}.data"), dict[Path, Path]()
     with (
-        replacing(side, path) as (side_temporary, temporary),
+        replacing(unnamed, path, renamed=names) as (side_temporary, temporary),
         side_temporary.open("wb") as side_stream,
         temporary.open("wb") as stream,
     ):
-        write(stamped, stream, side_stream, side.name)
+        hashing = _Hashing(side_stream)
+        places = write_data(stamped, hashing)
+        side = path.with_name(f"{path.name}.{hashing.digest.hexdigest()[:16]}.data")
+        names[unnamed] = side
+        write(stamped, stream, places, side.name)
+    remove_data_files(path, keep=(side,))
     return (path, side)
 
 
-def write(document: Document, stream: BinaryIO, side: BinaryIO | None, location: str) -> None:
-    """Write the model to ``stream``, and its large tensors to ``side`` if there is one."""
-    if side is None:
-        for piece in pieces(document):
-            stream.write(piece)
-        return
-    tensors: list[list[Buffer]] = []
-    for tensor in document.tensors.values():
+def remove_data_files(path: Path, keep: Iterable[Path]) -> None:
+    """Remove the external data files of models that were at ``path`` before, except ``keep``."""
+    for old in set(data_files(path)) - set(keep):
+        with suppress(OSError):
+            old.unlink()
+
+
+class _Hashing:
+    """A stream that is written on, and the digest of what was written."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.digest, self.size = stream, hashlib.sha256(), 0
+
+    def write(self, data: Buffer) -> None:
+        """Write some bytes."""
+        self.stream.write(data)
+        self.digest.update(data)
+        self.size += len(data)
+
+
+def write_data(document: Document, side: _Hashing) -> dict[str, int]:
+    """Write the large tensors to ``side``; return their offsets by name."""
+    offsets: dict[str, int] = {}
+    for name, tensor in document.tensors.items():
         if _goes_outside(tensor, document):
-            tensors.append([_outside(tensor, side, location)])
-        else:
-            tensors.append(tensor.pieces())
+            raw = tensor.raw if tensor.raw is not None else b""
+            step = _PAGE if len(raw) >= _PAGED_FROM else _LINE
+            side.write(b"\0" * (-side.size % step))
+            offsets[name] = side.size
+            side.write(raw)
+    return offsets
+
+
+def write(
+    document: Document,
+    stream: BinaryIO,
+    offsets: Mapping[str, int] | None = None,
+    location: str = "",
+) -> None:
+    """Write the model to ``stream``; the tensors in ``offsets`` are in the file ``location``."""
+    tensors: list[list[Buffer]] | None = None
+    if offsets is not None:
+        tensors = [
+            [_outside(tensor, offsets[name], location)] if name in offsets else tensor.pieces()
+            for name, tensor in document.tensors.items()
+        ]
     for piece in pieces(document, tensors):
         stream.write(piece)
+
+
+def write_with_data(document: Document, path: Path) -> None:
+    """Write the model with its large tensors beside it, without checks and temporary files."""
+    side = path.with_name(f"{path.name}.data")
+    with side.open("wb") as stream:
+        offsets = write_data(document, _Hashing(stream))
+    with path.open("wb") as stream:
+        write(document, stream, offsets, side.name)
 
 
 def _goes_outside(tensor: Tensor, document: Document) -> bool:
@@ -90,13 +150,10 @@ def _goes_outside(tensor: Tensor, document: Document) -> bool:
     return moves and len(tensor.raw) >= _EXTERNAL_FROM
 
 
-def _outside(tensor: Tensor, side: BinaryIO, location: str) -> bytes:
-    """Write a tensor's bytes to the side file; return the TensorProto that points there."""
-    raw = tensor.raw if tensor.raw is not None else b""
-    step = _PAGE if len(raw) >= _PAGED_FROM else _LINE
-    side.write(b"\0" * (-side.tell() % step))
-    entries = {"location": location, "offset": side.tell(), "length": len(raw)}
-    side.write(raw)
+def _outside(tensor: Tensor, offset: int, location: str) -> bytes:
+    """The TensorProto that points to a tensor's bytes in the side file."""
+    length = 0 if tensor.raw is None else len(tensor.raw)
+    entries = {"location": location, "offset": offset, "length": length}
     head = inline_head(tensor.head)
     head.data_location = TensorProto.EXTERNAL
     for key, value in entries.items():

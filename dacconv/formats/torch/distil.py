@@ -18,6 +18,7 @@ from dacconv.formats.torch.gradients import frozen, place_for
 from dacconv.formats.torch.members import modules
 from dacconv.graph.types import FloatArray
 from dacconv.support.progress import Progress
+from dacconv.support.threads import fixed_torch_threads
 
 STEPS = 120
 BATCH = 64
@@ -35,6 +36,7 @@ class Stored:
     variance: torch.Tensor
 
 
+@fixed_torch_threads()
 def distil(
     seen: Seen,
     stored: Sequence[Stored],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -93,19 +94,28 @@ def external(folder: Path) -> OnnxModel:
     return load(path, LoadOptions())
 
 
+def data_file(path: Path) -> Path:
+    """The only data file of a model, which is named after its own bytes."""
+    (side,) = path.parent.glob(f"{path.name}.*.data")
+    digest = hashlib.sha256(side.read_bytes()).hexdigest()
+    assert side.name == f"{path.name}.{digest[:16]}.data"
+    return side
+
+
 def test_external_data_stays_external(tmp_path: Path) -> None:
     original = external(tmp_path)
     rewritten = split_all(original)
     folder = tmp_path / "out"
     folder.mkdir()
     path = folder / "small.onnx"
-    assert rewritten.side_files(path) == (folder / "small.onnx.data",)
+    assert rewritten.side_files(path) == ()
     files = rewritten.save(path, provenance=PROVENANCE, plan=PLAN)
-    assert set(files) == set(folder.iterdir()) == {path, folder / "small.onnx.data"}
+    side = data_file(path)
+    assert set(files) == set(folder.iterdir()) == {path, side}
     onnx.checker.check_model(str(path), full_check=True)
     proto = onnx.load(path, load_external_data=False)
     where = {i.name: [e.value for e in i.external_data][:1] for i in proto.graph.initializer}
-    assert where["v"] == where["conv_dw.weight"] == ["small.onnx.data"]
+    assert where["v"] == where["conv_dw.weight"] == [side.name]
     assert where["conv_pw.bias"] == []
     offsets = [int(e.value) for i in proto.graph.initializer for e in i.external_data
                if e.key == "offset"]  # fmt: skip
@@ -145,9 +155,25 @@ def test_a_model_that_is_too_large_gets_a_side_file(
     monkeypatch.setattr(onnx_run, "INLINE_LIMIT", 1000)
     rewritten = split_all(original)
     assert difference(before, run(rewritten, inputs)) < 1e-5
-    assert rewritten.save(path, provenance={}, plan=PLAN) == (path, tmp_path / "out.onnx.data")
+    assert rewritten.save(path, provenance={}, plan=PLAN) == (path, data_file(path))
     assert path.stat().st_size < 2000
     assert difference(before, run(load(path, LoadOptions()), inputs)) < 1e-5
+
+
+def test_other_weights_have_another_data_file_and_the_old_one_goes(tmp_path: Path) -> None:
+    original, path = external(tmp_path), tmp_path / "out.onnx"
+    original.save(path, provenance={}, plan=PLAN)
+    before = data_file(path)
+    others = [tmp_path / name for name in ("out.onnx.data", "out.onnx.12.data", "b.onnx.data")]
+    for other in others:
+        other.write_text("not ours")
+    assert original.replaced_files(path) == (before,)
+    split_all(original).save(path, provenance={}, plan=PLAN)
+    assert not before.exists()
+    assert [other.read_text() for other in others] == ["not ours"] * 3
+    for other in others[:2]:
+        other.unlink()
+    assert load(path, LoadOptions()).files == (path, data_file(path))
 
 
 @pytest.mark.parametrize("kind", ["inline", "external"])
