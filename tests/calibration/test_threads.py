@@ -10,8 +10,10 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 
+from dacconv.calibration import descent
 from dacconv.jobs.convert import convert_file
 from dacconv.settings import Settings
+from dacconv.support import threads as threads_module
 from dacconv.support.threads import one_blas_thread
 from tests.onnx_nets import model, node, save, weights
 
@@ -63,7 +65,10 @@ def torch_net(folder):
         ),
     ],
 )
-def test_bytes_are_the_same_on_one_thread_and_on_two(tmp_path, make, settings):
+def test_bytes_are_the_same_on_one_thread_and_on_two(tmp_path, monkeypatch, make, settings):
+    """One fixed thread here, so that nothing but the surroundings can make a difference."""
+    monkeypatch.setattr(descent, "STEPS", dict.fromkeys(descent.STEPS, descent.FEWEST))
+    monkeypatch.setattr(threads_module, "THREADS", 1)
     path, more = make(tmp_path)
     written = []
     before = torch.get_num_threads()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -28,12 +28,13 @@ class Names:
     alive: tuple[torch.Tensor, ...] = ()
 
     @classmethod
-    def of(cls, root: nn.Module) -> Names:
-        """The names in the tree under ``root``."""
+    def of(cls, root: nn.Module, others: Sequence[torch.Tensor] = ()) -> Names:
+        """The names in the tree under ``root``, and of ``others`` that are no part of it."""
         modules = {id(module): name for name, module in named_modules(root)}
         tensors: dict[tuple[Any, ...], str] = {}
         alive: list[torch.Tensor] = []
-        for name, tensor in (*named_tensors(root), *loose_tensors(root)):
+        outside = ((f"a tensor outside the module ({i})", t) for i, t in enumerate(others))
+        for name, tensor in (*named_tensors(root), *loose_tensors(root), *outside):
             tensors.setdefault(tensor_key(tensor), name)
             alive.append(tensor)
         return cls(modules, tensors, held_outside(root), tuple(alive))

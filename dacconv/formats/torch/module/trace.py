@@ -29,6 +29,11 @@ from dacconv.formats.torch.module.blocks import Block
 from dacconv.formats.torch.module.functions import conv_call, describe_call
 from dacconv.formats.torch.module.ledger import Ledger
 from dacconv.formats.torch.module.names import Names, loose_tensors
+from dacconv.formats.torch.module.unwatched import (
+    WatchedOperators,
+    tensors_elsewhere,
+    watching_creators,
+)
 from dacconv.graph.types import LAYER_OPS, Node, Op
 
 _DATA_READS = frozenset(
@@ -107,10 +112,12 @@ def trace(
 
     ``names`` are those of the positional inputs. Whatever the module raises goes through.
     """
-    recorder = _Recorder(Names.of(root), root)
+    elsewhere = tensors_elsewhere(tensors_in((args, kwargs)))
+    recorder = _Recorder(Names.of(root, elsewhere), root)
     for name, tensor in (*zip(names, args, strict=True), *kwargs.items()):
         recorder.ledger.name_value(tensor, name)
-    with torch.no_grad(), recorder.watching(), recorder:
+    operators = WatchedOperators(recorder.operator)
+    with torch.no_grad(), recorder.watching(), operators, recorder:
         result = root(*args, **kwargs)
     return recorder.finish(tensors_in(result))
 
@@ -133,6 +140,7 @@ class _Recorder(TorchFunctionMode):
         self.touched: dict[str, str] = {}  # conv -> attribute that the model's code reads
         self.constants: set[str] = set()  # values that follow from the model's own tensors
         self.dynamic: str | None = None
+        self.depth = 0  # of torch functions, whose own operators are not recorded
 
     # -- what is seen -------------------------------------------------------------------
 
@@ -143,7 +151,11 @@ class _Recorder(TorchFunctionMode):
         taken = tensors_in((args, kwargs))
         sources = [self.ledger.lookup(t) for t in taken]
         versions = [_version(t) for t in taken]
-        result = func(*args, **kwargs)
+        self.depth += 1
+        try:
+            result = func(*args, **kwargs)
+        finally:
+            self.depth -= 1
         written = [
             t
             for t, v in zip(taken, versions, strict=True)
@@ -151,6 +163,37 @@ class _Recorder(TorchFunctionMode):
         ]
         self._record(func, args, kwargs, taken, sources, written, result)
         return result
+
+    def operator(self, name: str, given: Any, result: Any, written: list[torch.Tensor]) -> None:
+        """Record an operator that compiled code has called."""
+        if self.inside is not None or self.depth:
+            return
+        taken = tensors_in(given)
+        if name == "lift_fresh":  # the last step of every constructor that takes Python's data
+            self.created(result)
+            return
+        if not written and all(self.ledger.known(t) is None for t in taken):
+            return
+        sources = [self.ledger.lookup(tensor) for tensor in taken]
+        for tensor in taken:
+            if (constant := self.names.tensor(tensor)) is not None:
+                self.readers.setdefault(constant, f"{name} in {self._place() or 'forward'}")
+        made = [t for t in tensors_in(result) if all(t is not w for w in written)] + written
+        if name in ("_local_scalar_dense", "equal", "item", "is_nonzero"):
+            self.dynamic = self.dynamic or f"{name.strip('_')} in {self._place() or 'forward'}"
+        if made:
+            node = self._fresh_call(name)
+            values = [source for source in sources if source is not None]
+            self.ledger.emit(node, Meaning(), values, made, kind=name.strip("_"))
+            for tensor in written:
+                self.ledger.written(tensor, node)
+
+    def created(self, tensor: torch.Tensor) -> None:
+        """Record a tensor that was made of an array, and so depends on no value of the run."""
+        if self.inside is None and not self.depth and self.ledger.known(tensor) is None:
+            node = self._fresh_call("from_array")
+            self.constants.add(f"{node}:0")
+            self.ledger.emit(node, Meaning(), [], [tensor], kind="from_array")
 
     def _record(
         self,
@@ -251,7 +294,8 @@ class _Recorder(TorchFunctionMode):
         for kind in kinds:
             kind.__getattribute__ = watch  # type: ignore[method-assign]
         try:
-            yield
+            with watching_creators(self.created):
+                yield
         finally:
             for kind in kinds:
                 del kind.__getattribute__
