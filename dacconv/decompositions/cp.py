@@ -24,6 +24,7 @@ from dacconv.decompositions.formula import F64, Factors, Formula
 from dacconv.decompositions.svd import ChannelSVD, channel_svd
 from dacconv.errors import UnsupportedError
 from dacconv.graph.types import Branches, Conv, FloatArray, Rank
+from dacconv.support.threads import one_blas_thread
 
 ALTERNATIONS, MOST_WORK = 25, 2 * 10**9
 """The most alternations for the largest rank that saves anything, and their multiply-adds."""
@@ -204,8 +205,9 @@ def _solution(gram: F64, right: F64, ridge: float) -> F64:
 
     regular = gram.copy()
     regular[np.diag_indices(len(gram))] += ridge * max(float(np.trace(gram)) / len(gram), 1e-300)
-    factor = scipy.linalg.cho_factor(regular, overwrite_a=True, check_finite=False)
-    return np.asarray(scipy.linalg.cho_solve(factor, right.T, check_finite=False).T)
+    with one_blas_thread():
+        factor = scipy.linalg.cho_factor(regular, overwrite_a=True, check_finite=False)
+        return np.asarray(scipy.linalg.cho_solve(factor, right.T, check_finite=False).T)
 
 
 def _balanced(factors: list[F64]) -> list[F64]:

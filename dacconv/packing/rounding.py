@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dacconv.packing.levels import I8, MOST_LEVELS, Levels, nearest_steps, scales
+from dacconv.support.threads import one_blas_thread
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -80,7 +81,8 @@ def _upper_factor(moment: F64) -> F64 | None:
         damped = moment.copy()
         damped[np.diag_indices(n)] += share * mean
         try:  # the Cholesky factor of the reversed matrix, reversed, is upper triangular
-            return np.asarray(np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1])
+            with one_blas_thread():
+                return np.asarray(np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1])
         except np.linalg.LinAlgError:
             continue
     return None

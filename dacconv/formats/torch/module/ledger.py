@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +13,10 @@ from dacconv.formats.torch.module.names import Names
 from dacconv.graph.types import Node
 
 _VALUE = "_dacconv_value"
+_WRITERS = frozenset(
+    {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__",
+     "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__", "__ifloordiv__", "__imod__"}
+)  # fmt: skip
 
 
 class Ledger:
@@ -118,3 +123,17 @@ def _storage(tensor: torch.Tensor) -> int:
         return tensor.untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError):
         return id(tensor)
+
+
+def version_of(tensor: torch.Tensor) -> int | None:
+    """How often it was written to; None under inference mode, where torch does not count."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def writes(func: Any, tensor: torch.Tensor, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call writes to a tensor, going by its name."""
+    name = str(getattr(func, "__name__", ""))
+    in_place = name.endswith("_") != name.endswith("__") or name in _WRITERS
+    given = kwargs.get("out")
+    out = given if isinstance(given, (tuple, list)) else (given,)
+    return (in_place and bool(args) and args[0] is tensor) or any(o is tensor for o in out)

@@ -27,7 +27,7 @@ from dacconv.formats.torch.members import children, modules, own_parameters
 from dacconv.formats.torch.module.arithmetic import OF_CONSTANTS, constant_affine
 from dacconv.formats.torch.module.blocks import Block
 from dacconv.formats.torch.module.functions import conv_call, describe_call
-from dacconv.formats.torch.module.ledger import Ledger
+from dacconv.formats.torch.module.ledger import Ledger, version_of, writes
 from dacconv.formats.torch.module.names import Names, loose_tensors
 from dacconv.formats.torch.module.unwatched import (
     WatchedOperators,
@@ -45,10 +45,6 @@ _PLAIN_READS = frozenset(
      "named_modules", "parameters", "named_parameters", "buffers", "named_buffers", "state_dict"}
 )  # fmt: skip
 _WATCHED: tuple[type[nn.Module], ...] = (_ConvNd, nn.Linear, _BatchNorm)
-_WRITERS = frozenset(
-    {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__",
-     "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__", "__ifloordiv__", "__imod__"}
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,7 +146,7 @@ class _Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         taken = tensors_in((args, kwargs))
         sources = [self.ledger.lookup(t) for t in taken]
-        versions = [_version(t) for t in taken]
+        versions = [version_of(t) for t in taken]
         self.depth += 1
         try:
             result = func(*args, **kwargs)
@@ -159,7 +155,7 @@ class _Recorder(TorchFunctionMode):
         written = [
             t
             for t, v in zip(taken, versions, strict=True)
-            if _version(t) != v or (v is None and writes(func, t, args, kwargs))
+            if version_of(t) != v or (v is None and writes(func, t, args, kwargs))
         ]
         self._record(func, args, kwargs, taken, sources, written, result)
         return result
@@ -436,17 +432,3 @@ class _Recorder(TorchFunctionMode):
         if node.weight in self.readers:
             return f"its weight is also read by {self.readers[node.weight]}"
         return "the model is this one layer" if path == "" else None
-
-
-def _version(tensor: torch.Tensor) -> int | None:
-    """How often it was written to; None under inference mode, where torch does not count."""
-    return None if tensor.is_inference() else tensor._version
-
-
-def writes(func: Any, tensor: torch.Tensor, args: Any, kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call writes to a tensor, going by its name."""
-    name = str(getattr(func, "__name__", ""))
-    in_place = name.endswith("_") != name.endswith("__") or name in _WRITERS
-    given = kwargs.get("out")
-    out = given if isinstance(given, (tuple, list)) else (given,)
-    return (in_place and bool(args) and args[0] is tensor) or any(o is tensor for o in out)
