@@ -105,7 +105,7 @@ class Settings(Options):
     """Everything that decides what a conversion does, and nothing about where it writes."""
 
     # fmt: off
-    method: str | None = option(TEXT, None, "How layers are split: dac, spatial, spatial-horizontal, decoupling, channel, channel-input, lowrank, tucker, cp, or several with commas between them; auto chooses the best for each layer (auto with a budget, else dac).", LAYERS, "inspect", *SPLITS, metavar="METHOD,...", names=("--method", "--methods"), words={"inspect": "With --tune: the methods whose splits are timed, or auto for all (dac)."})
+    method: str | None = option(TEXT, None, "How layers are split: dac, cp, spatial, ... (docs/methods.md has them all), or several with commas between them; auto chooses the best for each layer (auto with a budget, else dac).", LAYERS, "inspect", *SPLITS, metavar="METHOD,...", names=("--method", "--methods"), words={"inspect": "With --tune: the methods whose splits are timed, or auto for all (dac)."})
     rank: int | None = option(WHOLE, None, "The same rank for every layer.", LAYERS, "convert", metavar="R", choice="ranks")
     ranks: dict[str, int | str] = option(RANKS, None, "A rank for each name, with its method as in conv1=spatial:12 or conv2=tucker:8x16; names may be globs.", LAYERS, "convert", metavar="NAME=R,...", choice="ranks")
     energy: float | None = option(NUMBER, None, "The smallest rank that keeps this share of the squared singular values, as 0.95.", LAYERS, "convert", metavar="SHARE", choice="ranks")
