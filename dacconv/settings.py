@@ -138,6 +138,7 @@ class Settings(Options):
     input_order: str = option(TEXT, "rgb", "Order of the colours that the model takes (rgb).", CALIBRATION, *RUNS, *SMALL, metavar="rgb|bgr")
     device: str | None = option(TEXT, None, "Where images are distilled: cpu, cuda (cuda if present).", CALIBRATION, *SPLITS, "pack", metavar="DEVICE")
     input_shape: tuple[str, ...] = option(TEXTS, (), "Sizes that the model does not fix, as 1,3,224,224 or NAME:1,3,224,224; repeatable.", OPENING, *EVERY, *SMALL, metavar="SHAPE")
+    what_if: tuple[str, ...] = option(TEXTS, (), "The costs with another width multiplier or image size, as width=0.5 or resolution=160; repeatable.", LAYERS, "inspect", metavar="NAME=VALUE", numbers=False)
     arch: str | None = option(TEXT, None, "What builds the network of a state dict: PACKAGE.MODULE:FACTORY or FILE.py:FACTORY; none for the weights alone (a known network is recognised).", OPENING, *EVERY, *SMALL, metavar="FACTORY")
     arch_arg: tuple[str, ...] = option(TEXTS, (), "An argument of the factory; repeatable.", OPENING, *EVERY, *SMALL, metavar="NAME=VALUE")
     key: str | None = option(TEXT, None, "The checkpoint's entry that holds the state dict.", OPENING, *EVERY, *SMALL)

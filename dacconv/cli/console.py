@@ -52,7 +52,11 @@ def print_report(report: Report, *, verbose: bool = False) -> None:
     if report.provenance:
         origin = report.provenance
         after.append(f"dacconv {origin.version}, SHA-256 of {origin.source} {origin.sha256}")
-    if sys.stdout.isatty():
+    if report.what_if is not None:
+        from dacconv.reports import what_if_words
+
+        print_lines(what_if_words.lines(report.what_if))
+    elif sys.stdout.isatty():
         from dacconv.cli.terminal import print_table
 
         print_table(report)

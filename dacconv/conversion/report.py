@@ -20,6 +20,7 @@ from dacconv.graph.findings import (
 from dacconv.graph.plan_json import plan_to_dict, rank_to_json
 from dacconv.graph.roofline import Roofline
 from dacconv.graph.types import Geometry, Graph, Plan, Provenance, Rank, Refusal
+from dacconv.graph.what_if import WhatIf
 
 SCHEMA_VERSION = 1
 CONVENTION = "1 MAC = one multiply-add; FLOPs = 2 x MACs; bias additions are not counted"
@@ -86,7 +87,8 @@ class Report:
 
     ``verification`` is None where it was not done, and then ``unverified`` says why.
     ``missed`` are the gates that were missed, a sentence each. ``file_bytes`` are the sizes of
-    the files of the original and of the converted model, where one was written.
+    the files of the original and of the converted model, where one was written. ``what_if`` are
+    the costs with another width or resolution, where they were asked for.
     """
 
     format: str
@@ -106,6 +108,7 @@ class Report:
     missed: tuple[str, ...] = ()
     precision: PrecisionCheck | None = None
     file_bytes: tuple[int, int] | None = None
+    what_if: WhatIf | None = None
 
     @property
     def before(self) -> Cost:
@@ -170,6 +173,7 @@ class Report:
             "precision": asdict(self.precision) if self.precision else None,
             "timings": _timings_dict(self.timings) if self.timings else None,
             "provenance": asdict(self.provenance) if self.provenance else None,
+            "what_if": asdict(self.what_if) if self.what_if else None,
         }
 
 

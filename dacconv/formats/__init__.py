@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -59,6 +60,7 @@ __all__ = [
     "model_files",
     "open_model",
     "read_record",
+    "resized",
     "timing_adapter",
 ]
 
@@ -79,6 +81,17 @@ def open_model(path: Path | str, options: LoadOptions | None = None) -> Model:
             hint="rename the file or its folder",
         )
     return cast(Model, _function(FORMATS[file_kind])(path, options or LoadOptions()))
+
+
+def resized(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
+    """The model with other shapes of its inputs, also where its file fixes them, if it can be.
+
+    Raises:
+        UsageError: the format fixes the sizes for good, as an exported program does.
+    """
+    if model.format == "onnx":
+        return cast(Model, _function("dacconv.formats.onnx.resize:resize")(model, shapes))
+    return open_model(model.path, replace(model.options, input_shapes=dict(shapes)))
 
 
 def _is_utf8(path: Path) -> bool:

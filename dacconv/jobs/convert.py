@@ -17,6 +17,7 @@ from dacconv.graph import plan_json
 from dacconv.graph.findings import Verification
 from dacconv.graph.types import Plan
 from dacconv.jobs.decide import Decision, decide, timer_for
+from dacconv.jobs.what_if import answer, parse_question
 from dacconv.jobs.write import (
     Outcome,
     Target,
@@ -140,11 +141,17 @@ def inspect_file(
     force: bool = False,
     progress: Progress = silent,
 ) -> Report:
-    """The report of a model as it is; with ``tune`` the measured time of every layer and split."""
+    """The report of a model as it is; with ``tune`` the measured time of every layer and split.
+
+    With ``what_if`` also what it would cost with another width or resolution.
+    """
+    question = parse_question(settings.what_if)
     model = open_with(path, settings)
     outputs = [*others, *timings_output(settings)]
     check_outputs(outputs, [*model.files, *input_files(settings)], force=force)
     report = pipeline.inspect(model)
+    if question is not None:
+        report = replace(report, what_if=answer(model, question))
     timer = timer_for(model, settings, progress)
     if timer is None:
         return report

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from dacconv.conversion.report import CONVENTION, Report
 from dacconv.reports import roofline_words as roofline_text
+from dacconv.reports import what_if_words
 from dacconv.reports import words as formatting
 from dacconv.reports.opening import opening
 from dacconv.safe_text import markdown_text
@@ -25,6 +26,13 @@ def render(report: Report) -> str:
     if report.timings and (times := formatting.time_rows(report)):
         where = f"Timed layer by layer on {markdown_text(report.timings.where)}."
         parts += ["## Time", where, _pipes(times)]
+    if report.what_if is not None:
+        question = what_if_words.title(report.what_if)
+        parts += [
+            f"## {question[0].upper()}{question[1:]}",
+            _bullets(what_if_words.summary(report.what_if)),
+            _pipes(what_if_words.rows(report.what_if)),
+        ]
     if roofline := roofline_text.lines(report):
         parts += ["## Roofline", _bullets(roofline), _pipes(roofline_text.rows(report))]
     if report.verification:
