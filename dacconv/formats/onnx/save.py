@@ -62,7 +62,8 @@ def save(
         WriteError: a file cannot be written; no part of it is left.
     """
     stamped = _stamped(document, provenance, plan)
-    if not needs_side_file(document):
+    outside = any(_goes_outside(tensor, document) for tensor in document.tensors.values())
+    if not (needs_side_file(document) and outside):
         with replacing(path) as (temporary,), temporary.open("wb") as stream:
             write(stamped, stream)
         return (path,)

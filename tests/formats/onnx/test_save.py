@@ -160,6 +160,17 @@ def test_a_model_that_is_too_large_gets_a_side_file(
     assert difference(before, run(load(path, LoadOptions()), inputs)) < 1e-5
 
 
+def test_no_empty_data_file_is_written(tmp_path: Path) -> None:
+    """All external weights were split into smaller ones, which go into the model."""
+    proto = conv_model(weights(4, 2, 3, 3))
+    onnx.save(proto, tmp_path / "net.onnx", save_as_external_data=True, location="w",
+              size_threshold=100)  # fmt: skip
+    original = load(tmp_path / "net.onnx", LoadOptions())
+    path = tmp_path / "out.onnx"
+    assert split_all(original).save(path, provenance={}, plan=PLAN) == (path,)
+    assert onnx_save.data_files(path) == ()
+
+
 def test_other_weights_have_another_data_file_and_the_old_one_goes(tmp_path: Path) -> None:
     original, path = external(tmp_path), tmp_path / "out.onnx"
     original.save(path, provenance={}, plan=PLAN)
