@@ -206,6 +206,16 @@ def test_labels_that_do_not_fit():
             with_labels(images, labels, "x")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 255, 256, 599])
+def test_data_that_is_not_finite_is_refused(value, place):
+    """Else the NaN of the outputs would be taken for the model's own."""
+    images = np.zeros((600, 1, 2, 2), np.float32)
+    images[place, 0, 1, 1] = value
+    with pytest.raises(UsageError, match="NaN or infinite"):
+        with_labels(images, None, "x")
+
+
 def test_a_batch_that_is_fixed_takes_whole_batches(tmp_path):
     model = dacconv.load(conv_net(tmp_path, [4, 3, 8, 8]))
     data = with_labels(np.ones((10, 3, 8, 8), np.float32), np.zeros(10, int), "x")

@@ -19,6 +19,8 @@ from dacconv.support.arrays import ArrayFile, Header
 IMAGES = ("x", "images", "image", "data", "inputs", "input", "x_test", "arr_0")
 LABELS = ("y", "labels", "label", "targets", "target", "y_test", "arr_1")
 """The names of arrays that are accepted, the first found wins; case does not matter."""
+CHECKED = 256
+"""Images whose values are checked at a time."""
 MAX_FILES = 5000
 """The most images of a folder that are read; of more, every n-th is."""
 
@@ -98,6 +100,11 @@ def with_labels(images: Array, labels: Array | None, name: str) -> UserData:
     if images.dtype.kind not in "fu":
         raise UsageError(f"images of {images.dtype} are neither floats nor bytes", where=name)
     count = len(images) if images.ndim else 0
+    some = range(0, count, CHECKED)
+    if images.dtype.kind == "f" and not all(
+        np.isfinite(images[i : i + CHECKED]).all() for i in some
+    ):
+        raise UsageError("holds NaN or infinite values", where=name, hint="leave such images out")
     if labels is None:
         if not count:
             raise UsageError("holds no images", where=name)
