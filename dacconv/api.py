@@ -1,15 +1,18 @@
 """The Python API: the path of a conversion, with the options as keyword arguments.
 
 The keywords of :func:`plan`, :func:`convert`, :func:`calibrate` and :func:`sweep` are the names of
-the command line's options, with underscores; ``dacconv.settings`` lists them.
+the command line's options, with underscores; ``dacconv.settings`` lists them. Errors name the
+keywords.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from dacconv.conversion import pipeline
 from dacconv.conversion.pipeline import Conversion
@@ -18,10 +21,13 @@ from dacconv.formats import open_model
 from dacconv.formats.base import LoadOptions, Model
 from dacconv.graph.findings import Verification
 from dacconv.graph.types import Array, Layer, Plan
+from dacconv.keywords import in_keywords, keywords
 from dacconv.settings import Settings
 from dacconv.support.progress import Progress, silent
 
 if TYPE_CHECKING:  # imports are most of the start-up time
+    from torch import Tensor, nn
+
     from dacconv.calibration.inputs.pixels import InputOptions
     from dacconv.calibration.prepare import Calibrated
     from dacconv.sweeps.results import Sweep
@@ -30,24 +36,68 @@ if TYPE_CHECKING:  # imports are most of the start-up time
     from dacconv.timing.benchmark.result import Benchmark
 
 
-def load(path: str | Path, options: LoadOptions | None = None, **more: Any) -> Model:
-    """Open a checkpoint; ``more`` are fields of :class:`~dacconv.formats.base.LoadOptions`.
+@in_keywords
+def load(
+    source: str | Path | nn.Module,
+    options: LoadOptions | None = None,
+    *,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    arch: str | None = None,
+    arch_args: Mapping[str, Any] | None = None,
+    key: str | None = None,
+    trust_pickle: bool | None = None,
+) -> Model:
+    """Open a checkpoint, or take a torch module in memory, which stays as it is.
 
     >>> model = load("resnet.onnx")
-    >>> model = load("vgg.pth", arch="nets.py:vgg16", input_shapes={"": (1, 3, 224, 224)})
+    >>> model = load("vgg.pth", arch="nets.py:vgg16", input_shape=(1, 3, 224, 224))
+    >>> model = load(torchvision.models.resnet18(), input_shape=(1, 3, 224, 224))
+
+    Args:
+        source: the path of a file, or a module.
+        options: what the other arguments say, as one value.
+        input_shape: the size of the input where the model does not fix it, with the batch; of
+            several inputs by their names.
+        input_shapes: the same, by the names of the inputs; ``""`` is the first.
+        arch: what builds the network of a state dict, ``PACKAGE.MODULE:FACTORY`` or
+            ``FILE.py:FACTORY``.
+        arch_args: keyword arguments of the factory.
+        key: the checkpoint's entry that holds the state dict.
+        trust_pickle: let a pickle run the code that it names.
 
     Raises:
         FormatError: not a file that dacconv reads; the message says what it is.
         UsageError: the options do not fit the file.
     """
-    return open_model(Path(path), replace(options or LoadOptions(), **more))
+    shapes = input_shapes
+    if input_shape is not None:
+        shapes = input_shape if isinstance(input_shape, Mapping) else {"": input_shape}
+    given = {
+        "input_shapes": None if shapes is None else {n: tuple(v) for n, v in shapes.items()},
+        "arch": arch,
+        "arch_args": arch_args,
+        "key": key,
+        "trust_pickle": trust_pickle,
+    }
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    opening = replace(options or LoadOptions(), **changes)
+    if isinstance(source, (str, Path)):
+        return open_model(Path(source), opening)
+    if not _is_module(source):
+        raise TypeError(f"load takes a path or a torch module, not {type(source).__name__}")
+    from dacconv.formats.torch.module.memory import wrap
+
+    return wrap(source, opening)
 
 
+@in_keywords
 def inspect(model: Model) -> Report:
     """The report of a model as it is: every layer, its sizes and costs."""
     return pipeline.inspect(model)
 
 
+@in_keywords
 def survey(model: Model, *, fuse: bool = True) -> tuple[Layer, ...]:
     """Every layer of the model that carries multiply-adds, eligible or with its reason.
 
@@ -56,6 +106,7 @@ def survey(model: Model, *, fuse: bool = True) -> tuple[Layer, ...]:
     return pipeline.survey(model, fuse=fuse)
 
 
+@in_keywords
 def calibrate(
     model: Model,
     how: str = "auto",
@@ -85,6 +136,7 @@ def calibrate(
     return pipeline.calibrate(model, calibration, values.split_options, progress)
 
 
+@in_keywords
 def plan(
     model: Model,
     *,
@@ -127,6 +179,7 @@ def plan(
     return replace(result, precision=values.plan_precision)
 
 
+@overload
 def convert(
     model: Model,
     plan: Plan,
@@ -134,22 +187,55 @@ def convert(
     calibrated: Calibrated | None = None,
     progress: Progress = silent,
     **settings: Any,
-) -> Conversion:
-    """Carry out a plan. The model stays as it is; nothing is written before ``save``.
+) -> Conversion: ...
+@overload
+def convert(
+    model: nn.Module,
+    plan: Tensor | Sequence[Tensor] | Mapping[str, Tensor],
+    *,
+    progress: Progress = silent,
+    **settings: Any,
+) -> nn.Module: ...
+@in_keywords
+def convert(
+    model: Any,
+    plan: Any,
+    *,
+    calibrated: Calibrated | None = None,
+    progress: Progress = silent,
+    **settings: Any,
+) -> Any:
+    """Carry out a plan; or convert a torch module in memory in one call.
+
+    >>> conversion = convert(load("resnet.onnx"), plan)
+    >>> net = convert(net, torch.randn(1, 3, 224, 224), rank=2, last_k=5)
+    >>> net = convert(net, torch.randn(1, 3, 224, 224), macs=0.5)
+
+    The model stays as it is; nothing is written before ``save``. A module comes back as a module
+    whose layers are plain ``torch.nn`` ones; it is verified on drawn images, with a warning if
+    the result is broken (``verify=False`` leaves that out). All options of the command line are its
+    keywords; without a rank or a budget the largest usable saving is searched for.
 
     Args:
-        model: an opened model.
-        plan: what to do to each layer.
+        model: an opened model, or a module.
+        plan: what to do to each layer; or example inputs of the module, whose sizes count: a
+            tensor, several in the order of ``forward``'s arguments, or by their names.
         calibrated: inputs from :func:`calibrate`: the layers' outputs are reproduced on them.
         progress: called with a task, the steps done and their number.
         settings: ``fuse`` and ``kernel_scale``; for int8 also ``calibrate``, ``seed`` and those
             about the input, for the inputs that ranges are measured on where ``calibrated`` is
-            None.
+            None; for a module all options.
 
     Raises:
-        UnsupportedError: a chosen layer has weights that are NaN or infinite; the model cannot be
-            written in the plan's precision.
+        UsageError: options that contradict each other or the model, or unknown ones.
+        UnsupportedError: a chosen layer has weights that are NaN or infinite, the model
+            cannot be written in the plan's precision, or the module has
+            no layer that can be split.
     """
+    if _is_module(model):
+        return _convert_module(model, plan, Settings.of(**settings), progress)
+    if not isinstance(plan, Plan):
+        raise TypeError(f"convert takes a plan, not {type(plan).__name__}: see dacconv.plan")
     from dacconv.jobs.decide import inputs_for_ranges
 
     values = Settings.of(**settings)
@@ -163,6 +249,37 @@ def convert(
     )
 
 
+def _convert_module(
+    net: nn.Module, example_inputs: Any, values: Settings, progress: Progress
+) -> nn.Module:
+    """A module converted as the command line would convert its file."""
+    from dacconv.conversion.verdict import verdict_on
+    from dacconv.formats.torch.module.memory import shapes_of, wrap
+    from dacconv.jobs.convert import convert_model
+
+    model = wrap(net, LoadOptions(input_shapes=shapes_of(net, example_inputs)))
+    _, conversion = convert_model(model, values, progress=progress)
+    for note in conversion.report.notes:
+        if "BatchNorm" in note:
+            warnings.warn(keywords(note), stacklevel=4)
+    if values.verify:
+        from dacconv.conversion.verification import verify as compare
+
+        verdict = verdict_on(
+            compare(model, conversion.model, values.check_options, progress=progress)
+        )
+        if verdict.level == "broken":
+            warnings.warn(f"the converted network is broken: {verdict.reason}", stacklevel=4)
+    return conversion.module
+
+
+def _is_module(value: object) -> bool:
+    """Whether this is a torch module, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
+
+
+@in_keywords
 def fuse(model: Model, progress: Progress = silent) -> Conversion:
     """Merge BatchNorm, parallel branches and chains into single convs, without loss.
 
@@ -173,6 +290,7 @@ def fuse(model: Model, progress: Progress = silent) -> Conversion:
     return pipeline.convert(model, Plan(()), progress=progress)
 
 
+@in_keywords
 def verify(
     original: Model, converted: Model, *, progress: Progress = silent, **settings: Any
 ) -> Verification:
@@ -194,6 +312,7 @@ def verify(
     return compare(original, converted, Settings.of(**settings).check_options, progress=progress)
 
 
+@in_keywords
 def bench(
     original: str | Path,
     *others: str | Path,
@@ -227,6 +346,7 @@ def bench(
     return bench_models([Path(p) for p in (original, *others)], how, opened, progress=progress)
 
 
+@in_keywords
 def sweep(
     model: Model,
     *,

@@ -81,12 +81,24 @@ class Calibrated:
     seed: int
     device: str | None
     progress: Progress
+    _priced: dict[object, dict[str, Price]] = field(default_factory=dict)
 
     @fixed_torch_threads()
     def prices(
         self, layers: Sequence[Layer], choices: Mapping[str, Sequence[Choice]]
     ) -> dict[str, Price]:
-        """The damage of each split of each layer, without the layers that cannot be measured."""
+        """The damage of each split of each layer, without the layers that cannot be measured.
+
+        The same question is answered from memory: several budgets ask it of one calibration.
+        """
+        key = tuple((layer.name, tuple(choices[layer.name])) for layer in layers)
+        if key not in self._priced:
+            self._priced[key] = self._measure_prices(layers, choices)
+        return self._priced[key]
+
+    def _measure_prices(
+        self, layers: Sequence[Layer], choices: Mapping[str, Sequence[Choice]]
+    ) -> dict[str, Price]:
         targets = self.targets(layers)
         spectra = Spectra(self.view, layers, self.kernel_scale, self.progress)
         plain = {t.name: {c: spectra.factors(c) for c in choices[t.name]} for t in targets}

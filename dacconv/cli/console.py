@@ -49,6 +49,10 @@ def print_report(report: Report, *, verbose: bool = False) -> None:
         after.append(f"not verified: {report.unverified}")
     if verbose:
         after.append(CONVENTION)
+    if report.search:
+        from dacconv.reports import search_words
+
+        after += ["", *search_words.lines(report.search), ""]
     if report.provenance:
         origin = report.provenance
         after.append(f"dacconv {origin.version}, SHA-256 of {origin.source} {origin.sha256}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dacconv import __version__
 from dacconv.conversion.report import Report
@@ -15,10 +15,10 @@ from dacconv.decompositions import ALL, Method
 from dacconv.decompositions import survey as survey_graph
 from dacconv.decompositions.forms import AUTO, MULTIPLIER, possible
 from dacconv.errors import UnsupportedError, UsageError
-from dacconv.formats.base import Model
+from dacconv.formats.base import InMemory, Model
 from dacconv.fusions.merged import MergedModel, merged_model
 from dacconv.graph.precision import INT8
-from dacconv.graph.types import Choice, Layer, Plan, Provenance
+from dacconv.graph.types import Choice, Graph, Layer, Plan, Provenance
 from dacconv.planning import Damage, Evidence, RankOptions, Selection, Times, select
 from dacconv.planning.plans import ANY_METHOD, bind, make_plan, methods_of
 from dacconv.planning.ranks import named_methods
@@ -28,6 +28,8 @@ from dacconv.support.outputs import Output, check_outputs
 from dacconv.support.progress import Progress, silent
 
 if TYPE_CHECKING:  # plain DAC does without them, and starts sooner
+    from torch import nn
+
     from dacconv.calibration.prepare import Calibrated, CalibrationOptions
     from dacconv.conversion.range_inputs import RangeInputs
     from dacconv.timing import Speeds, Timer
@@ -43,6 +45,21 @@ class Conversion:
     model: Model
     report: Report
     plan: Plan
+
+    @property
+    def module(self) -> nn.Module:
+        """The converted torch module, of a module or of a state dict with its network.
+
+        Raises:
+            UnsupportedError: the model is of another format.
+        """
+        module = getattr(self.model, "module", None)
+        if module is None:
+            raise UnsupportedError(
+                f"a model of the format {self.model.format} is no torch module",
+                hint="save() writes it in its own format",
+            )
+        return cast("nn.Module", module)
 
     def save(self, path: str | Path, *, force: bool = False) -> tuple[Path, ...]:
         """Write the model in the format that it came in; return every file written.
@@ -274,12 +291,31 @@ def convert(
     )
     origin = Provenance(
         version=__version__,
-        sha256=(digest or Digest(model.path)).of(*model.files),
+        sha256=(
+            model.sha256
+            if isinstance(model, InMemory)
+            else (digest or Digest(model.path)).of(*model.files)
+        ),
         source=model.path.name,
         options=dict(recorded or {}),
     )
-    report = replace(report, calibration=calibration, provenance=origin)
+    notes = (*report.notes, *_training_notes(model, graph))
+    report = replace(report, calibration=calibration, provenance=origin, notes=notes)
     return Conversion(converted, report, plan)
+
+
+def _training_notes(model: Model, merged: Graph) -> Sequence[str]:
+    """A warning where a module loses every BatchNorm, which its training relied on."""
+
+    def norms(graph: Graph) -> int:
+        return sum("BatchNorm" in node.kind for node in graph.nodes)
+
+    if model.engine != "torch.nn" or not norms(model.graph()) or norms(merged):
+        return ()
+    return (
+        "every BatchNorm was merged: fine for inference; to train the result further, convert with "
+        "--no-fuse, which keeps them, or train with a small learning rate",
+    )
 
 
 def calibrate(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dacconv.conversion.records import html_table, records
 from dacconv.conversion.verdict import verdict_on
 from dacconv.graph import roofline
 from dacconv.graph.cost import Cost, total
@@ -14,6 +15,7 @@ from dacconv.graph.findings import (
     Fused,
     LayerFit,
     PrecisionCheck,
+    Search,
     Timings,
     Verification,
 )
@@ -89,6 +91,7 @@ class Report:
     ``missed`` are the gates that were missed, a sentence each. ``file_bytes`` are the sizes of
     the files of the original and of the converted model, where one was written. ``what_if`` are
     the costs with another width or resolution, where they were asked for.
+    ``search`` is how the plan was found, where it was left to a search how much is saved.
     """
 
     format: str
@@ -109,6 +112,7 @@ class Report:
     precision: PrecisionCheck | None = None
     file_bytes: tuple[int, int] | None = None
     what_if: WhatIf | None = None
+    search: Search | None = None
 
     @property
     def before(self) -> Cost:
@@ -140,6 +144,14 @@ class Report:
         before, after = self.before.macs, self.after.macs
         return None if before is None or after is None or not before else 1 - after / before
 
+    def records(self) -> list[dict[str, Any]]:
+        """One flat dict for each layer: ``pandas.DataFrame(report.records())``."""
+        return records(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return html_table(self)
+
     def _time(self) -> dict[str, Any]:
         """Milliseconds of the whole network as they were measured when it was verified."""
         time = self.verification.latency if self.verification else None
@@ -169,6 +181,7 @@ class Report:
             "unverified": self.unverified,
             "verdict": asdict(verdict_on(self.verification, self.unverified)),
             "missed": list(self.missed),
+            "search": asdict(self.search) if self.search else None,
             "calibration": asdict(self.calibration) if self.calibration else None,
             "precision": asdict(self.precision) if self.precision else None,
             "timings": _timings_dict(self.timings) if self.timings else None,

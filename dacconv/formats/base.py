@@ -52,6 +52,16 @@ class Record:
     plan: Mapping[str, Any]
 
 
+@runtime_checkable
+class InMemory(Protocol):
+    """A model that was not read from a file; ``sha256`` is the digest of its weights."""
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal."""
+        ...
+
+
 class Model(Protocol):
     """An opened checkpoint. Immutable: ``rewrite`` returns a new one."""
 

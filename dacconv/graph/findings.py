@@ -191,6 +191,32 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """A budget that a search tried: its ``options`` as they are typed, and what came of them.
+
+    ``left`` is the share of the MACs, ``speedup`` the ratio of times, original over converted;
+    None where the budget is out of reach. ``reached`` says whether it reached the goal.
+    """
+
+    options: str
+    left: float | None
+    speedup: float | None
+    level: str
+    reason: str
+    reached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The budgets that were tried for a goal, in their order; ``in_time``: none was left out."""
+
+    goal: str
+    trials: tuple[Trial, ...]
+    seconds: float
+    in_time: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Verification:
     """Original and converted on the same inputs, in the real runtime.
 

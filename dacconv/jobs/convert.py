@@ -17,6 +17,7 @@ from dacconv.graph import plan_json
 from dacconv.graph.findings import Verification
 from dacconv.graph.types import Plan
 from dacconv.jobs.decide import Decision, decide, timer_for
+from dacconv.jobs.search import Inputs, best_saving, needs_search
 from dacconv.jobs.what_if import answer, parse_question
 from dacconv.jobs.write import (
     Outcome,
@@ -61,7 +62,7 @@ def convert_file(
     target = output or default_target(path)
     more = [*others, *timings_output(settings)]
     check_target(model, target, force=force, others=more, inputs=input_files(settings))
-    conversion = _convert(model, settings, digest, progress)
+    settings, conversion = convert_model(model, settings, digest, progress)
     return write_verified(model, conversion, settings, Target(target, force, keep), progress)
 
 
@@ -81,7 +82,7 @@ def dry_run(
     target = output or path.with_suffix(".plan.json")
     outputs = [Output(target, "-o"), *others, *timings_output(settings)]
     check_outputs(outputs, [*model.files, *input_files(settings)], force=force)
-    conversion = _convert(model, settings, digest, progress)
+    settings, conversion = convert_model(model, settings, digest, progress)
     report = judged(model, conversion.model, conversion.report, settings, progress)
     write_text(target, plan_json.plan_to_json(conversion.plan))
     return Outcome(replace(report, notes=(*report.notes, DRY_RUN)), (target,))
@@ -180,11 +181,30 @@ def timings_output(settings: Settings) -> list[Output]:
     return [Output(Path(settings.timings), "--timings", continued=True)]
 
 
-def _convert(
-    model: Model, settings: Settings, digest: Digest, progress: Progress
+def convert_model(
+    model: Model, settings: Settings, digest: Digest | None = None, progress: Progress = silent
+) -> tuple[Settings, pipeline.Conversion]:
+    """The conversion in memory that the settings ask for, and the settings that give it."""
+
+    def carry_out(
+        settings: Settings, inputs: Inputs | None, progress: Progress
+    ) -> pipeline.Conversion:
+        return _carry_out(model, settings, digest, progress, inputs)
+
+    if needs_search(settings):
+        return best_saving(model, settings, carry_out, progress)
+    return settings, _carry_out(model, settings, digest, progress)
+
+
+def _carry_out(
+    model: Model,
+    settings: Settings,
+    digest: Digest | None,
+    progress: Progress,
+    inputs: Inputs | None = None,
 ) -> pipeline.Conversion:
     """Decide on a plan and carry it out in memory."""
-    decision = decide(model, settings, progress)
+    decision = decide(model, settings, progress, inputs)
     conversion = pipeline.convert(
         model,
         decision.plan,

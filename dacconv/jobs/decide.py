@@ -41,15 +41,22 @@ class Decision:
     ranges: RangeInputs | None = None
 
 
-def decide(model: Model, settings: Settings, progress: Progress = silent) -> Decision:
+def decide(
+    model: Model,
+    settings: Settings,
+    progress: Progress = silent,
+    prepared: tuple[Calibrated | None, str] | None = None,
+) -> Decision:
     """The plan that the settings ask for; with measured times also by the network as a whole.
+
+    ``prepared`` are the inputs to calibrate on, where there are some already.
 
     Layers are timed one by one, and other work of the machine may have come between. So the plan
     that is predicted without measuring is tried beside the measured one.
     """
     split = settings.split_options
     timer = timer_for(model, settings, progress)
-    calibrated, inputs = calibrate(model, settings, progress, timer)
+    calibrated, inputs = prepared or calibrate(model, settings, progress, timer)
     chosen = choose(model, settings, progress, calibrated, timer)
     plan = _with_forms(model, settings, chosen, timer)
     if timer is not None:

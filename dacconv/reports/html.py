@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dacconv.conversion.report import CONVENTION, Report
 from dacconv.conversion.report import Row as LayerRow
 from dacconv.graph.cost import Cost
-from dacconv.graph.findings import Verification
+from dacconv.graph.findings import Search, Verification
 from dacconv.graph.plan_json import plan_to_json, rank_text
 from dacconv.graph.types import Provenance
-from dacconv.reports import pages
+from dacconv.reports import pages, search_words
 from dacconv.reports import roofline_words as roofline_text
 from dacconv.reports import words as formatting
 from dacconv.reports.opening import opening, verification_opening
@@ -78,6 +78,8 @@ def page(report: Report) -> Page:
     ]
     if lines := roofline_text.lines(report):
         sections.append(Section("Roofline", (Bullets(tuple(map(_arrows, lines))),)))
+    if report.search:
+        sections.append(Section("Search", _searched(report.search)))
     if report.verification:
         sections.append(Section("Verification", (verified(report.verification),)))
     if report.plan and (report.plan.choices or report.plan.precision):
@@ -258,6 +260,14 @@ def _share_left(row: LayerRow) -> float:
     was, now = row.before, row.after
     pair = (was.params, now.params) if was.macs is None else (was.macs, now.macs)
     return min(1.0, (pair[1] or 0) / pair[0]) if pair[0] else 1.0
+
+
+def _searched(search: Search) -> tuple[Block, ...]:
+    """The budgets that were tried."""
+    header, *rows = search_words.rows(search)
+    columns = tuple(Column(name, index > 1) for index, name in enumerate(header))
+    cells = tuple(Row(tuple(map(Cell, row))) for row in rows)
+    return Bullets((search_words.summary(search),)), Table(columns, cells)
 
 
 def _table(report: Report) -> Table:

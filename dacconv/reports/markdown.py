@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dacconv.conversion.report import CONVENTION, Report
 from dacconv.reports import roofline_words as roofline_text
-from dacconv.reports import what_if_words
+from dacconv.reports import search_words, what_if_words
 from dacconv.reports import words as formatting
 from dacconv.reports.opening import opening
 from dacconv.safe_text import markdown_text
@@ -39,6 +39,9 @@ def render(report: Report) -> str:
         parts += ["## Verification", _bullets(formatting.verification(report.verification))]
     elif report.unverified:
         parts += ["## Verification", f"Not verified: {markdown_text(report.unverified)}."]
+    if report.search:
+        parts += ["## Search", search_words.summary(report.search) + "."]
+        parts.append(_pipes([tuple(row) for row in search_words.rows(report.search)]))
     if origin:
         options = ", ".join(f"{key} = {value}" for key, value in origin.options.items())
         parts += [

@@ -32,7 +32,7 @@ def opening(report: Report) -> Opening:
     verdict = verdict_on(report.verification, report.unverified)
     if report.plan is None:
         return Opening(verdict, ())
-    lines = [verdict_line(verdict), *speed_lines(report)]
+    lines = [verdict_line(verdict), *speed_lines(report), *_search_lines(report)]
     if step := next_step(report, verdict):
         lines.append(f"next: {step}")
     return Opening(verdict, tuple(lines))
@@ -64,6 +64,27 @@ def speed_lines(report: Report) -> Iterator[str]:
         _, high = time.interval or (time.low, time.high)
         if 1 / high > share:  # even at the fast end of the interval
             yield _missed("budget of time", 1 / time.speedup, share)
+
+
+def _search_lines(report: Report) -> Iterator[str]:
+    """The command that does the same as a search did, or that no saving was good enough."""
+    if report.search is None:
+        return
+    if report.converted:
+        yield f"this is: {command_line(report)}"
+    else:
+        yield f"no saving gives {report.search.goal}; only what costs nothing was merged"
+
+
+def command_line(report: Report) -> str:
+    """The command that gives this conversion, with every option that is not at its default."""
+    origin = report.provenance
+    if origin is None:
+        return ""
+    words = ["dacconv", "convert", origin.source]
+    for name, value in origin.options.items():
+        words += typed(name, value)
+    return " ".join(shlex.quote(word) if not word.startswith("--") else word for word in words)
 
 
 def _missed(budget: str, left: float, share: float) -> str:
@@ -126,12 +147,21 @@ def _change(
 
 def _opening_words(options: Mapping[str, Any]) -> Iterator[str]:
     for name in KEPT:
-        value = options.get(name)
-        for each in value if isinstance(value, (list, tuple)) else (value,):
-            if each is True:
-                yield f"--{name.replace('_', '-')}"
-            elif each not in (None, False):
-                yield from (f"--{name.replace('_', '-')}", str(each))
+        yield from typed(name, options.get(name))
+
+
+def typed(name: str, value: Any) -> list[str]:
+    """An option as it is typed; nothing for None."""
+    dashed = name.replace("_", "-")
+    option = f"--{dashed}"
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [option if value else f"--no-{dashed}"]
+    if isinstance(value, Mapping):
+        return [option, ",".join(f"{key}={rank}" for key, rank in value.items())]
+    values = value if isinstance(value, (list, tuple)) else (value,)
+    return [word for each in values for word in (option, str(each))]
 
 
 def _options(report: Report) -> Mapping[str, Any]:
