@@ -24,6 +24,8 @@ from dacconv.support.progress import Progress, silent
 LIMIT, LIMIT_OF_MAPS = 0.01, 0.002
 """The squared relative output error up to which no layer is put back to fp32: for outputs of class
 scores, and for outputs with more axes (images, boxes), whose every value counts."""
+DISAGREEMENT = 3
+"""The ratio of the damages with and without the runtime's optimiser that is reported."""
 PROBES = 32
 """The samples that single layers are judged on."""
 
@@ -58,20 +60,25 @@ def quantised(
         reasons |= sensitive
     result = study.quantiser.quantised(recipe)
     held, second = study.damages(result)
+    as_written = study.unoptimised_damage(result)
     layers = {
         name: FP32 if name in reasons or not study.in_int8(name, recipe) else INT8 for name in nodes
     }
     check = PrecisionCheck(
         precision=INT8,
         inputs=inputs.description,
-        notes=(*inputs.notes, *study.quantiser.notes),
+        notes=(
+            *inputs.notes,
+            *study.quantiser.notes,
+            *_disagreement(held, as_written, study.limit),
+        ),
         activations=recipe.activations,
         ranges=recipe.ranges,
         reduce_range=recipe.reduce_range,
         correct_bias=recipe.correct_bias,
         damage=held,
         second_damage=second,
-        unoptimised_damage=study.unoptimised_damage(result),
+        unoptimised_damage=as_written,
         limit=study.limit,
         tried=tuple(tried),
         layers=tuple(LayerPrecision(n, p, reasons.get(n, "")) for n, p in layers.items()),
@@ -169,7 +176,7 @@ class _Study:
         """The recipe with sensitive layers put back to fp32 until the damage is small.
 
         Every layer is quantised alone, which shows how sensitive the outputs are to it; the most
-        sensitive ones are put back, twice as many each time. Ends at half of the layers.
+        sensitive ones are put back, as few as are enough. One layer stays int8 at least.
         """
         damage = self.damage(recipe)
         layers = [name for name in self.nodes if self.in_int8(name, recipe)]
@@ -181,20 +188,34 @@ class _Study:
             others = everything - frozenset(self.nodes[name])
             alone[name] = self.damage(replace(recipe, kept=recipe.kept | others), probes=PROBES)
         order = sorted(layers, key=lambda name: -alone[name])
-        best, least, tried = (recipe, 0), damage, []
-        count = 1
-        while count <= max(len(layers) // 2, 1) and least > self.limit:
+        harms = {0: damage}
+
+        def with_kept(count: int) -> Int8Recipe:
             kept = frozenset(node for name in order[:count] for node in self.nodes[name])
-            trial = replace(recipe, kept=recipe.kept | kept)
-            harm = self.damage(trial)
-            tried.append((f"{count} sensitive layer{'s' if count > 1 else ''} in fp32", harm))
-            if harm < least:
-                best, least = (trial, count), harm
-            count *= 2
-        spared = order[: best[1]]
-        return best[0], tried, {
+            return replace(recipe, kept=recipe.kept | kept)
+
+        failed, count = 0, 1
+        while min(harms.values()) > self.limit and count < len(order):
+            harms[count] = self.damage(with_kept(count))
+            if harms[count] > self.limit:
+                failed, count = count, min(2 * count, max(len(order) - 1, count + 1))
+        while harms.get(count, math.inf) <= self.limit and count - failed > 1:
+            between = (failed + count) // 2
+            harms[between] = self.damage(with_kept(between))
+            if harms[between] > self.limit:
+                failed = between
+            else:
+                count = between
+        fits = [n for n, harm in harms.items() if harm <= self.limit]
+        best = min(fits) if fits else min(harms, key=lambda n: harms[n])
+        tried = [
+            (f"{n} sensitive layer{'s' if n > 1 else ''} in fp32", harms[n])
+            for n in sorted(harms)
+            if n
+        ]
+        return with_kept(best), tried, {
             name: f"sensitive: int8 of this layer alone has the damage {alone[name]:.2g}"
-            for name in spared
+            for name in order[:best]
         }  # fmt: skip
 
     def damage(self, recipe: Int8Recipe, probes: int | None = None) -> float:
@@ -233,6 +254,13 @@ def _error(
     actual = [dict(zip(e, run(f).values(), strict=True))
               for f, e in zip(batches[:taken], expected, strict=False)]  # fmt: skip
     return relative_error(expected[:taken], actual)
+
+
+def _disagreement(optimised: float, as_written: float, limit: float) -> tuple[str, ...]:
+    """A note where the runtime's optimiser changes what the model computes."""
+    if max(optimised, as_written) <= DISAGREEMENT * min(optimised, as_written) + limit:
+        return ()
+    return ("the runtime's optimiser changes the outputs: the damage differs with it and without",)
 
 
 def _text(recipe: Int8Recipe) -> str:

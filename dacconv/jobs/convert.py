@@ -237,7 +237,11 @@ def _noted(report: Report, told: str, settings: Settings) -> Report:
     taken layers out of the plan.
     """
     notes = list(report.notes)
-    if report.calibration is None and settings.calibration != "none" and report.plan != NO_SPLIT:
+    if (
+        report.calibration is None
+        and settings.calibration != "none"
+        and (report.converted or report.precision is None)
+    ):
         notes.append(told)
     for name in BUDGETS:
         share = settings.budget(name)
