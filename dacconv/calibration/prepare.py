@@ -81,7 +81,7 @@ class Calibrated:
     seed: int
     device: str | None
     progress: Progress
-    _priced: dict[object, dict[str, Price]] = field(default_factory=dict)
+    _priced: dict[object, dict[str, Price]] = field(default_factory=dict, init=False)
 
     @fixed_torch_threads()
     def prices(

@@ -92,6 +92,7 @@ class Report:
     the files of the original and of the converted model, where one was written. ``what_if`` are
     the costs with another width or resolution, where they were asked for.
     ``search`` is how the plan was found, where it was left to a search how much is saved.
+    ``path`` is the original's, as it was opened, for the commands that are proposed.
     """
 
     format: str
@@ -113,6 +114,7 @@ class Report:
     file_bytes: tuple[int, int] | None = None
     what_if: WhatIf | None = None
     search: Search | None = None
+    path: str | None = None
 
     @property
     def before(self) -> Cost:

@@ -16,6 +16,7 @@ import numpy as np
 
 from dacconv.conversion.noise import error_beyond_noise
 from dacconv.graph.findings import Latency, OutputCheck, Verification
+from dacconv.support.numbers import three_digits
 
 Level = Literal["equal", "usable", "degraded", "broken", "unknown"]
 
@@ -57,11 +58,12 @@ def verdict_on(check: Verification | None, unverified: str | None = None) -> Ver
         return Verdict("unknown", text)
     if error is None:
         return Verdict("unknown", "the outputs cannot be compared as numbers")
-    error_text = f"relative error {error:.3g}"
+    error_text = f"relative error {three_digits(error)}"
     same = is_lossless(check)
     drowned = same and error > lossless_error(check.outputs)
     if drowned:
-        error_text += f"; that of the original against itself, by rounding alone: {check.noise:.3g}"
+        noise = three_digits(check.noise or 0)
+        error_text += f"; that of the original against itself, by rounding alone: {noise}"
     if check.top1 is not None:
         before, after = check.top1
         text = f"top-1 {_percent(before)} before, {_percent(after)} after on {where}"
@@ -112,7 +114,7 @@ def _broken(check: Verification) -> str:
     error = error_beyond_noise(check.relative_error, check.outputs)
     if error is not None and error > BROKEN_ERROR:
         return (
-            f"relative error {error:.3g} on {check.samples} {check.kind}; "
+            f"relative error {three_digits(error)} on {check.samples} {check.kind}; "
             f"{BROKEN_ERROR:g} is that of outputs of zeros"
         )
     for output in check.outputs:

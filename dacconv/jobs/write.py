@@ -132,6 +132,7 @@ def judged(
     lossless: bool = False,
 ) -> Report:
     """The report with the verification of a converted model, and with the gates that it misses."""
+    report = replace(report, path=str(original.path))
     reason = reason_not_runnable(original) if settings.verify else "--no-verify was given"
     if reason:
         report = replace(report, unverified=reason)

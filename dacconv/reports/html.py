@@ -37,6 +37,7 @@ from dacconv.reports.pages import (
     Tone,
 )
 from dacconv.reports.plots import report_figures, svg
+from dacconv.support.numbers import three_digits
 
 KIND_TEXTS: Mapping[Kind, str] = {
     "split": "split",
@@ -109,11 +110,12 @@ def agreement(check: Verification) -> tuple[Fact, ...]:
     time = check.latency
     tone: Tone = "good" if time.low > 1 else "bad" if time.high < 1 else ""
     ratio = time.speedup if time.speedup >= 1 else 1 / time.speedup
+    before, after = map(three_digits, (time.original_ms, time.converted_ms))
     facts.append(
         Fact(
             f"{ratio:.2f} x",
             "as fast" if time.speedup >= 1 else "slower",
-            f"{time.original_ms:.3g} ms → {time.converted_ms:.3g} ms, batch {time.batch}",
+            f"{before} ms → {after} ms, batch {time.batch}",
             tone,
         )
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from dacconv.support.numbers import three_digits
+
 UNKNOWN = "?"
 
 
@@ -24,7 +26,7 @@ def share(value: float | None) -> str:
 
 def error(value: float | None) -> str:
     """A relative error with three significant digits."""
-    return UNKNOWN if value is None else f"{value:.3g}"
+    return UNKNOWN if value is None else three_digits(value)
 
 
 def change(before: float | None, after: float | None) -> str:

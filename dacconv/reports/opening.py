@@ -81,7 +81,7 @@ def command_line(report: Report) -> str:
     origin = report.provenance
     if origin is None:
         return ""
-    words = ["dacconv", "convert", origin.source]
+    words = ["dacconv", "convert", report.path or origin.source]
     for name, value in origin.options.items():
         words += typed(name, value)
     return " ".join(shlex.quote(word) if not word.startswith("--") else word for word in words)
@@ -118,7 +118,7 @@ def next_step(report: Report, verdict: Verdict) -> str:
     change = _change(report, verdict, options, 1 - saving)
     if not change:
         return ""
-    words = ["dacconv", "convert", origin.source, *_opening_words(options), *change]
+    words = ["dacconv", "convert", report.path or origin.source, *_opening_words(options), *change]
     return " ".join(shlex.quote(word) if not word.startswith("--") else word for word in words)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dacconv.graph.plan_json import rank_text
 from dacconv.graph.types import Choice, Rank
 from dacconv.reports import words as formatting
+from dacconv.support.numbers import three_digits
 from dacconv.sweeps.fronts import front, knee
 from dacconv.sweeps.points import DAC, FIRST, LAST, SINGLE
 from dacconv.sweeps.results import SHARES, TITLES, PointResult, Quality, Sweep
@@ -174,4 +175,4 @@ def _layer_means(sweep: Sweep, quality: Quality) -> dict[str, float]:
 def _text(name: str, value: float | None) -> str:
     if value is None:
         return formatting.UNKNOWN
-    return formatting.share(value) if name in SHARES else f"{value:.3g}"
+    return formatting.share(value) if name in SHARES else f"{three_digits(value)}"

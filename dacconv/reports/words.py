@@ -22,6 +22,7 @@ from dacconv.reports.numbers import saved as saved
 from dacconv.reports.numbers import share as share
 from dacconv.reports.precision_words import precision_lines
 from dacconv.safe_text import visible
+from dacconv.support.numbers import three_digits
 
 COLUMNS = (
     "layer",
@@ -187,7 +188,7 @@ def _rank_rows(timings: Timings) -> list[tuple[str, ...]]:
         known = {found.rank: found for found in layer.ranks}
         lines.append((
             layer.layer,
-            f"{layer.before_ms:.3g}",
+            f"{three_digits(layer.before_ms)}",
             *(_rank_cell(known.get(rank)) for rank in ranks),
         ))  # fmt: skip
     return lines
@@ -200,7 +201,7 @@ def _split_rows(timings: Timings) -> list[tuple[str, ...]]:
         lines += [
             (
                 layer.layer,
-                f"{layer.before_ms:.3g}",
+                f"{three_digits(layer.before_ms)}",
                 f"{split.method} {rank_text(split.rank)}",
                 "" if split.form == AUTO else split.form,
                 f"{100 * (split.time - 1):+.0f} %",
@@ -217,7 +218,7 @@ def _rank_cell(found: RankTime | None) -> str:
 
 def change_ms(before: float, after: float) -> str:
     """``3.21 > 1.85`` milliseconds; one number where nothing changed."""
-    was, now = f"{before:.3g}", f"{after:.3g}"
+    was, now = f"{three_digits(before)}", f"{three_digits(after)}"
     return was if was == now else f"{was} > {now}"
 
 
@@ -340,7 +341,7 @@ def verification(check: Verification) -> list[str]:
     time = check.latency
     lines += check.notes
     lines.append(
-        f"latency {time.original_ms:.3g} ms > {time.converted_ms:.3g} ms: "
+        f"latency {three_digits(time.original_ms)} ms > {three_digits(time.converted_ms)} ms: "
         f"{_speed(time.speedup)} (quartiles {time.low:.2f} to {time.high:.2f}, "
         f"{time.rounds} alternating rounds, batch {time.batch})"
     )
