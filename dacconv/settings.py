@@ -408,6 +408,7 @@ COMMANDS: dict[str, tuple[type[Options], ...]] = {
     "run": (Outputs,),
     "bench": (BenchOptions, Settings, Outputs),
     "sweep": (SweepOptions, Settings, Outputs),
+    "diff": (),
     "pack": (PackOptions, Settings, Outputs),
     "unpack": (Outputs,),
     "round": (RoundOptions, Settings, Outputs),

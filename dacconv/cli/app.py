@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from dacconv import __version__
-from dacconv.cli import end_of_imports
+from dacconv.cli import diff, end_of_imports
 from dacconv.cli.commands import command
 from dacconv.cli.ending import run_to_the_end
 from dacconv.cli.reporting import (
@@ -308,6 +308,9 @@ def sweep(model: File, options: SweepOptions, settings: Settings, outputs: Outpu
 
         for path in save_all(sweep_figures(result.sweep), plots):
             typer.echo(safe_line(f"drew {path}"))
+
+
+diff.register(app)
 
 
 @command(app, "pack", EXIT_CODES)
