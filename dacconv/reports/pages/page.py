@@ -29,7 +29,7 @@ THEMED = {
     "#ffffff": "paper",
     "#0072b2": "split",
     "#009e73": "merged",
-    "#e69f00": "left",
+    "#e69f00": "orange",
     "#9aa4ae": "fixed",
 }
 """Colours of pictures that change with the light or dark page, and their CSS variables."""
