@@ -99,6 +99,8 @@ def convert(
 ) -> None:
     """Split the chosen conv layers and write the lighter model with its report.
 
+    Without a rank or a budget the largest saving that is usable is searched for.
+
     The result is written to MODEL.dac.SUFFIX unless -o names another file or -O another folder.
     With several models, one that fails stops no other, and --json, --markdown, --html and
     --plots name folders of the reports.

@@ -23,7 +23,10 @@ class GroupedCommand(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options in the order in which they were declared, heading by heading."""
         groups: dict[str, list[tuple[str, str]]] = {}
+        rare = () if ctx.meta.get(HELP_ALL) else tuple(_rare(self.name or ""))
         for parameter in self.get_params(ctx):
+            if parameter.name in rare:
+                continue
             record = parameter.get_help_record(ctx)
             if record is not None and parameter.param_type_name == "option":
                 heading = getattr(parameter, "rich_help_panel", None) or kinds.OUTPUT
@@ -31,6 +34,46 @@ class GroupedCommand(TyperCommand):
         for heading, records in groups.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
+        if rare:
+            formatter.write_paragraph()
+            formatter.write_text(f"{len(rare)} more options are listed by --help-all.")
+
+
+HELP_ALL = "--help-all"
+
+
+def _rare(name: str) -> Iterator[str]:
+    """The names of a command's options that only --help-all lists."""
+    for group in COMMANDS.get(name, ()):
+        for each, declaration in group.declared(name):
+            if declaration.rare:
+                yield each.name
+
+
+def _print_all(ctx: typer.Context, wanted: bool) -> None:
+    """Print the help with every option, and end."""
+    if wanted:
+        ctx.meta[HELP_ALL] = True
+        typer.echo(ctx.get_help())
+        raise typer.Exit
+
+
+_HELP_ALL_PARAMETER = inspect.Parameter(
+    "help_all",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[
+        bool,
+        typer.Option(
+            HELP_ALL,
+            callback=_print_all,
+            is_eager=True,
+            help="Show every option and exit.",
+            rich_help_panel=kinds.OUTPUT,
+            show_default=False,
+        ),
+    ],
+)
 
 
 def command(app: typer.Typer, name: str, epilog: str | None = None) -> Callable[..., Any]:
@@ -46,6 +89,7 @@ def command(app: typer.Typer, name: str, epilog: str | None = None) -> Callable[
                   if p.annotation in COMMANDS[name]}  # fmt: skip
 
         def run(**values: Any) -> None:
+            values.pop("help_all", None)
             given = {each: dict(_given(each, name, values)) for each in groups.values()}
             arguments = {key: values[key] for key in signature.parameters if key not in groups}
             config = given.get(Outputs, {}).get("config")
@@ -58,6 +102,8 @@ def command(app: typer.Typer, name: str, epilog: str | None = None) -> Callable[
         parameters = [p for p in signature.parameters.values() if p.name not in groups]
         for group in COMMANDS[name]:
             parameters += [_parameter(each, o, name) for each, o in group.declared(name)]
+        if any(_rare(name)):
+            parameters.append(_HELP_ALL_PARAMETER)
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__doc__ = function.__doc__
         app.command(name, cls=GroupedCommand, epilog=epilog)(run)

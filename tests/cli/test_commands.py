@@ -21,8 +21,13 @@ DECLARED = [
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_and_table_list_every_declared_option(run, monkeypatch, name: str) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    done = run(name, "--help")
-    assert done.code == 0
+    rare = [declaration for command, _, declaration in DECLARED
+            if command == name and declaration.rare]  # fmt: skip
+    brief = run(name, "--help")
+    done = run(name, "--help-all") if rare else brief
+    assert (brief.code, done.code) == (0, 0)
+    assert (f"{len(rare)} more options are listed by --help-all." in brief.out) == bool(rare)
+    assert not [d for d in rare if d.help in " ".join(brief.out.split())]
     table = options_table(name)
     for command, field, declaration in DECLARED:
         if command == name:
