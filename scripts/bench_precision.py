@@ -253,8 +253,8 @@ def times(names: list[str], threads: tuple[int, ...]) -> None:
             result = dacconv.bench(original, *files.values(), threads=threads)
             for index, label in enumerate(files, 1):
                 ratios = [case.timings[index].ratio for case in result.cases]
-                print(f"| {name} | {label} | " + " | ".join(f"{r}" for r in ratios) + " |",
-                      flush=True)  # fmt: skip
+                cells = [f"{r.median:.2f} ({r.low:.2f}-{r.high:.2f})" for r in ratios]
+                print(f"| {name} | {label} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
