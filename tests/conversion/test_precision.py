@@ -192,5 +192,5 @@ def test_a_model_of_unknown_size_needs_it(tmp_path: Path) -> None:
     proto.graph.input[0].type.tensor_type.shape.dim.add().dim_param = "h"
     proto.graph.input[0].type.tensor_type.shape.dim.add().dim_param = "w"
     net = opened(proto, tmp_path)
-    with pytest.raises(UnsupportedError, match="input.shape"):
+    with pytest.raises(UnsupportedError, match=r"input.shape"):
         dacconv.convert(net, dacconv.plan(net, precision="int8"))
