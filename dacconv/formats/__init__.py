@@ -90,7 +90,7 @@ def resized(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
         UsageError: the format fixes the sizes for good, as an exported program does.
     """
     if model.format == "onnx":
-        return cast(Model, _function("dacconv.formats.onnx.resize:resize")(model, shapes))
+        return cast(Model, _function("dacconv.formats.onnx.model:resize")(model, shapes))
     return open_model(model.path, replace(model.options, input_shapes=dict(shapes)))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from onnx import GraphProto, TensorShapeProto, ValueInfoProto
 
 from dacconv.errors import UnsupportedError
 from dacconv.formats.base import Feeds, Forward, LoadOptions, Quantiser, Runner, Visit
@@ -18,7 +19,7 @@ from dacconv.formats.onnx.constants import Constants
 from dacconv.formats.onnx.document import Document, Entry
 from dacconv.formats.onnx.fixed_sizes import FixedSizes, GraphFacts
 from dacconv.formats.onnx.graph import graph_of
-from dacconv.formats.onnx.inputs import declared_specs, input_specs
+from dacconv.formats.onnx.inputs import declared_specs, input_specs, real_inputs
 from dacconv.formats.onnx.layers import read_conv
 from dacconv.formats.onnx.load import read
 from dacconv.formats.onnx.operators import CannotEvaluate
@@ -288,3 +289,32 @@ class OnnxModel:
             raise UnsupportedError(
                 f"the graph has no node {node!r} that can be read", where=str(self.path)
             ) from None
+
+
+def resize(model: OnnxModel, shapes: Mapping[str, tuple[int, ...]]) -> OnnxModel:
+    """The model whose inputs have ``shapes``, by name; nothing is written.
+
+    The sizes of other values are forgotten and inferred again. A size that is a constant of the
+    graph, such as that of a Reshape, stays: whether the model still runs shows when it is run.
+    """
+    document = model.document
+    real = {value.name for value in real_inputs(document)}
+    rest = GraphProto()
+    rest.CopyFrom(document.rest)
+    del rest.value_info[:]
+    for value in rest.input:
+        if value.name in real & shapes.keys():
+            _set_shape(value, shapes[value.name])
+    for value in rest.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    return replace(
+        model,
+        document=replace(document, rest=rest),
+        options=replace(model.options, input_shapes=dict(shapes)),
+    )
+
+
+def _set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:
+    dims = [TensorShapeProto.Dimension(dim_value=size) for size in shape]
+    value.type.tensor_type.shape.CopyFrom(TensorShapeProto(dim=dims))
