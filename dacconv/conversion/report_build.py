@@ -107,7 +107,9 @@ def _row(
     if choice:
         cost = split_cost(layer, choice, bias_added=loss is not None and loss.bias_added)
         roof = split(layer, choice, cost, around[1])
-    method = METHODS[choice.method] if choice else first_method(layer, ALL)
+    method = METHODS[choice.method] if choice else None
+    if method is None and layer.skip is None:  # a layer without sizes is never eligible
+        method = first_method(layer, ALL)
     return Row(
         name=layer.name,
         op=layer.op,
@@ -117,13 +119,13 @@ def _row(
         reason=layer.skip or (choice.note or None if choice else reason),
         method=choice.method if choice else None,
         rank=choice.rank if choice else None,
-        full_rank=None if layer.skip else method.full_rank(layer.geometry),
+        full_rank=None if layer.skip or method is None else method.full_rank(layer.geometry),
         kernel_error=loss.kernel_error if loss else None,
         energy_kept=loss.energy_kept if loss else None,
         before=_cost(before) + Cost(0, merged_params, 0),
         after=cost,
         fit=loss.fit if loss else None,
-        form=choice.form if choice and method.forms else None,
+        form=choice.form if choice and method and method.forms else None,
         roof_before=whole(before, _cost(before), around[0]),
         roof_after=roof,
         precision=before.precision or None,

@@ -18,6 +18,10 @@ def test_crops_of_any_size(channels, size):
     assert not np.array_equal(images, photographs(9, channels, size, 1))
 
 
+def test_no_crops_at_all():
+    assert photographs(0, 3, (8, 9), 0).shape == (0, 3, 8, 9)
+
+
 def test_crops_differ_and_have_contrast():
     images = photographs(2 * len(NAMES), 3, (32, 32), 0)
     assert (images.std(axis=(1, 2, 3)) > 0.02).all()
