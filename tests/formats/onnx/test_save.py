@@ -160,6 +160,37 @@ def test_a_model_that_is_too_large_gets_a_side_file(
     assert difference(before, run(load(path, LoadOptions()), inputs)) < 1e-5
 
 
+def test_an_end_between_the_two_renames_leaves_the_old_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new data has its name and the new graph has not: the old graph keeps its own data."""
+
+    class KilledError(BaseException):
+        pass
+
+    original, path = external(tmp_path), tmp_path / "out.onnx"
+    original.save(path, provenance={}, plan=PLAN)
+    inputs, before = feeds(original), data_file(path)
+    rename = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if target == path:
+            raise KilledError
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(KilledError):
+            split_all(original).save(path, provenance={}, plan=PLAN)
+    assert len(list(tmp_path.glob("out.onnx.*.data"))) == 2
+    old = load(path, LoadOptions())
+    assert old.files == (path, before)
+    assert difference(run(original, inputs), run(old, inputs)) == 0
+    split_all(original).save(path, provenance={}, plan=PLAN)
+    assert load(path, LoadOptions()).files == (path, data_file(path))
+    assert not before.exists()
+
+
 def test_no_empty_data_file_is_written(tmp_path: Path) -> None:
     """All external weights were split into smaller ones, which go into the model."""
     proto = conv_model(weights(4, 2, 3, 3))
