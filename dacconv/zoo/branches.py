@@ -114,11 +114,15 @@ class PaddedNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, channels, h, w)`` to ``(batch, channels, h + 2 pad, w + 2 pad)``."""
+        y = F.pad(self.bn(x), [self.pad] * 4)
         mean, variance = cast(Tensor, self.bn.running_mean), cast(Tensor, self.bn.running_var)
-        border = self.bn.bias - mean * self.bn.weight / (variance + self.bn.eps).sqrt()
-        shape = (1, -1, 1, 1)
-        inside = self.bn(x) - border.reshape(shape)
-        return F.pad(inside, [self.pad] * 4) + border.reshape(shape)
+        scale = self.bn.weight.detach() / (variance + self.bn.eps).sqrt()
+        border = (self.bn.bias.detach() - mean * scale).reshape(1, -1, 1, 1)
+        y[:, :, : self.pad] = border
+        y[:, :, -self.pad :] = border
+        y[:, :, :, : self.pad] = border
+        y[:, :, :, -self.pad :] = border
+        return y
 
 
 class DBBlock(nn.Module):

@@ -15,7 +15,7 @@ from dacconv.formats.onnx.inputs import declared_shape
 from dacconv.formats.onnx.tensors import from_array, value_info
 from dacconv.graph.types import Array, Shape, ValueSpec
 
-_ROUNDS = 12
+_ROUNDS = 64  # a network that pads by sizes of its own needs one for each conv
 _GENERATORS = frozenset({"ConstantOfShape", "Expand", "Range", "Tile"})
 _LONGEST_VECTOR = 1 << 20
 _STAND_IN = 64  # smaller constants are embedded: shapes may depend on their values
