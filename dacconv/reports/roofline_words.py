@@ -35,7 +35,30 @@ def lines(report: Report) -> list[str]:
         if now is not None:
             ratio = f"{_change(was, now, 2)} x {of}"
             texts.append(f"  {title}: {ratio}{_breaking(report, name, after)}")
-    return texts
+    return [*texts, *_kinds(report)]
+
+
+def _kinds(report: Report) -> list[str]:
+    """The share of the MACs in each kind of layer, as in table 2 of arXiv 1704.04861."""
+    macs: dict[str, int] = {}
+    for row in report.rows:
+        kind = _kind(row)
+        macs[kind] = macs.get(kind, 0) + (row.before.macs or 0)
+    whole = sum(macs.values())
+    shares = sorted(((count / whole, kind) for kind, count in macs.items() if whole), reverse=True)
+    texts = (f"{formatting.share(part)} in {kind}" for part, kind in shares)
+    return [f"MACs of the original by kind of layer: {', '.join(texts)}"] if shares else []
+
+
+def _kind(row: Row) -> str:
+    g = row.geometry
+    if g is None or not g.kernel:
+        return "linear layers"
+    if 1 < g.groups == g.in_channels:
+        return "depthwise convs"
+    if g.groups > 1:
+        return "grouped convs"
+    return "1x1 convs" if set(g.kernel) == {1} else "other convs"
 
 
 def rows(report: Report) -> list[tuple[str, ...]]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import torch
+
+from dacconv import zoo
 from dacconv.conversion.report_build import build_report
+from dacconv.formats.torch.module.trace import trace
 from dacconv.graph.types import Choice, Graph, Plan
 from dacconv.reports import EXPORTERS
 from dacconv.reports import roofline_words as roofline_text
@@ -29,6 +33,17 @@ def test_an_inspected_model_has_one_side() -> None:
     lines = roofline_text.lines(build_report("onnx", GRAPH))
     assert all(">" not in line for line in lines)
     assert not any(line.startswith("saved") for line in lines)
+
+
+def test_the_shares_of_mobilenet_v1_are_those_of_its_table_2() -> None:
+    with torch.device("meta"):
+        net, image = zoo.mobilenet_v1().eval(), torch.empty(1, 3, 224, 224)
+    made = trace(net, [image], {}, ["x"])
+    lines = roofline_text.lines(build_report("module", Graph(made.nodes, (), made.outputs)))
+    assert lines[-1] == (  # 94.86 %, 3.06 %, 1.19 % and 0.18 %, which leave 0.71 % unexplained
+        "MACs of the original by kind of layer: 94.9 % in 1x1 convs, 3.1 % in depthwise convs, "
+        "1.9 % in other convs, 0.2 % in linear layers"
+    )
 
 
 def test_nothing_is_said_where_no_size_is_known() -> None:
