@@ -31,6 +31,8 @@ PLAUSIBLE = 0.1
 """The least probability, relative to the sum over all candidates, of a scale that counts."""
 LEAST_INFORMATION = 0.25
 """Mutual information, in nats, below which outputs say nothing about the scale."""
+SHARPNESS = 3
+"""The power of the information, relative to the best scale's, that a probability grows with."""
 SIMILAR_GAIN = 4.0
 """Scales whose gains differ by less can be fitted to together."""
 
@@ -90,7 +92,7 @@ def likely_scales(
         ratio = bias_ratio(view, candidate.gain[0] * images[:IMAGES])
         distance = 0.0 if ratio is None else abs(math.log10(ratio))
         weight = candidate.common * math.exp(-(1 if informed else 2) * distance)
-        weights.append(weight * (amount / most) ** 2 if informed else weight)
+        weights.append(weight * (amount / most) ** SHARPNESS if informed else weight)
     total = sum(weights)
     ranked = sorted(
         ((weight / total, c) for weight, c in zip(weights, usual, strict=True)),
