@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -120,8 +121,20 @@ def _start_workers(workers: Workers) -> None:
 
 def _import_runtime() -> None:
     """Runs in a worker, which imports this module for it."""
+    _allow_memory()
     with suppress(ImportError):
         import_module("onnxruntime")
+
+
+def _allow_memory() -> None:
+    """Let this worker grow: joblib takes a worker that gains 300 MB for one that leaks and ends it.
+
+    A worker that opens a model gains as much; joblib has no option for that.
+    """
+    with suppress(ImportError):
+        from joblib.externals.loky import process_executor
+
+        vars(process_executor)["_MAX_MEMORY_LEAK_SIZE"] = math.inf
 
 
 _benches: dict[str, Bench] = {}
@@ -129,6 +142,7 @@ _benches: dict[str, Bench] = {}
 
 def _measure_part(work: Work, points: Sequence[Point]) -> list[PointResult]:
     """Runs in a worker; its model stays open for the next points of the same sweep."""
+    _allow_memory()
     if work.token not in _benches:
         _benches.clear()
         _benches[work.token] = Bench(open_model(work.path, work.load), work.setup)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -10,14 +11,16 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky import get_reusable_executor, process_executor
 
 from dacconv.errors import UsageError
 from dacconv.jobs import sweep as sweep_job
 from dacconv.settings import Settings, SweepOptions
+from dacconv.sweeps import pool
 from dacconv.sweeps.files import Journal, read_sweep
 from tests import cli_nets
 
@@ -52,6 +55,15 @@ def rows(model="net.onnx", arch=None, **more):
     options = SweepOptions(mode=("single", "last-k"), ranks="1-9", **more)
     settings = Settings(samples=3, arch=arch, input_shape=("1,3,12,12",) if arch else ())
     return sweep_job.sweep_file(Path(model), settings, options, output=Path("r.csv")).sweep.rows
+
+
+def test_a_worker_may_open_a_large_model(monkeypatch):
+    """joblib ends workers that gain 300 MB, and can wait for ever for what they were doing."""
+    monkeypatch.setattr(process_executor, "_MAX_MEMORY_LEAK_SIZE", 0)
+    bench = SimpleNamespace(measure=lambda points: points)
+    monkeypatch.setitem(pool._benches, "open", bench)
+    assert pool._measure_part(pool.Work(Path("x"), None, None, "open"), ()) == []
+    assert math.inf == process_executor._MAX_MEMORY_LEAK_SIZE
 
 
 @pytest.mark.parametrize("how", ["threads", "processes", "state dict"])
