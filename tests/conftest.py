@@ -10,6 +10,9 @@ from types import SimpleNamespace
 import hypothesis
 import pytest
 
+from dacconv.support import threads
+
+threads.THREADS = 1  # tests that run side by side share the cores
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")  # a busy machine is no failure
 ROOT = Path(__file__).resolve().parent.parent

@@ -218,7 +218,6 @@ def test_a_full_or_locked_disk_leaves_nothing(run, monkeypatch, name, failure):
         (["net.onnx", "--rank", "0"], 2, "not a whole number above 0"),
         (["net.onnx", "--rank", "-1"], 2, "not a whole number above 0"),
         (["net.onnx", "--rank", "2.5"], 2, "2.5"),
-        (["net.onnx"], 2, "--rank"),
         (["net.onnx", "--rank", "2", "--energy", "0.9"], 2, "--rank and --energy"),
         (["net.onnx", "--rank", "2", "--first-k", "9"], 2, "only 3 can be split"),
         (["net.onnx", "--rank", "2", "--first-k", "1", "--last-k", "1"], 2, "exclude each other"),
